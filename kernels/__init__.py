@@ -1,0 +1,1 @@
+"""Numba twins of npgpt.ops: not written yet; npgpt.get_backend("numba") says so."""

@@ -1,0 +1,1 @@
+"""CUDA twins for the CuPy backend: not written yet."""

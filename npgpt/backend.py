@@ -1,0 +1,113 @@
+"""Backend: an array library plus the few hot functions, as one value.
+
+A backend is passed to the forward pass like any other argument, so two models with
+two backends live in one process. Nothing is chosen at import time, and a backend
+that is not available raises instead of falling back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from npgpt import ops
+from npgpt.errors import BackendError
+
+
+def place(params: Any, dtype: str, xp: ModuleType) -> Any:
+    """Every array of a tree of NamedTuples as `dtype` in `xp`; what is shared stays so.
+
+    Nothing is copied that has the dtype and the place already.
+    """
+    placed: dict[int, Any] = {}
+
+    def visit(node: Any) -> Any:
+        if isinstance(node, tuple):
+            parts = [visit(part) for part in node]
+            return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
+        if not hasattr(node, "dtype"):
+            return node  # the config
+        if id(node) not in placed:
+            placed[id(node)] = xp.asarray(node, dtype=getattr(xp, dtype))
+        return placed[id(node)]
+
+    return visit(params)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An array namespace and the functions that a twin may replace.
+
+    >>> NUMPY.softmax(np.zeros(2)).tolist()
+    [0.5, 0.5]
+    """
+
+    name: str
+    xp: ModuleType
+    softmax: Callable = ops.softmax
+    layer_norm: Callable = ops.layer_norm
+    gelu: Callable = ops.gelu
+    linear: Callable = ops.linear
+    attention: Callable = ops.attention
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    prepare: Callable = place  # (params, dtype, xp) -> what these functions want
+    decode_step: Callable | None = None  # a whole step in one call, where nothing taps
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """The array on the host, as NumPy."""
+        get = getattr(array, "get", None)  # CuPy refuses implicit copies to the host
+        return np.asarray(array if get is None else get())
+
+
+NUMPY = Backend("numpy", np)
+
+BACKENDS = ("numpy", "numba", "cupy")
+
+
+def get_backend(name: str | Backend) -> Backend:
+    """The backend of this name, or the one given; raises BackendError.
+
+    >>> get_backend("numpy").name
+    'numpy'
+    """
+    if isinstance(name, Backend):
+        return name
+    if name == "numpy":
+        return NUMPY
+    if name == "numba":
+        return _numba()
+    if name == "cupy":
+        return _cupy()
+    raise BackendError(f"backend {name!r} is not one of {', '.join(BACKENDS)}")
+
+
+def _numba() -> Backend:
+    try:
+        from npgpt.kernels import BACKEND
+    except ImportError as error:
+        raise BackendError(
+            f"backend 'numba' cannot be loaded ({error}); install it with "
+            "pip install 'npgpt[numba]', or use backend 'numpy'"
+        ) from None
+    return BACKEND
+
+
+def _cupy() -> Backend:
+    try:
+        import cupy
+    except ImportError as error:
+        raise BackendError(
+            f"backend 'cupy' needs CuPy, which cannot be imported ({error}); install it "
+            "with pip install 'npgpt[cuda12]' or 'npgpt[cuda13]'"
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendError(f"backend 'cupy' finds no usable GPU: {error}") from None
+    if not count:
+        raise BackendError("backend 'cupy' finds no GPU on this machine; use 'numpy'")
+    return replace(NUMPY, name="cupy", xp=cupy)

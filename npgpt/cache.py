@@ -1,0 +1,156 @@
+"""KVCache: the keys and values of the positions that a model has already read.
+
+Preallocated for all positions, one length per row, so that rows of different length
+share a batch: row b holds positions 0 .. lengths[b] - 1 at their own place, without
+padding. What lies beyond a row's length is never looked at. The cache knows which
+token ids it has read, and nothing about the model that reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from npgpt.errors import ContextOverflowError, DecodingError
+
+Array = Any
+
+
+class KVCache:
+    """Keys and values of L layers, B rows, H heads, n_positions places, width D.
+
+    >>> cache = KVCache(L=2, B=1, H=4, n_positions=8, D=16)
+    >>> cache.nbytes, cache.lengths.tolist()
+    (8192, [0])
+    """
+
+    def __init__(
+        self,
+        L: int,
+        B: int,
+        H: int,
+        n_positions: int,
+        D: int,
+        *,
+        dtype: Any = np.float32,
+        xp: ModuleType = np,
+    ):
+        self.xp = xp
+        self.dtype = dtype
+        self.k = xp.zeros((L, B, H, n_positions, D), dtype=dtype)
+        self.v = xp.zeros((L, B, H, n_positions, D), dtype=dtype)
+        self.ids: list[list[int]] = [[] for _ in range(B)]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Positions held by each row, (B,)."""
+        return np.array([len(row) for row in self.ids], dtype=np.int64)
+
+    @property
+    def batch(self) -> int:
+        """Number of rows B."""
+        return self.k.shape[1]
+
+    @property
+    def n_positions(self) -> int:
+        """Places that each row has."""
+        return self.k.shape[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes set aside for keys and values together."""
+        L, B, H, S, D = self.k.shape
+        return (
+            2
+            * L
+            * B
+            * H
+            * S
+            * D
+            * np.dtype(str(self.dtype).rpartition(".")[2]).itemsize
+        )
+
+    def write(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Put the new keys and values of one layer behind each row's positions.
+
+        k and v are (B, H, T, D). Returns views (B, H, S, D) of all keys and values,
+        S = longest row + T. The lengths move only with `extend`, after the last layer.
+        """
+        T, lengths = k.shape[2], self.lengths
+        S = int(lengths.max()) + T
+        if S > self.n_positions:
+            raise ContextOverflowError(
+                f"{S} positions asked of a cache with room for {self.n_positions}; "
+                "shorten the text, or generate with overflow='slide'"
+            )
+        if (lengths == lengths[0]).all():
+            self.k[layer, :, :, S - T : S, :] = k
+            self.v[layer, :, :, S - T : S, :] = v
+        else:
+            for row, start in enumerate(lengths.tolist()):
+                self.k[layer, row, :, start : start + T, :] = k[row, ...]
+                self.v[layer, row, :, start : start + T, :] = v[row, ...]
+        return self.k[layer, :, :, :S, :], self.v[layer, :, :, :S, :]
+
+    def extend(self, ids: np.ndarray) -> None:
+        """Count the T positions just written as read: ids (B, T)."""
+        for row, new in zip(self.ids, ids.tolist(), strict=True):
+            row.extend(new)
+
+    def crop(self, lengths: int | Sequence[int]) -> None:
+        """Forget all but the first `lengths` positions of every row (int, or one a row)."""
+        if isinstance(lengths, int):
+            lengths = [lengths] * self.batch
+        if len(lengths) != self.batch:
+            raise DecodingError(f"{len(lengths)} lengths for {self.batch} cache rows")
+        for row, length in enumerate(lengths):
+            self.crop_row(row, length)
+
+    def crop_row(self, row: int, length: int) -> None:
+        """Forget all but the first `length` positions of one row."""
+        held = len(self.ids[row])
+        if not 0 <= length <= held:
+            raise DecodingError(
+                f"cannot crop a cache row of {held} positions to {length}"
+            )
+        del self.ids[row][length:]
+
+    def put(self, row: int, other: KVCache) -> None:
+        """Replace one row by the only row of another cache."""
+        S = len(other.ids[0])
+        self.k[:, row, :, :S, :] = other.k[:, 0, :, :S, :]
+        self.v[:, row, :, :S, :] = other.v[:, 0, :, :S, :]
+        self.ids[row] = list(other.ids[0])
+
+    def select(self, rows: Sequence[int]) -> KVCache:
+        """A new cache with these rows, in this order; a row may be taken repeatedly."""
+        return self._taken(list(rows))
+
+    def repeat(self, n: int) -> KVCache:
+        """A new cache with every row n times in a row (B * n rows)."""
+        return self._taken([row for row in range(self.batch) for _ in range(n)])
+
+    def gather(self, positions: Sequence[Sequence[int]]) -> None:
+        """Keep only these positions of each row, moved together in this order.
+
+        For token trees: the branch that was accepted becomes the text.
+        """
+        for row, keep in enumerate(positions):
+            index = self.xp.asarray(list(keep), dtype=self.xp.int64)
+            for array in (self.k, self.v):
+                kept = self.xp.take(array[:, row, :, :, :], index, axis=2)
+                array[:, row, :, : len(keep), :] = kept
+            self.ids[row] = [self.ids[row][i] for i in keep]
+
+    def _taken(self, rows: list[int]) -> KVCache:
+        L, _, H, n_positions, D = self.k.shape
+        new = KVCache(L, len(rows), H, n_positions, D, dtype=self.dtype, xp=self.xp)
+        for target, source in enumerate(rows):
+            S = len(self.ids[source])
+            new.k[:, target, :, :S, :] = self.k[:, source, :, :S, :]
+            new.v[:, target, :, :S, :] = self.v[:, source, :, :S, :]
+            new.ids[target] = list(self.ids[source])
+        return new

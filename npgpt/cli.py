@@ -1,0 +1,67 @@
+"""The `npgpt` command: finds a verb's module in npgpt.commands and reports errors.
+
+Results go to stdout, progress and figures of speed to stderr. Exit status: 0, 1 (it
+failed, with one sentence), 2 (it was called wrongly), 130 (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from npgpt import __version__
+from npgpt.errors import NpgptError
+
+VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
+    "generate": "Continue a text.",
+    "info": "Sizes of a model: parameters, FLOPs, memory.",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb's module only when it is called, so that the command starts fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return importlib.import_module(f"npgpt.commands.{name}").command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NpgptError as error:
+            click.echo(f"npgpt: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            # The reader has all it wanted. Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+@click.group(cls=Verbs, epilog="`npgpt VERB --help` explains a verb, with an example.")
+@click.version_option(__version__, prog_name="npgpt")
+def main() -> None:
+    """GPT-2 in plain NumPy: generate text, look inside, measure."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 still gets text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+if __name__ == "__main__":
+    main()

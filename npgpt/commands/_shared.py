@@ -1,0 +1,73 @@
+"""Options and output that several verbs share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from npgpt.backend import BACKENDS, get_backend
+from npgpt.errors import BackendError
+from npgpt.model import GPT2
+
+
+def model_options(function: Callable) -> Callable:
+    """--model, --backend and --dtype."""
+    for option in reversed(
+        (
+            click.option(
+                "--model", "-m", "name", default="tales", show_default=True,
+                help="A bundled model, or a folder with config.json and safetensors.",
+            ),
+            click.option(
+                "--backend", default="numpy", show_default=True,
+                type=click.Choice(["auto", *BACKENDS]),
+                help="What computes; auto takes the fastest one here and names it.",
+            ),
+            click.option(
+                "--dtype", default="float32", show_default=True,
+                help="What it computes in, e.g. float64.",
+            ),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+
+
+def load_model(name: str, backend: str, dtype: str) -> GPT2:
+    """The model that model_options describe."""
+    if backend == "auto":
+        backend = _best_backend()
+        click.echo(f"backend: {backend}", err=True)
+    return GPT2.from_pretrained(name, backend=backend, dtype=dtype)
+
+
+def _best_backend() -> str:
+    for name in ("cupy", "numba"):
+        try:
+            get_backend(name)
+        except BackendError:
+            continue
+        return name
+    return "numpy"
+
+
+def echo_json(value: dict[str, Any]) -> None:
+    """One object on stdout; what JSON cannot say (NaN, infinity) becomes null."""
+    click.echo(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

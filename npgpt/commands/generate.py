@@ -1,0 +1,195 @@
+"""`npgpt generate`: the main job, a text continued as it is being written."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.decoding import GenerationConfig
+from npgpt.decoding.chain import build_chain
+from npgpt.decoding.options import OVERFLOW
+from npgpt.decoding.sampling import Step
+from npgpt.info import describe
+from npgpt.model import GPT2
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@model_options
+@click.option("--max-new-tokens", default=200, show_default=True, help="Tokens to add.")
+@click.option("--min-new-tokens", default=0, help="No end of text before so many.")
+@click.option(
+    "--temperature", default=0.8, show_default=True, help="0 is greedy search."
+)
+@click.option("--top-k", type=int, help="Keep the k most probable tokens.")
+@click.option("--top-p", type=float, help="Keep the nucleus of this probability  "
+              "[default: 0.95 when sampling]")  # fmt: skip
+@click.option("--greedy", is_flag=True, help="The most probable token at every step.")
+@click.option("--seed", type=int, help="Same seed, same text  [default: a new one]")
+@click.option("--num-return-sequences", "-n", default=1, help="Texts to write.")
+@click.option("--stop", "stop_strings", multiple=True, help="End before this text.")
+@click.option("--overflow", default="error", show_default=True,
+              type=click.Choice(OVERFLOW), help="What to do beyond the model's positions: "
+              "refuse, end, or keep the last half and go on.")  # fmt: skip
+@json_option
+def command(prompt: str | None, name: str, backend: str, dtype: str, as_json: bool,
+            greedy: bool, seed: int | None, **options: Any) -> None:  # fmt: skip
+    """Continue PROMPT, or the text on stdin (PROMPT left out or "-").
+
+    Example: npgpt generate "Once upon a time" --seed 7
+    """
+    prompt = _read_prompt(prompt)
+    config = _config(greedy, seed, options)
+    model = load_model(name, backend, dtype)
+    prompts = [model.encode(prompt)]
+    clock = _Clock(len(prompts[0]))
+    steps: list[Step] = []
+    interrupted = False
+    try:
+        stream = model.stream(prompts[0], **_fields(config))
+        if not as_json and config.num_return_sequences == 1:
+            click.secho(prompt, bold=True, nl=False)
+        for step in stream:
+            clock.tick()
+            steps.append(step)
+            if not as_json and config.num_return_sequences == 1:
+                click.echo(step.text, nl=False)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        interrupted = True
+    texts = [""] * config.num_return_sequences
+    for step in steps:
+        texts[step.row] += step.text
+    if as_json:
+        _print_json(model, name, prompt, prompts[0], config, steps, clock)
+    elif config.num_return_sequences == 1:
+        click.echo()
+    else:
+        for i, text in enumerate(texts):
+            click.secho(f"--- {i + 1} of {len(texts)}", dim=True)
+            click.echo(click.style(prompt, bold=True) + text)
+    click.echo(_figures(model, name, config, clock), err=True)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _read_prompt(prompt: str | None) -> str:
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        return ""
+    return sys.stdin.read().removesuffix("\n")
+
+
+def _config(
+    greedy: bool, seed: int | None, options: dict[str, Any]
+) -> GenerationConfig:
+    given = click.get_current_context().get_parameter_source
+    if greedy:
+        for option in ("temperature", "top_k", "top_p"):
+            if given(option).name == "COMMANDLINE":
+                flag = option.replace("_", "-")
+                raise click.UsageError(f"--greedy and --{flag} exclude each other")
+        options.update(temperature=None)
+    elif options["top_p"] is None and options["temperature"] > 0:
+        options.update(top_p=0.95)
+    return GenerationConfig(
+        do_sample=not greedy,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        **options,
+    )
+
+
+def _fields(config: GenerationConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+class _Clock:
+    """Times the reading of the prompt apart from the writing of tokens."""
+
+    def __init__(self, prompt_tokens: int):
+        self.prompt_tokens = prompt_tokens
+        self.start = self.first = self.last = time.perf_counter()
+        self.tokens = 0
+
+    def tick(self) -> None:
+        self.last = time.perf_counter()
+        self.tokens += 1
+        if self.tokens == 1:
+            self.first = self.last
+
+    def rates(self) -> tuple[float, float]:
+        """Tokens read and tokens written a second."""
+        read, wrote = self.first - self.start, self.last - self.first
+        return (
+            self.prompt_tokens / read if read else 0.0,
+            (self.tokens - 1) / wrote if wrote else 0.0,
+        )
+
+
+def _weight_rate(model: GPT2, config: GenerationConfig, decode: float) -> float:
+    """GB of weights read a second: every step reads all matrices once for all rows."""
+    size = describe(model.config)
+    matrices = (
+        size.flops_per_token // 2 - 2 * model.config.n_layer * model.config.n_embd
+    )
+    itemsize = 8 if model.dtype == "float64" else 4
+    return decode / config.num_return_sequences * matrices * itemsize / 1e9
+
+
+def _figures(model: GPT2, name: str, config: GenerationConfig, clock: _Clock) -> str:
+    prefill, decode = clock.rates()
+    chain = " ".join(map(str, build_chain(config, config.eos_ids(model.config))))
+    how = "greedy" if config.greedy else f"{chain} seed {config.seed}"
+    return (
+        f"[{name}, {model.backend.name} {model.dtype}: "
+        f"prefill {clock.prompt_tokens} tokens at {prefill:,.0f} tok/s, "
+        f"decode {clock.tokens} at {decode:,.0f} tok/s, "
+        f"{_weight_rate(model, config, decode):.1f} GB/s of weights; {how}]"
+    )
+
+
+def _print_json(
+    model: GPT2,
+    name: str,
+    prompt: str,
+    prompt_ids: list[int],
+    config: GenerationConfig,
+    steps: list[Step],
+    clock: _Clock,
+) -> None:
+    rows: list[list[Step]] = [[] for _ in range(config.num_return_sequences)]
+    for step in steps:
+        rows[step.row].append(step)
+    prefill, decode = clock.rates()
+    settings = {k: v for k, v in asdict(config).items() if k != "logits_processor"}
+    echo_json(
+        {
+            "model": name,
+            "backend": model.backend.name,
+            "dtype": model.dtype,
+            "options": settings,
+            "prompt": prompt,
+            "prompt_ids": prompt_ids,
+            "generations": [
+                {
+                    "text": "".join(step.text for step in row),
+                    "ids": [step.token_id for step in row],
+                    "logprobs": [step.logprob for step in row],
+                    "processed_logprobs": [step.processed_logprob for step in row],
+                    "ranks": [step.rank for step in row],
+                    "finish_reason": row[-1].finish_reason if row else "length",
+                }
+                for row in rows
+            ],
+            "prefill_tokens_per_second": prefill,
+            "tokens_per_second": decode,
+            "weight_gigabytes_per_second": _weight_rate(model, config, decode),
+        }
+    )

@@ -1,0 +1,65 @@
+"""`npgpt info`: what a model is and what it costs, from its config alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from npgpt import hub
+from npgpt.commands._shared import echo_json, json_option
+from npgpt.config import PUBLISHED, GPT2Config
+from npgpt.info import describe
+
+
+@click.command()
+@click.argument("model", default="tales")
+@json_option
+def command(model: str, as_json: bool) -> None:
+    """Sizes of MODEL: parameters by part, FLOPs a token, KV bytes, memory.
+
+    MODEL is a bundled model, a folder, or a published size (gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl, distilgpt2), which needs no weights.
+
+    Example: npgpt info gpt2
+    """
+    if model in PUBLISHED and model not in hub.bundled():
+        config = PUBLISHED[model]
+    else:
+        config = GPT2Config.from_file(hub.resolve(model) / "config.json")
+    info = describe(config)
+    if as_json:
+        sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
+        echo_json({"model": model, "config": config.to_dict(), **sizes})
+        return
+    rows = [
+        ("layers", f"{config.n_layer}"),
+        ("heads", f"{config.n_head} of width {config.head_dim}"),
+        ("model width", f"{config.n_embd}"),
+        ("positions", f"{config.n_positions:,}"),
+        ("vocabulary", f"{config.vocab_size:,}"),
+        ("activation", config.activation_function),
+        ("parameters", f"{info.parameters:,}"),
+        *((f"  {part}", f"{n:,}") for part, n in info.parameters_by_part.items()),
+        ("FLOPs a token", f"{_si(info.flops_per_token)} (first) to "
+                          f"{_si(info.flops_per_token_full)} (last position)"),
+        ("KV cache a token", f"{info.kv_bytes_per_token:,} bytes in float32"),
+        ("memory", f"{_mb(info.weight_bytes)} weights + {_mb(info.kv_bytes)} full KV cache"
+                   " in float32"),
+    ]  # fmt: skip
+    if config.tie_word_embeddings:
+        at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")
+        rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
+    for name, value in rows:
+        click.echo(f"{name:<22} {value}")
+
+
+def _si(x: float) -> str:
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= factor:
+            return f"{x / factor:.4g} {unit}FLOP"
+    return f"{x} FLOP"
+
+
+def _mb(x: float) -> str:
+    return f"{x / 1e6:,.1f} MB"

@@ -1,0 +1,201 @@
+"""GPT2Config: the numbers of config.json that decide what a GPT-2 computes.
+
+Field names are Hugging Face's. Options that would change the result are honoured or
+refused by name; dropout rates and other training-only keys are passed over. The
+published sizes are at the end. Nothing here reads weights.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from npgpt.activations import ACTIVATIONS
+from npgpt.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """Shape and options of a GPT-2 (Radford et al. 2019); the defaults are gpt2's, 124M.
+
+    >>> GPT2Config().head_dim, GPT2Config().inner_dim
+    (64, 3072)
+    """
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = 50256
+    eos_token_id: int | tuple[int, ...] | None = 50256
+
+    def __post_init__(self):
+        for name in (
+            "vocab_size",
+            "n_positions",
+            "n_embd",
+            "n_layer",
+            "n_head",
+            "n_inner",
+        ):
+            value = getattr(self, name)
+            if name == "n_inner" and value is None:
+                continue
+            if not _is_int(value) or not 0 < value < 2**31:
+                raise CheckpointError(
+                    f"config: {name} must be a positive whole number, not {value!r}"
+                )
+        if self.n_embd % self.n_head:
+            raise CheckpointError(
+                f"config: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}"
+            )
+        epsilon = self.layer_norm_epsilon
+        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
+            raise CheckpointError(
+                f"config: layer_norm_epsilon is {epsilon!r}, not a number"
+            )
+        if not 0 < epsilon < 1:
+            raise CheckpointError(
+                f"config: layer_norm_epsilon is {epsilon!r}, not in (0, 1)"
+            )
+        if self.activation_function not in ACTIVATIONS:
+            raise CheckpointError(
+                f"config: activation_function {self.activation_function!r} is not one of "
+                + ", ".join(ACTIVATIONS)
+            )
+        for field in fields(self):
+            if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
+                raise CheckpointError(
+                    f"config: {field.name} must be true or false, "
+                    f"not {getattr(self, field.name)!r}"
+                )
+        if isinstance(self.eos_token_id, list):
+            object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
+        for token in (*self.eos_token_ids, *([self.bos_token_id] * self.has_bos)):
+            if not _is_int(token) or not 0 <= token < self.vocab_size:
+                raise CheckpointError(
+                    f"config: special token id {token!r} is not in the vocabulary of "
+                    f"{self.vocab_size}"
+                )
+
+    @property
+    def head_dim(self) -> int:
+        """Width D of one attention head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def inner_dim(self) -> int:
+        """Width of the MLP's hidden layer, 4 C unless n_inner says otherwise."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+    @property
+    def has_bos(self) -> bool:
+        """Whether a token for the beginning of a text is known."""
+        return self.bos_token_id is not None
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """All ids that end a text, possibly none."""
+        eos = self.eos_token_id
+        if eos is None:
+            return ()
+        return tuple(eos) if isinstance(eos, tuple | list) else (eos,)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], where: str = "config.json") -> GPT2Config:
+        """The config that a decoded config.json describes; raises CheckpointError.
+
+        >>> GPT2Config.from_dict({"model_type": "gpt2", "n_ctx": 64}).n_positions
+        64
+        """
+        if not isinstance(data, dict):
+            raise CheckpointError(f"{where}: not a JSON object")
+        data = dict(data)
+        _refuse_unsupported(data, where)
+        for alias, name in _ALIASES.items():
+            if alias in data:
+                value = data.pop(alias)
+                if data.setdefault(name, value) != value:
+                    raise CheckpointError(
+                        f"{where}: {alias} {value} and {name} {data[name]} disagree"
+                    )
+        # Hugging Face's defaults for the ids name gpt2's <|endoftext|>, 50256.
+        if data.get("vocab_size", 50257) != 50257:
+            data.setdefault("bos_token_id", None)
+            data.setdefault("eos_token_id", None)
+        known = {field.name for field in fields(cls)}
+        try:
+            return cls(**{name: data[name] for name in known & set(data)})
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace("config", where, 1)) from None
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> GPT2Config:
+        """Read config.json; raises CheckpointError with one sentence if it cannot be used."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such file; a model needs one") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
+        return cls.from_dict(data, where=str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json should hold, for npgpt and for transformers."""
+        return {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            **asdict(self),
+        }
+
+
+_ALIASES = {  # other names of the same keys, as transformers reads them
+    "n_ctx": "n_positions",
+    "max_position_embeddings": "n_positions",
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+}
+
+_UNSUPPORTED = {  # each changes the numbers, none belongs to a plain GPT-2
+    "add_cross_attention": "cross-attention",
+    "is_encoder_decoder": "an encoder",
+    "quantization_config": "quantized weights",
+    "pruned_heads": "pruned heads",
+}
+
+
+def _refuse_unsupported(data: dict[str, Any], where: str) -> None:
+    model_type = data.get("model_type", "gpt2")
+    if model_type != "gpt2":
+        raise CheckpointError(
+            f"{where}: model_type is {model_type!r}; npgpt reads models of type 'gpt2'"
+        )
+    for key, what in _UNSUPPORTED.items():
+        if data.get(key):
+            raise CheckpointError(
+                f"{where}: {key} asks for {what}, which npgpt does not have"
+            )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+PUBLISHED = {  # openai-community/* and distilbert/distilgpt2
+    "gpt2": GPT2Config(),
+    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+    "gpt2-large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
+    "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
+    "distilgpt2": GPT2Config(n_layer=6),
+}

@@ -1,0 +1,85 @@
+"""What every decoding rule shares: its type, its context, and how a token is removed.
+
+A *rule* (a logits processor or a truncation) is a function (ids, z, context) -> z.
+ids are one row's tokens so far, prompt included and without padding; z (V,) are the
+logits or what earlier rules made of them, -inf meaning removed. A rule returns a new
+array or z itself and never writes into z.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from npgpt.decoding import randomness
+from npgpt.errors import DecodingError
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a rule stands: the prompt's length, the step, and its random numbers."""
+
+    prompt_length: int
+    step: int  # tokens generated before this one
+    seed: int = 0
+    row: int = 0  # which of the sequences of this prompt
+
+    def uniform(self, purpose: int = randomness.TOKEN) -> float:
+        """One number in [0, 1) that depends on seed, row, step and purpose alone."""
+        return randomness.uniform(self.seed, self.row, self.step, purpose)
+
+
+class Rule(NamedTuple):
+    """One element of a chain: its name, its setting, and the function."""
+
+    name: str
+    setting: str
+    apply: Callable[[Sequence[int], np.ndarray, Context], np.ndarray]
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.setting})"
+
+
+def keep(
+    z: Float[np.ndarray, " V"], mask: Bool[np.ndarray, " V"]
+) -> Float[np.ndarray, " V"]:
+    """z where the mask is true, -inf (removed) elsewhere.
+
+    >>> keep(np.array([1.0, 2.0]), np.array([True, False])).tolist()
+    [1.0, -inf]
+    """
+    return np.where(mask, z, z.dtype.type(-np.inf))
+
+
+def probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
+    """softmax in float64, where a removed token has probability 0; checks z first.
+
+    >>> probabilities(np.array([0.0, -np.inf, 0.0])).tolist()
+    [0.5, 0.0, 0.5]
+    """
+    p = np.exp((z - check(z)).astype(np.float64))
+    p /= p.sum()
+    return p
+
+
+def check(z: Float[np.ndarray, " V"]) -> float:
+    """The largest logit; raises DecodingError where no token can be chosen."""
+    top = z.max()
+    if np.isfinite(top):
+        return top
+    if np.isnan(top):
+        raise DecodingError(
+            "the logits hold NaN; check the weights with `npgpt verify`"
+        )
+    if top > 0:
+        raise DecodingError("a logit is +inf; no distribution follows from it")
+    raise DecodingError(
+        "every token has been removed (all logits are -inf); loosen the constraints"
+    )

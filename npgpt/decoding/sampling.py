@@ -1,0 +1,255 @@
+"""The loop: read the prompts, then choose, append and read one token a row at a time.
+
+Greedy search is this loop with argmax. It talks to a model through four things:
+`config`, `tokenizer` (or None), `new_cache(rows)` and `next_logits(ids, cache)`, and
+decides nothing about probabilities itself: the chain and the selector do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npgpt.cache import KVCache
+from npgpt.decoding import selectors
+from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.rules import Context, Rule, check
+from npgpt.decoding.stopping import StopStrings
+from npgpt.errors import ContextOverflowError, DecodingError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One chosen token of one row.
+
+    text is what can be shown now: a token may end inside a character or a possible stop
+    string, and its text then comes with a later step. Log-probabilities are in nats.
+    """
+
+    row: int
+    token_id: int
+    text: str
+    logprob: float  # under the model
+    processed_logprob: float  # under what the chain made of it
+    rank: int  # 1 is the model's most probable token
+    top_logprobs: tuple[tuple[int, float], ...] = ()  # the model's best (id, logprob)
+    finish_reason: str | None = None  # "eos", "stop" or "length", with the last step
+
+
+class _Row:
+    """A text in the making: its ids, its decoder, its place in the random streams."""
+
+    def __init__(self, index: int, prompt: list[int], sequence: int, tokenizer: Any,
+                 options: GenerationConfig):  # fmt: skip
+        self.index = index
+        self.ids = list(prompt)
+        self.prompt_length = len(prompt)
+        self.sequence = sequence
+        self.stream = None if tokenizer is None else tokenizer.stream()
+        self.stop = StopStrings(
+            options.stop_strings, options.include_stop_str_in_output
+        )
+        self.finish_reason: str | None = None
+
+    @property
+    def step(self) -> int:
+        return len(self.ids) - self.prompt_length
+
+    def append(self, id: int, options: GenerationConfig, eos: Sequence[int]) -> str:
+        """Take one token; the text that it lets us show."""
+        self.ids.append(id)
+        text = ""
+        if id in eos:
+            self.finish_reason = "eos"
+        elif self.stream is not None:
+            text = self.stop.push(self.stream.push(id))
+        if self.stop.found:
+            self.finish_reason = "stop"
+        elif self.finish_reason is None and self.step == options.max_new_tokens:
+            self.finish_reason = "length"
+        return text
+
+    def rest(self) -> str:
+        """The text still held back when the row has ended."""
+        if self.stream is None or self.stop.found:
+            return ""
+        text = self.stop.push(self.stream.flush())
+        return text if self.stop.found else text + self.stop.flush()
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    cache: KVCache | None = None,
+) -> Iterator[Step]:
+    """Steps of every row, row by row within a step, until all rows have ended.
+
+    Row i * num_return_sequences + j is sequence j of prompt i. A cache from
+    `model.new_cache(len(prompts))` keeps what it has read for the next call. What
+    cannot work is refused here, before the first step is asked for.
+    """
+    eos = options.eos_ids(model.config)
+    check_room(model, prompts, options)
+    if options.stop_strings and model.tokenizer is None:
+        raise DecodingError("stop_strings need a tokenizer, and this model has none")
+    if cache is not None and cache.batch != len(prompts):
+        raise DecodingError(f"a cache of {cache.batch} rows for {len(prompts)} prompts")
+    if cache is not None and cache.n_positions < model.config.n_positions:
+        raise DecodingError(
+            f"a reused cache needs all {model.config.n_positions} positions of the model"
+        )
+    return _steps(model, prompts, options, eos, cache)
+
+
+def _steps(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    eos: Sequence[int],
+    cache: KVCache | None,
+) -> Iterator[Step]:
+    chain = build_chain(options, eos)
+    n = options.num_return_sequences
+    rows = [
+        _Row(i * n + j, list(prompt), j, model.tokenizer, options)
+        for i, prompt in enumerate(prompts)
+        for j in range(n)
+    ]
+    if not options.max_new_tokens:
+        return
+    z, cache = _read_prompts(model, prompts, options, cache)
+    if n > 1:
+        cache, z = cache.repeat(n), np.repeat(z, n, axis=0)
+    while True:
+        for row, logits in zip(rows, z, strict=True):
+            full = (
+                options.overflow == "stop" and len(row.ids) == model.config.n_positions
+            )
+            yield _choose(row, logits, chain, options, eos, last=full)
+        alive = [i for i, row in enumerate(rows) if row.finish_reason is None]
+        if not alive:
+            return
+        if len(alive) < len(rows):
+            rows, cache = [rows[i] for i in alive], cache.select(alive)
+        z = model.next_logits(
+            [_unread(row, i, cache) for i, row in enumerate(rows)], cache
+        )
+
+
+def check_room(
+    model: Any, prompts: Sequence[Sequence[int]], options: GenerationConfig
+) -> None:
+    """Raise ContextOverflowError, before any work, for what does not fit the model."""
+    room = model.config.n_positions
+    for i, prompt in enumerate(prompts):
+        where = f"prompt {i} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
+        if len(prompt) > room and options.overflow == "stop":
+            raise ContextOverflowError(
+                f"{where} has {len(prompt)} tokens, the model reads {room}; shorten it, "
+                "or use overflow='slide'"
+            )
+        # The last new token is never read, so it needs no position.
+        if (
+            options.overflow == "error"
+            and len(prompt) + options.max_new_tokens - 1 > room
+        ):
+            raise ContextOverflowError(
+                f"{where} has {len(prompt)} tokens; with max_new_tokens "
+                f"{options.max_new_tokens} that is more than the model's {room} "
+                "positions; ask for fewer, or use overflow='stop' or 'slide'"
+            )
+
+
+def _read_prompts(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    cache: KVCache | None,
+) -> tuple[np.ndarray, KVCache]:
+    """Logits after each prompt, (B, V), and the cache that holds the prompts."""
+    room = model.config.n_positions
+    prompts = [list(p) if len(p) <= room else list(p)[-(room // 2) :] for p in prompts]
+    if cache is None:
+        longest = max(map(len, prompts)) + options.max_new_tokens - 1
+        cache = model.new_cache(len(prompts), n_positions=min(longest, room))
+    shared = [
+        _common_prefix(held, prompt)
+        for held, prompt in zip(cache.ids, prompts, strict=True)
+    ]
+    cache.crop(shared)
+    unread = [prompt[start:] for prompt, start in zip(prompts, shared, strict=True)]
+    return model.next_logits(unread, cache), cache
+
+
+def _common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
+    """How many positions can be reused; the prompt's last token is always read anew."""
+    length = 0
+    for a, b in zip(held, prompt[:-1], strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def _unread(row: _Row, index: int, cache: KVCache) -> list[int]:
+    """What the model has to read next for this row: the last token, as a rule.
+
+    When the row has filled all positions, its cache is dropped and the last half of the
+    context read again: learned positions are part of the keys, so they cannot be moved.
+    """
+    if len(cache.ids[index]) < cache.n_positions:
+        return row.ids[-1:]
+    cache.crop_row(index, 0)
+    return row.ids[-(cache.n_positions // 2) :]
+
+
+def _choose(
+    row: _Row,
+    logits: np.ndarray,
+    chain: Sequence[Rule],
+    options: GenerationConfig,
+    eos: Sequence[int],
+    last: bool,
+) -> Step:
+    context = Context(row.prompt_length, row.step, options.seed, row.sequence)
+    z = run_chain(chain, row.ids, logits, context)
+    if options.greedy:
+        id = selectors.greedy(z)
+    else:
+        id = selectors.inverse_cdf(z, context.uniform())
+    text = row.append(id, options, eos)
+    if last and row.finish_reason is None:
+        row.finish_reason = "length"
+    if row.finish_reason is not None:
+        text += row.rest()
+    best = ()
+    if options.top_logprobs:
+        order = np.argsort(-logits, kind="stable")[: options.top_logprobs]
+        best = tuple((int(i), logprob(logits, int(i))) for i in order)
+    raw = logprob(logits, id)
+    return Step(
+        row=row.index,
+        token_id=id,
+        text=text,
+        logprob=raw,
+        processed_logprob=raw if z is logits else logprob(z, id),
+        rank=int((logits > logits[id]).sum()) + 1,
+        top_logprobs=best,
+        finish_reason=row.finish_reason,
+    )
+
+
+def logprob(z: np.ndarray, id: int) -> float:
+    """log softmax(z)[id] in nats.
+
+    >>> round(logprob(np.zeros(4), 2), 4)
+    -1.3863
+    """
+    top = check(z)
+    total = np.exp(z - top).sum(dtype=np.float64)
+    return float(z[id] - top - np.log(total))

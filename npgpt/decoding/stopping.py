@@ -1,0 +1,50 @@
+"""Stopping criteria: when a row ends, and what of its text may be shown already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Watches a growing text for stop strings, across token borders.
+
+    `push` returns the part that is certainly shown: what could still turn out to be the
+    beginning of a stop string is held back until it is decided.
+
+    >>> watch = StopStrings(["stop"])
+    >>> watch.push("it st"), watch.found, watch.push("opera"), watch.found
+    ('it ', False, '', True)
+    """
+
+    def __init__(self, stops: Sequence[str], include: bool = False):
+        self.stops = stops
+        self.include = include
+        self.found = False
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that can be shown after these characters."""
+        self._held += text
+        ends = [(at, stop) for stop in self.stops if (at := self._held.find(stop)) >= 0]
+        if ends:
+            at, stop = min(ends)
+            self.found = True
+            cut = at + len(stop) if self.include else at
+            shown, self._held = self._held[:cut], ""
+            return shown
+        cut = len(self._held) - self._undecided()
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back, once no more text comes."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _undecided(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        longest = max((len(stop) for stop in self.stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self.stops):
+                return length
+        return 0

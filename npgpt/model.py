@@ -1,0 +1,242 @@
+"""GPT2: config, parameters, tokenizer and backend in the one object that a user holds.
+
+    >>> from npgpt import GPT2
+    >>> model = GPT2.from_pretrained("tales")
+    >>> model.generate("Once upon a time", max_new_tokens=4).text
+    ' there was a great'
+
+The mathematics is in npgpt.gpt2, the decoding loop in npgpt.decoding.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npgpt import checkpoint, gpt2, hub
+from npgpt.backend import Backend, get_backend
+from npgpt.cache import KVCache
+from npgpt.config import GPT2Config
+from npgpt.decoding import GenerationConfig, Step, sample
+from npgpt.errors import BackendError, DecodingError, TokenizerError
+from npgpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+PREFILL_CHUNK = 256  # tokens read at once: bounds the scores to (B, H, 256, S)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated text. ids, logprobs and the rest are of the new tokens only.
+
+    Log-probabilities are in nats, `logprobs` under the model, `processed_logprobs`
+    under what temperature, truncation and the like made of it. A stop string's tokens
+    stay in ids though they are cut from text.
+    """
+
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    processed_logprobs: list[float]
+    ranks: list[int]
+    finish_reason: str  # "eos", "stop" or "length"
+    prompt_ids: list[int]
+    top_logprobs: list[tuple[tuple[int, float], ...]]
+
+
+class GPT2:
+    """A GPT-2 ready to read and write."""
+
+    def __init__(
+        self,
+        params: gpt2.GPT2Params,
+        tokenizer: Tokenizer | None = None,
+        backend: str | Backend = "numpy",
+        dtype: str = "float32",
+    ):
+        self.backend = get_backend(backend)
+        if dtype not in self.backend.dtypes:
+            raise BackendError(
+                f"backend {self.backend.name!r} does not compute in {dtype!r}, only in "
+                + ", ".join(self.backend.dtypes)
+            )
+        self.config: GPT2Config = params.config
+        self.tokenizer = tokenizer
+        self.dtype = dtype
+        self.params = self.backend.prepare(params, dtype, self.backend.xp)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path,
+        backend: str | Backend = "numpy",
+        dtype: str = "float32",
+    ) -> GPT2:
+        """Load a bundled model by name, or a folder with config.json and safetensors.
+
+        dtype is what the model computes in: "float32" or "float64".
+        """
+        backend = get_backend(backend)
+        folder = hub.resolve(name_or_folder)
+        params = checkpoint.load(folder)
+        return cls(params, Tokenizer.from_folder(folder), backend, dtype)
+
+    def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
+        """Write config.json, model.safetensors and tokenizer.json into a folder."""
+        checkpoint.save(self.params, folder, dtype)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """Token ids of a prompt; an empty one is the model's <|endoftext|>."""
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise TokenizerError(
+                    "this model has no tokenizer files; give the prompt as token ids"
+                )
+            ids = self.tokenizer.encode(prompt)
+        else:
+            ids = [int(id) for id in _one_row(prompt)]
+        if not ids:
+            if not self.config.has_bos:
+                raise DecodingError(
+                    "the prompt is empty and the config names no bos_token_id to start from"
+                )
+            ids = [self.config.bos_token_id]
+        gpt2.check_ids([ids], self.config)
+        return ids
+
+    def logits(self, ids: Any, tap: Any = gpt2.no_tap) -> Float[np.ndarray, "B T V"]:
+        """Next-token logits at every position of ids (B, T), or (T,) for one row.
+
+        `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS.
+        """
+        ids = np.asarray(ids)
+        ids = gpt2.check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
+        hidden = gpt2.hidden_states(self.params, ids, backend=self.backend, tap=tap)
+        z = gpt2.logits(self.params, hidden, backend=self.backend, tap=tap)
+        return self.backend.to_numpy(z)
+
+    def new_cache(self, batch: int = 1, n_positions: int | None = None) -> KVCache:
+        """An empty cache for `batch` rows, with room for all of the model's positions."""
+        config = self.config
+        return KVCache(
+            config.n_layer,
+            batch,
+            config.n_head,
+            n_positions or config.n_positions,
+            config.head_dim,
+            dtype=getattr(self.backend.xp, self.dtype),
+            xp=self.backend.xp,
+        )
+
+    def next_logits(
+        self, ids: Sequence[Sequence[int]], cache: KVCache
+    ) -> Float[np.ndarray, "B V"]:
+        """Read each row's new ids (at least one) and return the logits after its last.
+
+        Rows may differ in length. Shorter ones are filled up on the right, where the
+        causal mask hides the filling from every real token, and cropped afterwards.
+        """
+        T = max(map(len, ids))
+        ragged = min(map(len, ids)) < T
+        if ragged and cache.lengths.max() + T > self.config.n_positions:
+            return self._next_logits_by_row(ids, cache)
+        padded = np.zeros((len(ids), T), np.int64)
+        for row, new in enumerate(ids):
+            padded[row, : len(new)] = new
+        padded = gpt2.check_ids(padded, self.config)
+        ends = [len(held) + len(new) for held, new in zip(cache.ids, ids, strict=True)]
+        last: list[Any] = [None] * len(ids)
+        for start in range(0, T, PREFILL_CHUNK):
+            chunk = padded[:, start : start + PREFILL_CHUNK]
+            hidden = gpt2.hidden_states(self.params, chunk, cache, backend=self.backend)
+            for row, new in enumerate(ids):
+                at = len(new) - 1 - start
+                if 0 <= at < chunk.shape[1]:
+                    last[row] = hidden[row, at, :]
+        if ragged:
+            cache.crop(ends)
+        hidden = self.backend.xp.stack(last)[:, None, :]  # (B, 1, C)
+        z = gpt2.logits(self.params, hidden, backend=self.backend)
+        return self.backend.to_numpy(z)[:, 0]
+
+    def _next_logits_by_row(
+        self, ids: Sequence[Sequence[int]], cache: KVCache
+    ) -> Float[np.ndarray, "B V"]:
+        """next_logits where filling rows up would run past the last position."""
+        rows = []
+        for row, new in enumerate(ids):
+            alone = cache.select([row])
+            rows.append(self.next_logits([new], alone))
+            cache.put(row, alone)
+        return np.concatenate(rows)
+
+    def stream(
+        self, prompt: Any = "", cache: KVCache | None = None, **options: Any
+    ) -> Iterator[Step]:
+        """Generate step by step: an iterator of steps with text, id and log-probability.
+
+        Takes what `generate` takes; a batch's steps carry their row.
+        """
+        config = GenerationConfig.of(options)
+        prompts, _ = self._prompts(prompt)
+        return sample(self, prompts, config, cache)
+
+    def generate(
+        self, prompts: Any = "", cache: KVCache | None = None, **options: Any
+    ) -> Generation | list[Generation]:
+        """Continue one prompt (a text or its ids), or a list of them.
+
+        Keyword options are those of GenerationConfig. One prompt gives a Generation, or
+        a list if num_return_sequences is above 1; a list gives a list, the sequences of
+        each prompt side by side.
+        """
+        config = GenerationConfig.of(options)
+        prompts, single = self._prompts(prompts)
+        n = config.num_return_sequences
+        steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
+        for step in sample(self, prompts, config, cache):
+            steps[step.row].append(step)
+        results = [_collect(row, prompts[i // n]) for i, row in enumerate(steps)]
+        return results[0] if single and n == 1 else results
+
+    def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
+        """Ids of every prompt, and whether there was just one, not in a list."""
+        single = isinstance(prompts, str) or (
+            len(prompts) > 0 and isinstance(prompts[0], int | np.integer)
+        )
+        if single:
+            return [self.encode(prompts)], True
+        if not len(prompts):
+            raise DecodingError("no prompts: the list is empty")
+        return [self.encode(prompt) for prompt in prompts], False
+
+
+def _one_row(ids: Any) -> np.ndarray:
+    array = np.asarray(ids)
+    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        raise DecodingError(
+            "a prompt must be a text or a flat list of whole-number token ids"
+        )
+    return array
+
+
+def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:
+    return Generation(
+        text="".join(step.text for step in steps),
+        ids=[step.token_id for step in steps],
+        logprobs=[step.logprob for step in steps],
+        processed_logprobs=[step.processed_logprob for step in steps],
+        ranks=[step.rank for step in steps],
+        finish_reason=steps[-1].finish_reason if steps else "length",
+        prompt_ids=prompt,
+        top_logprobs=[step.top_logprobs for step in steps],
+    )

@@ -1,0 +1,250 @@
+"""The mathematics of GPT-2: one function an idea, from softmax to attention.
+
+Dimensions, here and everywhere in npgpt:
+
+    B batch    T new positions    S all positions so far
+    H heads    D width of a head  C = H * D model width
+    V vocabulary                  L layers
+
+and x, q, k, v, p (probabilities), z (logits). Every function finds its array
+namespace from its argument, so the same text runs on NumPy, CuPy and any other
+array-API library. Nothing here knows about parameters, caches or tokens, and
+nothing computes gradients.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float, Int
+
+Array = Any  # an array of NumPy, CuPy or array-api-strict
+
+
+def namespace(x: Array) -> ModuleType:
+    """The array library that x belongs to (array API standard, 2021).
+
+    >>> import numpy
+    >>> namespace(numpy.zeros(3)) is numpy
+    True
+    """
+    if hasattr(x, "__array_namespace__"):
+        return x.__array_namespace__()
+    return sys.modules[type(x).__module__.partition(".")[0]]  # CuPy before 14
+
+
+def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """Probabilities from scores: p_i = exp(x_i) / sum_j exp(x_j), over the last axis.
+
+    A score of -inf gives probability 0; at least one score of a row must be finite.
+    Source: Bridle, "Probabilistic interpretation of feedforward network outputs" (1990).
+
+    >>> import numpy
+    >>> softmax(numpy.log(numpy.array([1.0, 2.0, 1.0]))).round(6).tolist()
+    [0.25, 0.5, 0.25]
+    """
+    xp = namespace(x)
+    # exp overflows beyond 88 in float32; subtracting the maximum cancels in the ratio.
+    p = x - xp.max(x, axis=-1, keepdims=True)
+    p = xp.exp(p)
+    p /= xp.sum(p, axis=-1, keepdims=True)
+    return p
+
+
+def log_softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """Logarithm of softmax: x_i - log sum_j exp(x_j), over the last axis, in nats.
+
+    Not log(softmax(x)): that is -inf as soon as a probability underflows.
+
+    >>> import numpy
+    >>> log_softmax(numpy.array([0.0, -1000.0])).tolist()
+    [0.0, -1000.0]
+    """
+    xp = namespace(x)
+    x = x - xp.max(x, axis=-1, keepdims=True)
+    x -= xp.log(xp.sum(xp.exp(x), axis=-1, keepdims=True))
+    return x
+
+
+def cross_entropy(z: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> float:
+    """Mean negative log-probability of the targets, -mean log softmax(z)[target], nats.
+
+    This is the loss that GPT is trained on; exp of it is the perplexity.
+    Targets are ids in [0, V).
+
+    >>> import numpy
+    >>> round(cross_entropy(numpy.zeros((2, 50257)), numpy.array([0, 7])), 4)
+    10.8249
+    """
+    xp = namespace(z)
+    vocabulary = xp.arange(z.shape[-1])
+    hit = targets[..., None] == vocabulary  # one-hot: array API has no scatter
+    log_p = xp.where(hit, log_softmax(z), xp.zeros_like(z))
+    return -float(xp.sum(log_p)) / math.prod(targets.shape)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Gaussian error linear unit, tanh form: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+
+    GPT-2 was trained with this form ("gelu_new"), not with the exact x Phi(x) (gelu_erf).
+    Source: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
+
+    >>> import numpy
+    >>> gelu(numpy.array([-1.0, 0.0, 1.0])).round(4).tolist()
+    [-0.1588, 0.0, 0.8412]
+    """
+    xp = namespace(x)
+    # math.sqrt, since np.sqrt gives a float64 scalar that widens float32 arrays. The
+    # rest is sqrt(2/pi) * x * (1 + 0.044715 x^2), in place: one array, no copies.
+    y = x * x
+    y *= 0.044715
+    y += 1.0
+    y *= x
+    y *= math.sqrt(2 / math.pi)
+    y = xp.tanh(y)
+    y += 1.0
+    y *= x
+    y *= 0.5
+    return y
+
+
+def layer_norm(
+    x: Float[Array, "*batch C"],
+    weight: Float[Array, " C"],
+    bias: Float[Array, " C"],
+    epsilon: float = 1e-5,
+) -> Float[Array, "*batch C"]:
+    """Each vector shifted and scaled to mean 0, variance 1: (x - m) / sqrt(s + e) w + b.
+
+    s is the biased variance (divided by C). Source: Ba, Kiros and Hinton, "Layer
+    Normalization" (2016).
+
+    >>> import numpy
+    >>> one, zero = numpy.ones(4), numpy.zeros(4)
+    >>> layer_norm(numpy.array([1.0, 2.0, 3.0, 4.0]), one, zero).round(4).tolist()
+    [-1.3416, -0.4472, 0.4472, 1.3416]
+    """
+    xp = namespace(x)
+    x = x - xp.mean(x, axis=-1, keepdims=True)
+    variance = xp.mean(x * x, axis=-1, keepdims=True)
+    x /= xp.sqrt(variance + epsilon)
+    x *= weight
+    x += bias
+    return x
+
+
+def embedding(
+    ids: Int[Array, "*batch"], weight: Float[Array, "V C"]
+) -> Float[Array, "*batch C"]:
+    """Row `id` of the table for every id; ids in [0, V).
+
+    >>> import numpy
+    >>> embedding(numpy.array([[2, 0]]), numpy.eye(3)).tolist()
+    [[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
+    """
+    xp = namespace(weight)
+    rows = xp.take(weight, xp.reshape(ids, (-1,)), axis=0)
+    return xp.reshape(rows, (*ids.shape, weight.shape[-1]))
+
+
+def linear(
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+    bias: Float[Array, " m"] | None = None,
+) -> Float[Array, "*batch m"]:
+    """Affine map y = x W + b; W is (inputs, outputs), as GPT-2's checkpoints store it.
+
+    >>> import numpy
+    >>> linear(numpy.array([[1.0, 2.0]]), numpy.eye(2), numpy.array([10.0, 20.0])).tolist()
+    [[11.0, 22.0]]
+    """
+    xp = namespace(x)
+    # One 2-D product: a stack of (1, n) @ (n, m) would read the weight B times.
+    y = xp.reshape(x, (-1, x.shape[-1])) @ weight
+    if bias is not None:
+        y += bias
+    return xp.reshape(y, (*x.shape[:-1], weight.shape[-1]))
+
+
+def causal_mask(
+    T: int, S: int | None = None, *, window: int | None = None, xp: ModuleType = numpy
+) -> Bool[Array, "T S"]:
+    """Who may look at whom: True where new position i may attend to position j.
+
+    Position i of the T new ones is position i + S - T of all S, so the triangle hangs
+    from the bottom right corner: j <= i + S - T. With a window, only the last `window`
+    positions are seen (GPT-3's and GPT-Neo's local layers), itself included.
+
+    >>> causal_mask(2, 4).astype(int).tolist()
+    [[1, 1, 1, 0], [1, 1, 1, 1]]
+    """
+    S = T if S is None else S
+    i = xp.arange(T)[:, None] + (S - T)
+    j = xp.arange(S)[None, :]
+    mask = j <= i
+    return mask if window is None else mask & (j > i - window)
+
+
+def attention_scores(
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B H S D"],
+    *,
+    causal: bool = True,
+    mask: Bool[Array, "_ T S"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B H T S"]:
+    """How well query i matches key j: q_i . k_j * scale, and -inf where i may not look.
+
+    scale defaults to 1 / sqrt(D). `causal` (with `window`) hides the future as
+    causal_mask says; `mask` (B or 1, T, S) hides more, False meaning hidden.
+
+    >>> import numpy
+    >>> x = numpy.ones((1, 1, 2, 4))
+    >>> attention_scores(x, x).tolist()
+    [[[[2.0, -inf], [2.0, 2.0]]]]
+    """
+    xp = namespace(q)
+    T, S, D = q.shape[2], k.shape[2], q.shape[3]
+    if scale is None:
+        scale = 1 / math.sqrt(D)
+    scores = (q * scale) @ xp.permute_dims(k, (0, 1, 3, 2))  # (B, H, T, S)
+    if causal and (T > 1 or window is not None):  # a single last position sees all
+        allowed = causal_mask(T, S, window=window, xp=xp)
+        scores = xp.where(allowed, scores, -xp.inf)
+    if mask is not None:
+        scores = xp.where(mask[:, None, :, :], scores, -xp.inf)
+    return scores
+
+
+def attention(
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B H S D"],
+    v: Float[Array, "B H S D"],
+    *,
+    causal: bool = True,
+    mask: Bool[Array, "_ T S"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B H T D"]:
+    """Scaled dot-product attention: softmax(q k^T * scale) v, a weighted mean of values.
+
+    The T queries are the last T of the S positions. Arguments as in attention_scores;
+    every query must be allowed at least one key.
+    Source: Vaswani et al., "Attention Is All You Need" (2017).
+
+    >>> import numpy
+    >>> q = k = numpy.zeros((1, 1, 2, 1))  # all scores equal: means of what is visible
+    >>> attention(q, k, numpy.array([[[[2.0], [4.0]]]])).tolist()
+    [[[[2.0], [3.0]]]]
+    """
+    scores = attention_scores(
+        q, k, causal=causal, mask=mask, window=window, scale=scale
+    )
+    return softmax(scores) @ v

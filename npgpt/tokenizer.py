@@ -1,0 +1,183 @@
+"""Tokenizer: text <-> token ids, a thin wrapper of the `tokenizers` library.
+
+Reads tokenizer.json, or GPT-2's own pair of vocabulary and merges. It trains nothing
+and knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt.errors import TokenizerError
+
+PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+FILES = ("tokenizer.json", *(name for pair in PAIRS for name in pair))
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """Byte-level BPE (Radford et al. 2019), or whatever tokenizer.json describes."""
+
+    def __init__(self, backend: Any):
+        self.backend = backend  # a tokenizers.Tokenizer
+        decoder = json.loads(backend.to_str())["decoder"]
+        self._byte_level = decoder is not None and decoder["type"] == "ByteLevel"
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer | None:
+        """The tokenizer in a model's folder; None if the folder has no tokenizer files."""
+        folder = Path(folder)
+        if (folder / "tokenizer.json").exists():
+            return cls(_load_json(folder / "tokenizer.json"))
+        for vocabulary, merges in PAIRS:
+            if (folder / vocabulary).exists() and (folder / merges).exists():
+                return cls(_load_pair(folder / vocabulary, folder / merges))
+        return None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; a special token's name in the text becomes that token."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of several texts, one list each."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise TokenizerError(f"expected a text, not {type(text).__name__}")
+        try:
+            encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"the text holds half a character (a lone surrogate) at {error.start}"
+            ) from None
+        return [encoding.ids for encoding in encoded]
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """Text of the ids; bytes that are no UTF-8 become U+FFFD.
+
+        An id without a token (a model's vocabulary may be padded) stands for no text.
+        """
+        ids = [_checked(id) for id in ids]
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token(self, id: int) -> str:
+        """One token as it stands in the vocabulary ("Ġthe" for " the")."""
+        token = self.backend.id_to_token(_checked(id))
+        if token is None:
+            raise TokenizerError(
+                f"token id {id} is not in the tokenizer's vocabulary of {self.vocab_size}"
+            )
+        return token
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a vocabulary entry, None if there is none."""
+        return self.backend.token_to_id(token)
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token stands for; it may be part of a character."""
+        token = self.backend.id_to_token(_checked(id))
+        if token is None:
+            return b""
+        if not self._byte_level:
+            return self.decode([id]).encode()
+        if all(c in _BYTE_OF for c in token):
+            return bytes(_BYTE_OF[c] for c in token)
+        return token.encode()  # an added token, stored as plain text
+
+    def stream(self) -> TextStream:
+        """A decoder for ids that come one by one."""
+        return TextStream(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json into a folder."""
+        self.backend.save(str(Path(folder) / "tokenizer.json"))
+
+
+class TextStream:
+    """Text of ids that come one by one, never half a character.
+
+    The pieces joined are `decode` of all the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def push(self, id: int) -> str:
+        """The text that this id completes, possibly none."""
+        if self.tokenizer._byte_level:
+            return self._utf8.decode(self.tokenizer.token_bytes(id))
+        self._ids.append(id)
+        text = self.tokenizer.decode(self._ids)
+        new, self._shown = text[len(self._shown) :], text
+        return new
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that was never completed."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _checked(id: int) -> int:
+    if (
+        isinstance(id, bool)
+        or not isinstance(id, int | np.integer)
+        or not 0 <= id < 2**32
+    ):
+        raise TokenizerError(f"{id!r} is not a token id")
+    return int(id)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins: character -> byte.
+
+    Printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up, in order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    rest = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(0x100 + i): byte for i, byte in enumerate(rest)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _load_json(path: Path) -> Any:
+    import tokenizers
+
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(f"{path}: not a tokenizer file ({error})") from None
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+def _load_pair(vocabulary: Path, merges: Path) -> Any:
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    try:
+        vocab, pairs = models.BPE.read_file(str(vocabulary), str(merges))
+        backend = tokenizers.Tokenizer(models.BPE(vocab, pairs))
+    except Exception as error:  # the library raises bare Exception
+        raise TokenizerError(
+            f"{vocabulary} and {merges.name}: not a BPE vocabulary and its merges ({error})"
+        ) from None
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if END_OF_TEXT in vocab:
+        backend.add_special_tokens([END_OF_TEXT])
+    return backend

@@ -1,0 +1,1 @@
+"""Small trained models that ship with npgpt; README.md says what each is."""
