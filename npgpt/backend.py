@@ -101,8 +101,8 @@ def _cupy() -> Backend:
         import cupy
     except ImportError as error:
         raise BackendError(
-            f"backend 'cupy' needs CuPy, which cannot be imported ({error}); install it "
-            "with pip install 'npgpt[cuda12]' or 'npgpt[cuda13]'"
+            f"backend 'cupy' needs CuPy, which cannot be imported ({error}); "
+            "install it with pip install 'npgpt[cuda12]' or 'npgpt[cuda13]'"
         ) from None
     try:
         count = cupy.cuda.runtime.getDeviceCount()

@@ -8,6 +8,7 @@ token ids it has read, and nothing about the model that reads them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -35,13 +36,13 @@ class KVCache:
         n_positions: int,
         D: int,
         *,
-        dtype: Any = np.float32,
+        dtype: str = "float32",
         xp: ModuleType = np,
     ):
         self.xp = xp
         self.dtype = dtype
-        self.k = xp.zeros((L, B, H, n_positions, D), dtype=dtype)
-        self.v = xp.zeros((L, B, H, n_positions, D), dtype=dtype)
+        self.k = xp.zeros((L, B, H, n_positions, D), dtype=getattr(xp, dtype))
+        self.v = xp.zeros((L, B, H, n_positions, D), dtype=getattr(xp, dtype))
         self.ids: list[list[int]] = [[] for _ in range(B)]
 
     @property
@@ -62,16 +63,7 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes set aside for keys and values together."""
-        L, B, H, S, D = self.k.shape
-        return (
-            2
-            * L
-            * B
-            * H
-            * S
-            * D
-            * np.dtype(str(self.dtype).rpartition(".")[2]).itemsize
-        )
+        return 2 * math.prod(self.k.shape) * np.dtype(self.dtype).itemsize
 
     def write(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Put the new keys and values of one layer behind each row's positions.
@@ -81,7 +73,7 @@ class KVCache:
         """
         T, lengths = k.shape[2], self.lengths
         S = int(lengths.max()) + T
-        if S > self.n_positions:
+        if self.n_positions < S:
             raise ContextOverflowError(
                 f"{S} positions asked of a cache with room for {self.n_positions}; "
                 "shorten the text, or generate with overflow='slide'"
@@ -101,7 +93,7 @@ class KVCache:
             row.extend(new)
 
     def crop(self, lengths: int | Sequence[int]) -> None:
-        """Forget all but the first `lengths` positions of every row (int, or one a row)."""
+        """Forget all but the first `lengths` positions (one number, or one a row)."""
         if isinstance(lengths, int):
             lengths = [lengths] * self.batch
         if len(lengths) != self.batch:

@@ -169,13 +169,13 @@ def from_tensors(
         arrays[name] = array
     if tensors:
         raise CheckpointError(
-            f"{where}: tensor {sorted(tensors)[0]} is not part of a GPT-2 with this config"
+            f"{where}: tensor {sorted(tensors)[0]} is not part of this config's GPT-2"
             + (f" ({len(tensors)} such tensors)" if len(tensors) > 1 else "")
         )
     if head is not None and not np.array_equal(head, arrays["wte.weight"]):
         raise CheckpointError(
-            f"{where}: lm_head.weight differs from wte.weight, which the config ties to "
-            "it; set tie_word_embeddings to false in config.json to use both"
+            f"{where}: lm_head.weight differs from wte.weight, which the config "
+            "ties to it; set tie_word_embeddings to false in config.json to use both"
         )
     return _assemble(config, arrays)
 
@@ -214,7 +214,7 @@ def _without_prefix(tensors: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _read_all(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder, from one file or from the shards that the index names."""
+    """All tensors of a folder, from one file or the shards that the index names."""
     if (folder / WEIGHTS).exists():
         return read_safetensors(folder / WEIGHTS)
     if not (folder / INDEX).exists():
@@ -251,15 +251,15 @@ def _no_weights(folder: Path) -> str:
     if not pickles:
         return f"{folder}: no {WEIGHTS} in it"
     return (
-        f"{folder}: only {pickles[0]}, which can run code when it is opened; convert it "
-        "where you trust it, with two lines of transformers:\n"
+        f"{folder}: only {pickles[0]}, which can run code when it is opened; "
+        "convert it where you trust it, with two lines of transformers:\n"
         "    from transformers import GPT2LMHeadModel\n"
         f'    GPT2LMHeadModel.from_pretrained("{folder}").save_pretrained("converted")'
     )
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Every float tensor of one file: a memory map where aligned float32, else a copy."""
+    """Every float tensor of a file: a memory map where aligned float32, else a copy."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -26,9 +26,11 @@ class Verbs(click.Group):
     """Loads a verb's module only when it is called, so that the command starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order of the help."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The verb's command, imported now."""
         if name not in VERBS:
             return None
         return importlib.import_module(f"npgpt.commands.{name}").command
@@ -36,10 +38,12 @@ class Verbs(click.Group):
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
+        """The list of verbs, without importing them."""
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; turn what can go wrong into one sentence and a status."""
         try:
             return super().invoke(ctx)
         except NpgptError as error:

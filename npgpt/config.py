@@ -18,7 +18,7 @@ from npgpt.errors import CheckpointError
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """Shape and options of a GPT-2 (Radford et al. 2019); the defaults are gpt2's, 124M.
+    """Shape and options of a GPT-2 (Radford et al. 2019); by default gpt2's, 124M.
 
     >>> GPT2Config().head_dim, GPT2Config().inner_dim
     (64, 3072)
@@ -57,7 +57,8 @@ class GPT2Config:
                 )
         if self.n_embd % self.n_head:
             raise CheckpointError(
-                f"config: n_embd {self.n_embd} is not a multiple of n_head {self.n_head}"
+                f"config: n_embd {self.n_embd} is not a multiple of n_head "
+                f"{self.n_head}"
             )
         epsilon = self.layer_norm_epsilon
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
@@ -70,8 +71,8 @@ class GPT2Config:
             )
         if self.activation_function not in ACTIVATIONS:
             raise CheckpointError(
-                f"config: activation_function {self.activation_function!r} is not one of "
-                + ", ".join(ACTIVATIONS)
+                f"config: activation_function {self.activation_function!r} is not one "
+                "of " + ", ".join(ACTIVATIONS)
             )
         for field in fields(self):
             if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
@@ -141,7 +142,7 @@ class GPT2Config:
 
     @classmethod
     def from_file(cls, path: str | Path) -> GPT2Config:
-        """Read config.json; raises CheckpointError with one sentence if it cannot be used."""
+        """Read config.json; raises CheckpointError if it cannot be used."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -36,7 +36,7 @@ class Weight(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """Weight (inputs, outputs) and bias (outputs,), or a norm's scale and shift (C,)."""
+    """Weight (inputs, outputs) and bias (outputs,); a norm's scale and shift (C,)."""
 
     weight: Array
     bias: Array

@@ -24,7 +24,8 @@ def bundled() -> list[str]:
 def resolve(name_or_folder: str | Path) -> Path:
     """The folder of a model: a bundled name, or a path to a folder.
 
-    A folder called like a bundled model is reached as "./tales". Raises CheckpointError.
+    A folder called like a bundled model is reached as "./tales".
+    Raises CheckpointError.
     """
     name = str(name_or_folder)
     if name in bundled():

@@ -3,7 +3,7 @@
     >>> from npgpt import GPT2
     >>> model = GPT2.from_pretrained("tales")
     >>> model.generate("Once upon a time", max_new_tokens=4).text
-    ' there was a great'
+    ', a little while'
 
 The mathematics is in npgpt.gpt2, the decoding loop in npgpt.decoding.
 """
@@ -107,7 +107,8 @@ class GPT2:
         if not ids:
             if not self.config.has_bos:
                 raise DecodingError(
-                    "the prompt is empty and the config names no bos_token_id to start from"
+                    "the prompt is empty, and the config names no bos_token_id to "
+                    "start from"
                 )
             ids = [self.config.bos_token_id]
         gpt2.check_ids([ids], self.config)
@@ -125,15 +126,15 @@ class GPT2:
         return self.backend.to_numpy(z)
 
     def new_cache(self, batch: int = 1, n_positions: int | None = None) -> KVCache:
-        """An empty cache for `batch` rows, with room for all of the model's positions."""
+        """An empty cache for `batch` rows, with room for n_positions (all)."""
         config = self.config
         return KVCache(
             config.n_layer,
             batch,
             config.n_head,
-            n_positions or config.n_positions,
+            config.n_positions if n_positions is None else n_positions,
             config.head_dim,
-            dtype=getattr(self.backend.xp, self.dtype),
+            dtype=self.dtype,
             xp=self.backend.xp,
         )
 
@@ -182,7 +183,7 @@ class GPT2:
     def stream(
         self, prompt: Any = "", cache: KVCache | None = None, **options: Any
     ) -> Iterator[Step]:
-        """Generate step by step: an iterator of steps with text, id and log-probability.
+        """Generate step by step: an iterator of Steps (text, id, log-probability).
 
         Takes what `generate` takes; a batch's steps carry their row.
         """

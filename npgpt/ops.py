@@ -43,7 +43,8 @@ def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """Probabilities from scores: p_i = exp(x_i) / sum_j exp(x_j), over the last axis.
 
     A score of -inf gives probability 0; at least one score of a row must be finite.
-    Source: Bridle, "Probabilistic interpretation of feedforward network outputs" (1990).
+    Source: Bridle, "Probabilistic Interpretation of Feedforward Classification
+    Network Outputs" (1990).
 
     >>> import numpy
     >>> softmax(numpy.log(numpy.array([1.0, 2.0, 1.0]))).round(6).tolist()
@@ -90,9 +91,9 @@ def cross_entropy(z: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) ->
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Gaussian error linear unit, tanh form: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+    """GELU, tanh form: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 
-    GPT-2 was trained with this form ("gelu_new"), not with the exact x Phi(x) (gelu_erf).
+    GPT-2 was trained with this form ("gelu_new"), not with the exact x Phi(x).
     Source: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
 
     >>> import numpy
@@ -120,7 +121,7 @@ def layer_norm(
     bias: Float[Array, " C"],
     epsilon: float = 1e-5,
 ) -> Float[Array, "*batch C"]:
-    """Each vector shifted and scaled to mean 0, variance 1: (x - m) / sqrt(s + e) w + b.
+    """Each vector brought to mean 0, variance 1: (x - m) / sqrt(s + e) * w + b.
 
     s is the biased variance (divided by C). Source: Ba, Kiros and Hinton, "Layer
     Normalization" (2016).
@@ -161,7 +162,8 @@ def linear(
     """Affine map y = x W + b; W is (inputs, outputs), as GPT-2's checkpoints store it.
 
     >>> import numpy
-    >>> linear(numpy.array([[1.0, 2.0]]), numpy.eye(2), numpy.array([10.0, 20.0])).tolist()
+    >>> x, bias = numpy.array([[1.0, 2.0]]), numpy.array([10.0, 20.0])
+    >>> linear(x, numpy.eye(2), bias).tolist()
     [[11.0, 22.0]]
     """
     xp = namespace(x)
@@ -233,7 +235,7 @@ def attention(
     window: int | None = None,
     scale: float | None = None,
 ) -> Float[Array, "B H T D"]:
-    """Scaled dot-product attention: softmax(q k^T * scale) v, a weighted mean of values.
+    """Scaled dot-product attention, softmax(q k^T * scale) v: means of the values.
 
     The T queries are the last T of the S positions. Arguments as in attention_scores;
     every query must be allowed at least one key.

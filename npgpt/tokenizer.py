@@ -31,7 +31,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
-        """The tokenizer in a model's folder; None if the folder has no tokenizer files."""
+        """The tokenizer in a model's folder; None if there are no tokenizer files."""
         folder = Path(folder)
         if (folder / "tokenizer.json").exists():
             return cls(_load_json(folder / "tokenizer.json"))
@@ -75,7 +75,8 @@ class Tokenizer:
         token = self.backend.id_to_token(_checked(id))
         if token is None:
             raise TokenizerError(
-                f"token id {id} is not in the tokenizer's vocabulary of {self.vocab_size}"
+                f"token id {id} is not in the tokenizer's vocabulary of "
+                f"{self.vocab_size}"
             )
         return token
 
@@ -174,7 +175,8 @@ def _load_pair(vocabulary: Path, merges: Path) -> Any:
         backend = tokenizers.Tokenizer(models.BPE(vocab, pairs))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
-            f"{vocabulary} and {merges.name}: not a BPE vocabulary and its merges ({error})"
+            f"{vocabulary} and {merges.name}: not a BPE vocabulary and its merges "
+            f"({error})"
         ) from None
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Fit the Chebyshev series of npgpt.activations.erf and print its coefficients and error.
+"""Fit the Chebyshev series of npgpt.activations.erf; print it and its error.
 
     python tools/fit_erf.py
 

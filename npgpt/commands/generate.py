@@ -35,8 +35,8 @@ from npgpt.model import GPT2
 @click.option("--num-return-sequences", "-n", default=1, help="Texts to write.")
 @click.option("--stop", "stop_strings", multiple=True, help="End before this text.")
 @click.option("--overflow", default="error", show_default=True,
-              type=click.Choice(OVERFLOW), help="What to do beyond the model's positions: "
-              "refuse, end, or keep the last half and go on.")  # fmt: skip
+              type=click.Choice(OVERFLOW), help="Beyond the model's positions: refuse, "
+              "end, or keep the last half and go on.")  # fmt: skip
 @json_option
 def command(prompt: str | None, name: str, backend: str, dtype: str, as_json: bool,
             greedy: bool, seed: int | None, **options: Any) -> None:  # fmt: skip

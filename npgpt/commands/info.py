@@ -44,8 +44,8 @@ def command(model: str, as_json: bool) -> None:
         ("FLOPs a token", f"{_si(info.flops_per_token)} (first) to "
                           f"{_si(info.flops_per_token_full)} (last position)"),
         ("KV cache a token", f"{info.kv_bytes_per_token:,} bytes in float32"),
-        ("memory", f"{_mb(info.weight_bytes)} weights + {_mb(info.kv_bytes)} full KV cache"
-                   " in float32"),
+        ("memory", f"{_mb(info.weight_bytes)} weights + {_mb(info.kv_bytes)} full KV "
+                   "cache in float32"),
     ]  # fmt: skip
     if config.tie_word_embeddings:
         at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")

@@ -101,7 +101,8 @@ def sample(
         raise DecodingError(f"a cache of {cache.batch} rows for {len(prompts)} prompts")
     if cache is not None and cache.n_positions < model.config.n_positions:
         raise DecodingError(
-            f"a reused cache needs all {model.config.n_positions} positions of the model"
+            f"a reused cache needs all {model.config.n_positions} of the model's "
+            "positions"
         )
     return _steps(model, prompts, options, eos, cache)
 
@@ -150,8 +151,8 @@ def check_room(
         where = f"prompt {i} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
         if len(prompt) > room and options.overflow == "stop":
             raise ContextOverflowError(
-                f"{where} has {len(prompt)} tokens, the model reads {room}; shorten it, "
-                "or use overflow='slide'"
+                f"{where} has {len(prompt)} tokens, the model reads {room}; shorten "
+                "it, or use overflow='slide'"
             )
         # The last new token is never read, so it needs no position.
         if (

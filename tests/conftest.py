@@ -1,0 +1,66 @@
+"""The suite runs with the shapes in signatures checked, and over every backend here."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+# Where arguments are arrays, shapes are checked; the public surface checks its own.
+SHAPED = (
+    "npgpt.activations",
+    "npgpt.decoding.processors",
+    "npgpt.decoding.rules",
+    "npgpt.decoding.selectors",
+    "npgpt.decoding.truncation",
+    "npgpt.gpt2",
+    "npgpt.ops",
+)
+install_import_hook(SHAPED, "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import npgpt  # noqa: E402
+from npgpt.backend import BACKENDS, get_backend  # noqa: E402
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that this machine can run."""
+    names = []
+    for name in BACKENDS:
+        try:
+            get_backend(name)
+        except npgpt.BackendError:
+            continue
+        names.append(name)
+    return names
+
+
+@pytest.fixture(scope="session", params=available_backends())
+def backend(request):
+    """Every backend that this machine can run."""
+    return get_backend(request.param)
+
+
+@pytest.fixture(scope="session")
+def tales():
+    """The bundled model."""
+    return npgpt.GPT2.from_pretrained("tales")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of public data files that NPGPT_SHARED names."""
+    folder = os.environ.get("NPGPT_SHARED")
+    if not folder:
+        pytest.skip("NPGPT_SHARED is not set: public data files are not here")
+    return Path(folder) / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_reference():
+    """What transformers computed on the tiny models, tools/record_fixtures.py."""
+    from helpers import FIXTURES
+
+    with np.load(FIXTURES / "gpt2_tiny.npz") as file:
+        return dict(file)
