@@ -10,7 +10,8 @@ from npgpt.errors import (
     NpgptError,
     TokenizerError,
 )
-from npgpt.model import GPT2, Generation
+from npgpt.decoding.generation import Generation
+from npgpt.model import GPT2
 from npgpt.tokenizer import Tokenizer
 
 __version__ = "0.1.0"

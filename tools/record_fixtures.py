@@ -20,7 +20,7 @@ from helpers import CASES, FIXTURES, token_ids, unit_tensors  # noqa: E402
 from npgpt.activations import ACTIVATIONS  # noqa: E402
 
 
-def hf_model(config, dtype):
+def hf_model(config, dtype, tensors=None):
     """The transformers model with the suite's weights."""
     settings = {k: v for k, v in config.to_dict().items() if k != "architectures"}
     model = transformers.GPT2LMHeadModel(
@@ -28,7 +28,7 @@ def hf_model(config, dtype):
     )
     tensors = {
         name if name.startswith("lm_head") else f"transformer.{name}": torch.tensor(x)
-        for name, x in unit_tensors(config).items()
+        for name, x in (tensors or unit_tensors(config)).items()
     }
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected

@@ -38,9 +38,10 @@ class Step:
     rank: int  # 1 is the model's most probable token
     top_logprobs: tuple[tuple[int, float], ...] = ()  # the model's best (id, logprob)
     finish_reason: str | None = None  # "eos", "stop" or "length", with the last step
+    score: float | None = None  # of the whole text, with the last step of a search
 
 
-class _Row:
+class Row:
     """A text in the making: its ids, its decoder, its place in the random streams."""
 
     def __init__(self, index: int, prompt: list[int], sequence: int, tokenizer: Any,
@@ -117,13 +118,13 @@ def _steps(
     chain = build_chain(options, eos)
     n = options.num_return_sequences
     rows = [
-        _Row(i * n + j, list(prompt), j, model.tokenizer, options)
+        Row(i * n + j, list(prompt), j, model.tokenizer, options)
         for i, prompt in enumerate(prompts)
         for j in range(n)
     ]
     if not options.max_new_tokens:
         return
-    z, cache = _read_prompts(model, prompts, options, cache)
+    z, cache = read_prompts(model, prompts, options, cache)
     if n > 1:
         cache, z = cache.repeat(n), np.repeat(z, n, axis=0)
     while True:
@@ -166,7 +167,7 @@ def check_room(
             )
 
 
-def _read_prompts(
+def read_prompts(
     model: Any,
     prompts: Sequence[Sequence[int]],
     options: GenerationConfig,
@@ -197,7 +198,7 @@ def _common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
     return length
 
 
-def _unread(row: _Row, index: int, cache: KVCache) -> list[int]:
+def _unread(row: Row, index: int, cache: KVCache) -> list[int]:
     """What the model has to read next for this row: the last token, as a rule.
 
     When the row has filled all positions, its cache is dropped and the last half of the
@@ -210,7 +211,7 @@ def _unread(row: _Row, index: int, cache: KVCache) -> list[int]:
 
 
 def _choose(
-    row: _Row,
+    row: Row,
     logits: np.ndarray,
     chain: Sequence[Rule],
     options: GenerationConfig,
