@@ -9,6 +9,7 @@ Pickles are never opened. Where a model's folder comes from is npgpt.hub's busin
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -46,35 +47,55 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
 
     dtype is "float32", "float16" or "bfloat16". Each file appears whole or not at all.
     """
-    import safetensors
-
     if dtype not in _ENCODE:
         raise CheckpointError(
             f"cannot save as {dtype!r}; use one of {', '.join(_ENCODE)}"
         )
     folder = Path(folder)
-    config = params.config
+    kind, encode = _ENCODE[dtype]
     tensors = {
-        name: {
-            "dtype": dtype,
-            "shape": list(array.shape),
-            "data": _ENCODE[dtype](NUMPY.to_numpy(array).astype(np.float32)).tobytes(),
-        }
+        name: (kind, array, lambda x: encode(NUMPY.to_numpy(x).astype(np.float32)))
         for name, array in named_tensors(params).items()
     }
-    settings = {**config.to_dict(), "dtype": dtype}
+    settings = {**params.config.to_dict(), "dtype": dtype}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             folder / WEIGHTS,
-            lambda path: safetensors.serialize_file(tensors, path, {"format": "pt"}),
+            lambda path: write_safetensors(path, tensors, {"format": "pt"}),
         )
         write_atomically(
             folder / "config.json",
             lambda path: Path(path).write_text(json.dumps(settings, indent=2) + "\n"),
         )
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
+
+
+def write_safetensors(
+    path: str | Path,
+    tensors: dict[str, tuple[str, Any, Callable[[Any], np.ndarray]]],
+    metadata: dict[str, str],
+) -> None:
+    """Write name -> (kind, array, encode): encode(array) holds the bytes of that kind.
+
+    One tensor is encoded at a time, so a model is never in memory twice.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (kind, array, _) in tensors.items():
+        begin, end = end, end + math.prod(array.shape) * _WIDTHS[kind]
+        header[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # the first tensor starts aligned to 64
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, array, encode in tensors.values():
+            file.write(np.ascontiguousarray(encode(array)).data)
 
 
 def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
@@ -207,8 +228,10 @@ def _without_prefix(tensors: dict[str, Any], where: str) -> dict[str, Any]:
         if _BUFFER.fullmatch(short):
             continue
         if short in plain:
-            raise CheckpointError(f"{where}: tensor {short} is stored twice, with and "
-                                  "without the prefix 'transformer.'")  # fmt: skip
+            raise CheckpointError(
+                f"{where}: tensor {short} is stored twice, with and without the prefix "
+                "'transformer.'"
+            )
         plain[short] = array
     return plain
 
@@ -259,7 +282,10 @@ def _no_weights(folder: Path) -> str:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Every float tensor of a file: a memory map where aligned float32, else a copy."""
+    """Every float tensor of a file: a memory map where aligned float32, else a copy.
+
+    Causal masks that old checkpoints store beside their weights are passed over.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -311,8 +337,8 @@ def _to_bfloat16(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x), 0x7FC0, rounded).astype(np.uint16)
 
 
-_ENCODE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "float32": lambda x: x,
-    "float16": lambda x: x.astype(np.float16),
-    "bfloat16": _to_bfloat16,
+_ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "float32": ("F32", lambda x: x),
+    "float16": ("F16", lambda x: x.astype(np.float16)),
+    "bfloat16": ("BF16", _to_bfloat16),
 }

@@ -105,7 +105,7 @@ class GPT2:
         else:
             ids = [int(id) for id in _one_row(prompt)]
         if not ids:
-            if not self.config.has_bos:
+            if self.config.bos_token_id is None:
                 raise DecodingError(
                     "the prompt is empty, and the config names no bos_token_id to "
                     "start from"

@@ -69,7 +69,7 @@ def probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
     return p
 
 
-def check(z: Float[np.ndarray, " V"]) -> float:
+def check(z: Float[np.ndarray, " V"]) -> np.floating:
     """The largest logit; raises DecodingError where no token can be chosen."""
     top = z.max()
     if np.isfinite(top):
