@@ -211,22 +211,24 @@ class GPT2:
 
     def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
         """Ids of every prompt, and whether there was just one, not in a list."""
-        single = isinstance(prompts, str) or (
-            len(prompts) > 0 and isinstance(prompts[0], int | np.integer)
-        )
-        if single:
+        if isinstance(prompts, str):
             return [self.encode(prompts)], True
+        if not isinstance(prompts, Sequence | np.ndarray):
+            raise DecodingError(_PROMPT)
         if not len(prompts):
             raise DecodingError("no prompts: the list is empty")
+        if isinstance(prompts[0], int | np.integer):
+            return [self.encode(prompts)], True
         return [self.encode(prompt) for prompt in prompts], False
+
+
+_PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
 
 
 def _one_row(ids: Any) -> np.ndarray:
     array = np.asarray(ids)
     if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
-        raise DecodingError(
-            "a prompt must be a text or a flat list of whole-number token ids"
-        )
+        raise DecodingError(_PROMPT)
     return array
 
 

@@ -33,7 +33,8 @@ def inverse_cdf(z: Float[np.ndarray, " V"], u: float) -> int:
     >>> inverse_cdf(z, 0.1), inverse_cdf(z, 0.2), inverse_cdf(z, 0.69)
     (0, 1, 1)
     """
+    check(z)
     left = np.flatnonzero(z > -np.inf)  # what the truncations left: often a handful
-    F = np.cumsum(probabilities(z[left] if left.size else z))
+    F = np.cumsum(probabilities(z[left]))
     i = int(np.searchsorted(F, u * F[-1], side="right"))
     return int(left[min(i, len(left) - 1)])
