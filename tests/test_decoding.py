@@ -164,8 +164,11 @@ def test_chain_is_in_the_documented_order_and_prints():
 
 
 @given(st.text("abc", max_size=12), st.lists(st.text("abc", min_size=1, max_size=4)))
-def test_stop_strings_cut_at_the_first_wherever_the_pieces_break(text, stops):
-    ends = [text.find(stop) for stop in stops if stop in text]
+def test_stop_strings_cut_at_the_first_to_be_complete(text, stops):
+    """Wherever the pieces of text break."""
+    ends = [
+        (text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text
+    ]
     for size in (1, 2, 5):
         watch, shown = StopStrings(stops), ""
         for i in range(0, len(text), size):
@@ -174,7 +177,7 @@ def test_stop_strings_cut_at_the_first_wherever_the_pieces_break(text, stops):
         assert watch.found == bool(ends)
         if not watch.found:
             shown += watch.flush()
-        assert shown == (text[: min(ends)] if ends else text)
+        assert shown == (text[: min(ends)[1]] if ends else text)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class GenerationConfig:
     num_return_sequences: texts per prompt, of one reading of the prompt.
     seed: names the random numbers. Text depends on (seed, prompt, sequence) alone.
     eos_token_id: ids that end a text; None takes the model's, () none at all.
-    stop_strings: end before the first of these in the new text.
+    stop_strings: end when one of these is in the new text, and leave it out.
     include_stop_str_in_output: keep the stop string in the text.
     top_logprobs: so many most probable tokens are reported with every step.
     overflow: what to do beyond the model's positions. "error": refuse before any work;

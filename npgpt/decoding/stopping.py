@@ -25,12 +25,12 @@ class StopStrings:
     def push(self, text: str) -> str:
         """The text that can be shown after these characters."""
         self._held += text
-        ends = [(at, stop) for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if ends:
-            at, stop = min(ends)
+        found = [(at + len(stop), at) for stop in self.stops
+                 if (at := self._held.find(stop)) >= 0]  # fmt: skip
+        if found:
+            end, start = min(found)  # the one that is complete first
             self.found = True
-            cut = at + len(stop) if self.include else at
-            shown, self._held = self._held[:cut], ""
+            shown, self._held = self._held[: end if self.include else start], ""
             return shown
         cut = len(self._held) - self._undecided()
         shown, self._held = self._held[:cut], self._held[cut:]
