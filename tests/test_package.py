@@ -33,8 +33,9 @@ def imports(module, top_level_only=False):
 
 def test_import_needs_numpy_alone():
     code = (
-        "import sys, json; before = set(sys.modules); import npgpt;"
-        "print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))"
+        "import sys, json; before = set(sys.modules); import npgpt; "
+        "new = set(sys.modules) - before; "
+        "print(json.dumps(sorted({name.split('.')[0] for name in new})))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     loaded = set(json.loads(done.stdout)) - set(sys.stdlib_module_names)
