@@ -1,0 +1,121 @@
+"""Truncations by information: entropy, surprise, collision, curvature.
+
+z (V,) -> z (V,), -inf where removed. Locally typical sampling may remove the most
+probable token; the others never do. Thresholds on one number are in
+npgpt.decoding.truncation.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npgpt.decoding.rules import keep, log_probabilities, probabilities
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+
+def typical(z: Float[np.ndarray, " V"], mass: float) -> Float[np.ndarray, " V"]:
+    """Tokens whose surprise -log p is nearest the entropy H, until a mass is reached.
+
+    With d = |-log p - H|: sorted by d upwards, the shortest prefix with cumulative
+    p >= mass, and ties of d with its last. May remove the top token. The crossing
+    token is in (Aphrodite drops it). Source: Meister et al., "Locally Typical
+    Sampling" (2022).
+
+    >>> z = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
+    >>> np.isfinite(typical(z, 0.2)).tolist()
+    [False, True, False, False]
+    """
+    if mass >= 1:
+        return z
+    log_p = log_probabilities(z)
+    p = np.exp(log_p)
+    left = p > 0
+    H = -np.dot(p[left], log_p[left])
+    d = np.abs(log_p + H)
+    # Sorting d alone and cutting by its value needs p in that order: sort once.
+    order = np.argsort(d[left])
+    sorted_d = d[left][order]
+    cumulative = np.cumsum(p[left][order], dtype=np.float64)
+    last = min(int(np.searchsorted(cumulative, mass)), len(sorted_d) - 1)
+    return keep(z, left & (d <= sorted_d[last]))
+
+
+def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
+    """Cut the tail where the sorted probabilities stop bending.
+
+    On p sorted down, w = |second differences of p| / their sum; the first
+    1 + #{cumsum w <= share} tokens stay, with ties. Nothing is cut where p has no bend
+    (fewer than three tokens, or all alike). Source: Phénix and Egan, "Tail Free
+    Sampling" (2019).
+
+    >>> np.isfinite(tail_free(np.log(np.array([0.6, 0.2, 0.15, 0.05])), 0.9)).tolist()
+    [True, True, False, False]
+    """
+    order = -np.sort(-z[z > -np.inf])
+    if share >= 1 or len(order) < 3:
+        return z
+    bend = np.abs(np.diff(probabilities(order), 2))
+    total = bend.sum()
+    if total <= 0:
+        return z
+    kept = 1 + int((np.cumsum(bend) <= share * total).sum())
+    return keep(z, z >= order[min(kept, len(order) - 1) - 1])
+
+
+def top_h(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
+    """As many top tokens as a share of the entropy allows.
+
+    Of the 100 most probable tokens, renormalised: the longest prefix, sorted down, with
+    sum -p ln p <= share H; the first always stays. This is the partial sum that
+    transformers and the authors compute (their text speaks of a renormalised entropy).
+    Source: Potraghloo et al., "Top-H Decoding" (2025).
+
+    >>> np.isfinite(top_h(np.log(np.array([0.5, 0.25, 0.25])), 0.4)).tolist()
+    [True, False, False]
+    """
+    if share <= 0:
+        return z
+    n = min(100, len(z))
+    order = -np.sort(-np.partition(z, -n)[-n:])
+    p = probabilities(order)
+    p = p[p > 0]
+    parts = -p * np.log(p)
+    kept = int((np.cumsum(parts) <= share * parts.sum()).sum())
+    return keep(z, z >= order[max(1, kept) - 1])
+
+
+def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " V"]:
+    """Tokens at least as probable as two draws are to agree: keep p >= sum p^2.
+
+    "norm" takes the threshold (V sum p^2 - 1) / (V - 1), of V tokens left, which is 0
+    for a uniform distribution. Source: Tan et al., "p-less Sampling" (2025).
+
+    >>> z = np.log(np.array([0.1, 0.15, 0.2, 0.25, 0.3]))
+    >>> np.isfinite(p_less(z)).tolist()
+    [False, False, False, True, True]
+    """
+    if kind == "off":
+        return z
+    p = probabilities(z)
+    threshold = float(np.dot(p, p))
+    if kind == "norm":
+        V = int((p > 0).sum())
+        threshold = (V * threshold - 1) / (V - 1) if V > 1 else 0.0
+    # A uniform p equals its threshold up to rounding and must all stay.
+    return keep(z, (z > -np.inf) & (p >= threshold * (1 - 1e-6)))
+
+
+def minimal_surprise(z: Float[np.ndarray, " V"], bits: float) -> np.ndarray:
+    """z where -log2 p <= bits, and the most probable token: mirostat 2.0's truncation.
+
+    >>> np.isfinite(minimal_surprise(np.log(np.array([0.5, 0.25, 0.25])), 1.5)).tolist()
+    [True, False, False]
+    """
+    log_p = log_probabilities(z)
+    return keep(z, log_p >= min(-bits * math.log(2), float(log_p.max())))
