@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import keep, log_probabilities, probabilities
+from npgpt.decoding.rules import (
+    check,
+    entropy,
+    keep,
+    log_probabilities,
+    probabilities,
+)
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
@@ -33,17 +39,30 @@ def typical(z: Float[np.ndarray, " V"], mass: float) -> Float[np.ndarray, " V"]:
     """
     if mass >= 1:
         return z
-    log_p = log_probabilities(z)
-    p = np.exp(log_p)
-    left = p > 0
-    H = -np.dot(p[left], log_p[left])
-    d = np.abs(log_p + H)
-    # Sorting d alone and cutting by its value needs p in that order: sort once.
-    order = np.argsort(d[left])
-    sorted_d = d[left][order]
-    cumulative = np.cumsum(p[left][order], dtype=np.float64)
-    last = min(int(np.searchsorted(cumulative, mass)), len(sorted_d) - 1)
-    return keep(z, left & (d <= sorted_d[last]))
+    log_p, left = log_probabilities(z), z > -np.inf
+    d = np.abs(log_p + log_p.dtype.type(entropy(z)))
+    p = np.exp(log_p[left]).astype(np.float64)
+    return keep(z, left & (d <= _reaching(d[left], p, mass)))
+
+
+def _reaching(key: np.ndarray, weight: np.ndarray, mass: float) -> np.floating:
+    """The smallest key t with sum(weight[key <= t]) >= mass, or the largest key.
+
+    Narrows 50,257 keys to one of 256 bins, and again, since sorting them with their
+    weights would cost five times as much.
+    """
+    while len(key) > 2000 and (low := key.min()) < (high := key.max()):
+        bins = ((key - low) * (255 / (high - low))).astype(np.int64)
+        below = np.cumsum(np.bincount(bins, weight, 256))
+        bin = min(int(np.searchsorted(below, mass)), 255)
+        mass -= below[bin - 1] if bin else 0.0
+        inside = bins == bin
+        if not inside.any():
+            return high  # rounding left the whole mass just below `mass`
+        key, weight = key[inside], weight[inside]
+    order = np.argsort(key)
+    last = int(np.searchsorted(np.cumsum(weight[order]), mass))
+    return key[order][min(last, len(key) - 1)]
 
 
 def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
@@ -60,11 +79,11 @@ def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V
     order = -np.sort(-z[z > -np.inf])
     if share >= 1 or len(order) < 3:
         return z
-    bend = np.abs(np.diff(probabilities(order), 2))
-    total = bend.sum()
-    if total <= 0:
+    bend = np.abs(np.diff(np.exp(order - order[0]), 2))
+    cumulative = np.cumsum(bend, dtype=np.float64)
+    if cumulative[-1] <= 0:
         return z
-    kept = 1 + int((np.cumsum(bend) <= share * total).sum())
+    kept = 1 + int((cumulative <= share * cumulative[-1]).sum())
     return keep(z, z >= order[min(kept, len(order) - 1) - 1])
 
 
@@ -102,13 +121,14 @@ def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " 
     """
     if kind == "off":
         return z
-    p = probabilities(z)
-    threshold = float(np.dot(p, p))
+    e = np.exp(z - check(z))
+    total = e.sum(dtype=np.float64)
+    threshold = float((e * e).sum(dtype=np.float64) / total**2)
     if kind == "norm":
-        V = int((p > 0).sum())
+        V = int((e > 0).sum())
         threshold = (V * threshold - 1) / (V - 1) if V > 1 else 0.0
     # A uniform p equals its threshold up to rounding and must all stay.
-    return keep(z, (z > -np.inf) & (p >= threshold * (1 - 1e-6)))
+    return keep(z, (z > -np.inf) & (e >= min(1.0, threshold * total * (1 - 1e-6))))
 
 
 def minimal_surprise(z: Float[np.ndarray, " V"], bits: float) -> np.ndarray:

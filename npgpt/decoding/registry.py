@@ -22,7 +22,7 @@ KINDS = {  # of a parameter: what a user writes
     "flag": "True or False",
     "choice": "one of its choices",
     "text": "a text",
-    "texts": "texts",
+    "texts": "non-empty texts",
     "ids": "token ids",
     "phrases": "lists of token ids",
     "bias": "{token id: bias}",
@@ -66,12 +66,21 @@ class Parameter:
             value = _CHECKS[self.kind](value)
         except (TypeError, ValueError, AttributeError):
             raise DecodingError(
-                f"{self.name} must be {KINDS[self.kind]}, not {value!r}"
+                f"{self.name} must be {self.wanted}, not {value!r}"
             ) from None
-        numeric = self.kind in ("number", "whole") and value != self.default
-        if numeric and not self.low <= value <= self.high:
-            raise DecodingError(f"{self.name} must be {self.bounds}, not {value!r}")
+        if self.kind not in ("number", "whole") or value == self.default:
+            return value
+        if not self.low <= value <= self.high:
+            wanted = self.wanted if self.kind == "whole" else self.bounds
+            raise DecodingError(f"{self.name} must be {wanted}, not {value!r}")
         return value
+
+    @property
+    def wanted(self) -> str:
+        """What a value has to be, in words."""
+        if self.kind == "whole" and self.bounds:
+            return f"a whole number {'of ' * self.bounds.startswith('at')}{self.bounds}"
+        return KINDS[self.kind]
 
     @property
     def bounds(self) -> str:
@@ -103,9 +112,9 @@ def _number(value: Any) -> float:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value or isinstance(value, str):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError
-    return int(value)
+    return value.__index__()
 
 
 def _flag(value: Any) -> bool:

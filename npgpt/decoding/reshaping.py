@@ -28,7 +28,7 @@ def temperature(z: Float[np.ndarray, " V"], T: float) -> Float[np.ndarray, " V"]
     [2.0, 4.0]
     """
     top = z.max()
-    if T > 1e-3 and math.inf > T and abs(top) < 1e30:
+    if 1e-3 < T < 1e30 and abs(top) < 1e30:
         return z / z.dtype.type(T)  # -inf stays -inf, and nothing can overflow
     with np.errstate(all="ignore"):  # the gap to the top cannot become +inf
         scaled = np.where(z > -np.inf, (z - top) / z.dtype.type(T), z)

@@ -8,6 +8,7 @@ array or z itself and never writes into z.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Rule(NamedTuple):
     apply: Callable[[Sequence[int], np.ndarray, Context], np.ndarray]
 
     def __str__(self) -> str:
-        return f"{self.name}({self.setting})" if self.setting else self.name
+        return f"{self.name}({self.setting})"
 
 
 def keep(
@@ -92,12 +93,12 @@ def entropy(z: Float[np.ndarray, " V"]) -> float:
     >>> round(entropy(np.array([0.0, -np.inf, 0.0])), 4)
     0.6931
     """
-    d = (z - check(z)).astype(np.float64)
+    d = z - check(z)
     e = np.exp(d)
-    total = e.sum()
-    # H = log Z - sum p d; p d is 0 where d is -inf
-    weighted = np.dot(e, np.maximum(d, -1e4))
-    return max(0.0, float(np.log(total) - weighted / total))
+    total = float(e.sum(dtype=np.float64))
+    # H = log total - sum e d / total, where e d is 0 for d = -inf
+    weighted = float((e * np.maximum(d, -1e4)).sum(dtype=np.float64))
+    return max(0.0, math.log(total) - weighted / total)
 
 
 def check(z: Float[np.ndarray, " V"]) -> np.floating:

@@ -122,9 +122,9 @@ def sample(
     """
     eos = options.eos_ids(model.config)
     check_room(model, prompts, options)
-    for name in ("stop_strings", "token_healing"):
+    for name in ("stop_strings", "token_healing", "regex"):
         if options.is_set(name) and model.tokenizer is None:
-            raise DecodingError(f"{name} needs a tokenizer, and this model has none")
+            raise DecodingError(f"{name} need a tokenizer, and this model has none")
     if cache is not None and cache.batch != len(prompts):
         raise DecodingError(f"a cache of {cache.batch} rows for {len(prompts)} prompts")
     if cache is not None and cache.n_positions < model.config.n_positions:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import check, entropy, keep, log_probabilities, probabilities
+from npgpt.decoding.rules import check, entropy, keep, log_probabilities
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
@@ -50,22 +50,21 @@ def top_p(z: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
     return keep(z, z >= _crossing(z, p))
 
 
-def _crossing(z: np.ndarray, p: float) -> float:
+def _crossing(z: np.ndarray, p: float) -> np.floating:
     """The logit of the token at which the mass, summed from the top, reaches p.
 
-    Looks at the largest 1,000 logits first: sorting 50,257 costs more than the rest.
+    Looks at the largest 1,000 logits first, which mostly are enough.
     """
     top = check(z)
     total = np.exp(z - top).sum(dtype=np.float64)
     for n in (1000, len(z)):
         n = min(n, len(z))
-        order = -np.sort(-np.partition(z, len(z) - n)[len(z) - n :])
-        mass = np.exp((order - top).astype(np.float64)) / total
-        before = np.cumsum(mass) - mass
-        kept = int(np.searchsorted(before, p, side="left"))
-        if kept < n:
+        order = np.sort(np.partition(z, -n)[-n:] if n < len(z) else z)[::-1]
+        mass = np.cumsum(np.exp(order - top), dtype=np.float64)
+        last = int(np.searchsorted(mass, p * total))  # the first with mass >= p total
+        if last < n:
             break
-    return order[max(1, kept) - 1]
+    return order[min(last, n - 1)]
 
 
 def factual_nucleus(
@@ -183,6 +182,6 @@ def xtc(
     """
     if u >= probability:
         return z
-    p = probabilities(z)
-    top = z[p >= threshold]
+    log_p = log_probabilities(z)
+    top = z[log_p >= (math.log(threshold) if threshold > 0 else -np.inf)]
     return keep(z, z <= top.min()) if len(top) > 1 else z
