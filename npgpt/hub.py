@@ -11,14 +11,19 @@ from pathlib import Path
 from npgpt.errors import CheckpointError
 
 
-def bundled() -> list[str]:
-    """Names of the models that ship with npgpt.
+def bundled() -> dict[str, Path]:
+    """The models that ship with npgpt: name and folder.
 
     >>> "tales" in bundled()
     True
     """
-    root = Path(str(resources.files("npgpt.weights")))
-    return sorted(path.parent.name for path in root.glob("*/config.json"))
+    try:
+        root = Path(str(resources.files("npgpt.weights")))
+    except ModuleNotFoundError:  # a clone that was not installed with -e
+        return {}
+    return {
+        path.parent.name: path.parent for path in sorted(root.glob("*/config.json"))
+    }
 
 
 def resolve(name_or_folder: str | Path) -> Path:
@@ -27,13 +32,12 @@ def resolve(name_or_folder: str | Path) -> Path:
     A folder called like a bundled model is reached as "./tales".
     Raises CheckpointError.
     """
-    name = str(name_or_folder)
-    if name in bundled():
-        return Path(str(resources.files("npgpt.weights"))) / name
+    name, models = str(name_or_folder), bundled()
+    if name in models:
+        return models[name]
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     what = "is a file, not a model's folder" if folder.exists() else "is not a folder"
-    raise CheckpointError(
-        f"{name!r} {what} and not a bundled model ({', '.join(bundled())})"
-    )
+    ours = ", ".join(models) or "none here: install with `pip install -e .`"
+    raise CheckpointError(f"{name!r} {what} and not a bundled model ({ours})")

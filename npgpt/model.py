@@ -22,7 +22,7 @@ from npgpt import checkpoint, gpt2, hub, reading
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
-from npgpt.decoding.generation import Generator
+from npgpt.decoding.generation import PROMPT, Generator
 from npgpt.errors import BackendError, DecodingError, TokenizerError
 from npgpt.reading import PREFILL_CHUNK
 from npgpt.tokenizer import Tokenizer
@@ -86,7 +86,7 @@ class GPT2(Generator):
         else:
             ids = [int(id) for id in _one_row(prompt)]
         if not ids:
-            if not self.config.has_bos:
+            if self.config.bos_token_id is None:
                 raise DecodingError(
                     "the prompt is empty, and the config names no bos_token_id to "
                     "start from"
@@ -171,7 +171,5 @@ class GPT2(Generator):
 def _one_row(ids: Any) -> np.ndarray:
     array = np.asarray(ids)
     if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
-        raise DecodingError(
-            "a prompt must be a text or a flat list of whole-number token ids"
-        )
+        raise DecodingError(PROMPT)
     return array

@@ -47,19 +47,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a special token's name in the text becomes that token."""
-        return self.encode_batch([text])[0]
+        return self.backend.encode(_text(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several texts, one list each."""
-        for text in texts:
-            if not isinstance(text, str):
-                raise TokenizerError(f"expected a text, not {type(text).__name__}")
-        try:
-            encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        except UnicodeEncodeError as error:
-            raise TokenizerError(
-                f"the text holds half a character (a lone surrogate) at {error.start}"
-            ) from None
+        texts = [_text(text) for text in texts]
+        encoded = self.backend.encode_batch(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
@@ -83,6 +76,11 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """Id of a vocabulary entry, None if there is none."""
         return self.backend.token_to_id(token)
+
+    def special_ids(self) -> set[int]:
+        """Ids of tokens that are marks, not text, as <|endoftext|>."""
+        added = self.backend.get_added_tokens_decoder()
+        return {id for id, token in added.items() if token.special}
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that a token stands for; it may be part of a character."""
@@ -128,6 +126,18 @@ class TextStream:
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed."""
         return self._utf8.decode(b"", final=True)
+
+
+def _text(text: str) -> str:
+    if not isinstance(text, str):
+        raise TokenizerError(f"expected a text, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"the text holds half a character (a lone surrogate) at {error.start}"
+        ) from None
+    return text
 
 
 def _checked(id: int) -> int:

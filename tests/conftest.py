@@ -8,10 +8,22 @@ from jaxtyping import install_import_hook
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
 SHAPED = (
     "npgpt.activations",
-    "npgpt.decoding.processors",
+    "npgpt.decoding.bias",
+    "npgpt.decoding.constraints",
+    "npgpt.decoding.dry",
+    "npgpt.decoding.entropy",
+    "npgpt.decoding.feedback",
+    "npgpt.decoding.fsd",
+    "npgpt.decoding.grammar",
+    "npgpt.decoding.healing",
+    "npgpt.decoding.penalties",
+    "npgpt.decoding.reshaping",
     "npgpt.decoding.rules",
     "npgpt.decoding.selectors",
+    "npgpt.decoding.synthid",
+    "npgpt.decoding.trie",
     "npgpt.decoding.truncation",
+    "npgpt.decoding.watermark",
     "npgpt.gpt2",
     "npgpt.ops",
 )

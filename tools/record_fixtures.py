@@ -15,9 +15,9 @@ from transformers.activations import ACT2FN
 from transformers.models.gpt2 import modeling_gpt2
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from helpers import CASES, FIXTURES, token_ids, unit_tensors  # noqa: E402
+from helpers import CASES, FIXTURES, token_ids, unit_tensors
 
-from npgpt.activations import ACTIVATIONS  # noqa: E402
+from npgpt.activations import ACTIVATIONS
 
 
 def hf_model(config, dtype, tensors=None):

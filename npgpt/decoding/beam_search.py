@@ -12,7 +12,7 @@ from npgpt.decoding.beam import BeamSearch, run_beams
 from npgpt.decoding.chain import build_chain
 from npgpt.decoding.constrained_beam import ConstrainedBeamSearch, constraint_set
 from npgpt.decoding.diverse_beam import DiverseBeamSearch
-from npgpt.decoding.hypotheses import Ends, steps_of
+from npgpt.decoding.hypotheses import Ends, check_search, steps_of
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.stochastic_beam import StochasticBeamSearch
@@ -22,9 +22,10 @@ Prompts = Sequence[Sequence[int]]
 
 
 def beam_search(
-    model: Any, prompts: Prompts, options: GenerationConfig
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """Beam search of the kind that the options ask for; the best texts first."""
+    check_search(model, prompts, options, cache, "a beam search")
     check_beams(options)
     return _steps(model, prompts, options)
 
@@ -32,6 +33,8 @@ def beam_search(
 def _steps(
     model: Any, prompts: Prompts, options: GenerationConfig
 ) -> Iterator[Step]:
+    if not options.max_new_tokens:
+        return
     n = options.num_return_sequences
     searches = [_search(model, prompt, options) for prompt in prompts]
     run_beams(model, prompts, searches, options)

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.hypotheses import step_of
+from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.penalties import degeneration
-from npgpt.decoding.rules import Context, probabilities
-from npgpt.decoding.sampling import Row, Step
+from npgpt.decoding.rules import probabilities
+from npgpt.decoding.sampling import Row, Step, step_of
 from npgpt.errors import ContextOverflowError, DecodingError
 
 Prompts = Sequence[Sequence[int]]
 
 
 def contrastive_search(
-    model: Any, prompts: Prompts, options: GenerationConfig
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """At each step, of the top_k most probable tokens v the one with the largest
 
@@ -35,6 +35,7 @@ def contrastive_search(
     for Neural Text Generation" (2022); Su and Collier, "Contrastive Search Is What You
     Need" (2022).
     """
+    check_search(model, prompts, options, cache, "contrastive search")
     if options.do_sample:
         raise DecodingError("penalty_alpha (contrastive search) excludes do_sample=True")
     if options.num_return_sequences > 1:
@@ -59,10 +60,12 @@ def contrastive_search(
 def _steps(
     model: Any, prompts: Prompts, options: GenerationConfig
 ) -> Iterator[Step]:
+    if not options.max_new_tokens:
+        return
     eos, room = options.eos_ids(model.config), model.config.n_positions
     chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
     rows = [
-        Row(i, list(prompt), 0, model.tokenizer, options)
+        new_row(i, prompt, 0, model, options)
         for i, prompt in enumerate(prompts)
     ]
     k = min(options.top_k, model.config.vocab_size)
@@ -104,8 +107,7 @@ def _candidates(
 
     Removed tokens fill up what is missing of k, with probability 0; `choose` skips them.
     """
-    context = Context(row.prompt_length, row.step, options.seed, 0)
-    z = run_chain(chain, row.ids, logits, context)
+    z = run_chain(chain, row.ids, logits, row.context)
     p = probabilities(z)
     best = np.argsort(-p, kind="stable")[:k]
     return best.tolist(), p[best], z

@@ -14,9 +14,12 @@ import numpy as np
 
 from npgpt.cache import KVCache
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.registry import resolve
-from npgpt.decoding.sampling import Step, check_room, sample
+from npgpt.decoding.decode import decode
+from npgpt.decoding.healing import heal
+from npgpt.decoding.sampling import Step
 from npgpt.errors import DecodingError
+
+PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Generation:
     logprobs: list[float]
     processed_logprobs: list[float]
     ranks: list[int]
-    finish_reason: str  # "eos", "stop" or "length"
-    prompt_ids: list[int]
+    finish_reason: str  # "eos", "stop", "length" or "repetition"
+    prompt_ids: list[int]  # as read: token healing takes tokens back
     top_logprobs: list[tuple[tuple[int, float], ...]]
     score: float | None = None  # by which a search ranked the text
 
@@ -52,7 +55,7 @@ class Generator:
         """
         config = GenerationConfig.of(options)
         prompts, _ = self._prompts(prompt)
-        return start(self, prompts, config, cache)
+        return decode(self, prompts, config, cache)
 
     def generate(
         self, prompts: Any = "", cache: KVCache | None = None, **options: Any
@@ -67,53 +70,23 @@ class Generator:
         prompts, single = self._prompts(prompts)
         n = config.num_return_sequences
         steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
-        for step in start(self, prompts, config, cache):
+        for step in decode(self, prompts, config, cache):
             steps[step.row].append(step)
-        results = [_collect(row, prompts[i // n]) for i, row in enumerate(steps)]
+        read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
+        results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results
 
     def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
         """Ids of every prompt, and whether there was just one, not in a list."""
-        single = isinstance(prompts, str) or (
-            len(prompts) > 0 and isinstance(prompts[0], int | np.integer)
-        )
-        if single:
+        if isinstance(prompts, str):
             return [self.encode(prompts)], True
+        if not isinstance(prompts, Sequence | np.ndarray):
+            raise DecodingError(PROMPT)
         if not len(prompts):
             raise DecodingError("no prompts: the list is empty")
+        if isinstance(prompts[0], int | np.integer):
+            return [self.encode(prompts)], True
         return [self.encode(prompt) for prompt in prompts], False
-
-
-def start(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    options: GenerationConfig,
-    cache: KVCache | None = None,
-) -> Iterator[Step]:
-    """The steps of the strategy that these options ask for.
-
-    What cannot work is refused here, before the first step is asked for.
-    """
-    guided = list(options.active("guidance"))
-    searches = list(options.active("search"))
-    for strategy in guided:
-        model = resolve(strategy.function)(model, prompts, options)
-    if not guided and not searches:
-        return sample(model, prompts, options, cache)
-    what = " and ".join(strategy.name for strategy in (*guided, *searches))
-    if options.overflow == "slide":
-        raise DecodingError(
-            f"overflow='slide' does not go with {what}; use 'error' or 'stop'"
-        )
-    if cache is not None:
-        raise DecodingError(f"a cache cannot be given to {what}, which keeps its own")
-    if not searches:
-        return sample(model, prompts, options)
-    check_room(model, prompts, options)
-    if options.stop_strings and model.tokenizer is None:
-        raise DecodingError("stop_strings need a tokenizer, and this model has none")
-    steps = resolve(searches[0].function)(model, prompts, options)
-    return steps if options.max_new_tokens else iter(())
 
 
 def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:

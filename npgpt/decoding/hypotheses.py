@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.sampling import Row, Step, logprob
+from npgpt.decoding.healing import Prompt
+from npgpt.decoding.sampling import Row, Step, check_room
+from npgpt.decoding.selection import build_selector
+from npgpt.errors import DecodingError
 
 
 class Pick(NamedTuple):
@@ -76,6 +79,27 @@ class Ends:
         return "length" if len(new_ids) >= self.budget else None
 
 
+def check_search(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
+    cache: Any,
+    what: str,
+) -> None:
+    """Raise what a search of its own loop cannot do, before any work."""
+    check_room(model, prompts, options)
+    if options.overflow == "slide":
+        raise DecodingError(
+            f"overflow='slide' does not go with {what}; use 'error' or 'stop'"
+        )
+    if cache is not None:
+        raise DecodingError(f"a cache cannot be given to {what}, which keeps its own")
+    if options.stop_strings and model.tokenizer is None:
+        raise DecodingError("stop_strings need a tokenizer, and this model has none")
+    if options.token_healing:
+        raise DecodingError(f"token_healing does not go with {what}")
+
+
 def steps_of(
     index: int,
     prompt: Sequence[int],
@@ -85,7 +109,7 @@ def steps_of(
     sequence: int = 0,
 ) -> Iterator[Step]:
     """The Steps of one finished text; the last one carries its score."""
-    row = Row(index, list(prompt), sequence, model.tokenizer, options)
+    row = new_row(index, prompt, sequence, model, options)
     eos = options.eos_ids(model.config)
     for i, taken in enumerate(hypothesis.picks):
         last = i + 1 == len(hypothesis.picks)
@@ -108,33 +132,14 @@ def steps_of(
             return
 
 
-def step_of(
-    row: Row,
-    id: int,
-    logits: np.ndarray,
-    z: np.ndarray,
+
+def new_row(
+    index: int,
+    prompt: Sequence[int],
+    sequence: int,
+    model: Any,
     options: GenerationConfig,
-    eos: Sequence[int],
-    last: bool = False,
-) -> Step:
-    """Append a token to a row; its Step, from the model's logits and the chain's z."""
-    text = row.append(id, options, eos)
-    if last and row.finish_reason is None:
-        row.finish_reason = "length"
-    if row.finish_reason is not None:
-        text += row.rest()
-    best = ()
-    if options.top_logprobs:
-        order = np.argsort(-logits, kind="stable")[: options.top_logprobs]
-        best = tuple((int(i), logprob(logits, int(i))) for i in order)
-    raw = logprob(logits, id)
-    return Step(
-        row.index,
-        id,
-        text,
-        raw,
-        raw if z is logits else logprob(z, id),
-        int((logits > logits[id]).sum()) + 1,
-        best,
-        row.finish_reason,
-    )
+) -> Row:
+    """An empty row after a prompt."""
+    selector = build_selector(options)
+    return Row(index, Prompt(list(prompt)), sequence, model.tokenizer, options, selector)

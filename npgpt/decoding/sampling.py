@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.decoding import selectors
 from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.healing import Prompt, heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules import Context, Rule, check
-from npgpt.decoding.stopping import StopStrings
+from npgpt.decoding.selection import Selector, build_selector
+from npgpt.decoding.stopping import StopStrings, repeats
 from npgpt.errors import ContextOverflowError, DecodingError
 
 
@@ -37,19 +38,26 @@ class Step:
     processed_logprob: float  # under what the chain made of it
     rank: int  # 1 is the model's most probable token
     top_logprobs: tuple[tuple[int, float], ...] = ()  # the model's best (id, logprob)
-    finish_reason: str | None = None  # "eos", "stop" or "length", with the last step
+    # "eos", "stop", "length" or "repetition", with the last step
+    finish_reason: str | None = None
     score: float | None = None  # of the whole text, with the last step of a search
 
 
 class Row:
-    """A text in the making: its ids, its decoder, its place in the random streams."""
+    """A text in the making: its ids, its decoder, its place in the random streams,
+    and the state of its selector.
+    """
 
-    def __init__(self, index: int, prompt: list[int], sequence: int, tokenizer: Any,
-                 options: GenerationConfig):  # fmt: skip
+    def __init__(self, index: int, prompt: Prompt, sequence: int, tokenizer: Any,
+                 options: GenerationConfig, selector: Selector):  # fmt: skip
         self.index = index
-        self.ids = list(prompt)
-        self.prompt_length = len(prompt)
+        self.ids = list(prompt.ids)
+        self.prompt_length = len(prompt.ids)
         self.sequence = sequence
+        self.seed = options.seed
+        self.prefix = prompt.prefix  # bytes of the prompt that are written anew
+        self._known = len(prompt.prefix.decode())  # characters that are not news
+        self.state = selector.start(self.context)
         self.stream = None if tokenizer is None else tokenizer.stream()
         self.stop = StopStrings(
             options.stop_strings, options.include_stop_str_in_output
@@ -60,6 +68,12 @@ class Row:
     def step(self) -> int:
         return len(self.ids) - self.prompt_length
 
+    @property
+    def context(self) -> Context:
+        return Context(
+            self.prompt_length, self.step, self.seed, self.sequence, prefix=self.prefix
+        )
+
     def append(self, id: int, options: GenerationConfig, eos: Sequence[int]) -> str:
         """Take one token; the text that it lets us show."""
         self.ids.append(id)
@@ -67,9 +81,16 @@ class Row:
         if id in eos:
             self.finish_reason = "eos"
         elif self.stream is not None:
-            text = self.stop.push(self.stream.push(id))
+            text = self.stop.push(self._news(self.stream.push(id)))
         if self.stop.found:
             self.finish_reason = "stop"
+        elif self.finish_reason is None and repeats(
+            self.ids[self.prompt_length :],
+            options.max_pattern_size,
+            options.min_pattern_size,
+            options.min_count,
+        ):
+            self.finish_reason = "repetition"
         elif self.finish_reason is None and self.step == options.max_new_tokens:
             self.finish_reason = "length"
         return text
@@ -78,8 +99,14 @@ class Row:
         """The text still held back when the row has ended."""
         if self.stream is None or self.stop.found:
             return ""
-        text = self.stop.push(self.stream.flush())
+        text = self.stop.push(self._news(self.stream.flush()))
         return text if self.stop.found else text + self.stop.flush()
+
+    def _news(self, text: str) -> str:
+        """What of the text was not in the prompt already (see token healing)."""
+        old = min(self._known, len(text))
+        self._known -= old
+        return text[old:]
 
 
 def sample(
@@ -96,8 +123,9 @@ def sample(
     """
     eos = options.eos_ids(model.config)
     check_room(model, prompts, options)
-    if options.stop_strings and model.tokenizer is None:
-        raise DecodingError("stop_strings need a tokenizer, and this model has none")
+    for name in ("stop_strings", "token_healing", "regex"):
+        if options.is_set(name) and model.tokenizer is None:
+            raise DecodingError(f"{name} need a tokenizer, and this model has none")
     if cache is not None and cache.batch != len(prompts):
         raise DecodingError(f"a cache of {cache.batch} rows for {len(prompts)} prompts")
     if cache is not None and cache.n_positions < model.config.n_positions:
@@ -105,26 +133,29 @@ def sample(
             f"a reused cache needs all {model.config.n_positions} of the model's "
             "positions"
         )
-    return _steps(model, prompts, options, eos, cache)
+    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
+    return _steps(model, prompts, options, chain, eos, cache)
 
 
 def _steps(
     model: Any,
     prompts: Sequence[Sequence[int]],
     options: GenerationConfig,
+    chain: Sequence[Rule],
     eos: Sequence[int],
     cache: KVCache | None,
 ) -> Iterator[Step]:
-    chain = build_chain(options, eos)
+    selector = build_selector(options)
+    healed = [heal(prompt, model.tokenizer, options) for prompt in prompts]
     n = options.num_return_sequences
     rows = [
-        Row(i * n + j, list(prompt), j, model.tokenizer, options)
-        for i, prompt in enumerate(prompts)
+        Row(i * n + j, prompt, j, model.tokenizer, options, selector)
+        for i, prompt in enumerate(healed)
         for j in range(n)
     ]
     if not options.max_new_tokens:
         return
-    z, cache = read_prompts(model, prompts, options, cache)
+    z, cache = read_prompts(model, [prompt.ids for prompt in healed], options, cache)
     if n > 1:
         cache, z = cache.repeat(n), np.repeat(z, n, axis=0)
     while True:
@@ -132,7 +163,7 @@ def _steps(
             full = (
                 options.overflow == "stop" and len(row.ids) == model.config.n_positions
             )
-            yield _choose(row, logits, chain, options, eos, last=full)
+            yield _choose(row, logits, chain, selector, options, eos, last=full)
         alive = [i for i, row in enumerate(rows) if row.finish_reason is None]
         if not alive:
             return
@@ -214,16 +245,29 @@ def _choose(
     row: Row,
     logits: np.ndarray,
     chain: Sequence[Rule],
+    selector: Selector,
     options: GenerationConfig,
     eos: Sequence[int],
     last: bool,
 ) -> Step:
-    context = Context(row.prompt_length, row.step, options.seed, row.sequence)
-    z = run_chain(chain, row.ids, logits, context)
-    if options.greedy:
-        id = selectors.greedy(z)
-    else:
-        id = selectors.inverse_cdf(z, context.uniform())
+    z = run_chain(chain, row.ids, logits, row.context)
+    id, row.state = selector.choose(row.ids, z, row.context, row.state)
+    return step_of(row, id, logits, z, options, eos, last)
+
+
+def step_of(
+    row: Row,
+    id: int,
+    logits: np.ndarray,
+    z: np.ndarray,
+    options: GenerationConfig,
+    eos: Sequence[int],
+    last: bool = False,
+) -> Step:
+    """Append a token to a row; its Step, from the model's logits and the chain's z.
+
+    `last` ends the row though its budget is not used up.
+    """
     text = row.append(id, options, eos)
     if last and row.finish_reason is None:
         row.finish_reason = "length"

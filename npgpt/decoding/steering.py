@@ -123,6 +123,10 @@ def negative_context(
 
     Nothing means the prompt's last token alone.
     """
+    if options.overflow == "slide":
+        raise DecodingError(
+            "overflow='slide' does not go with a negative prompt; use 'error' or 'stop'"
+        )
     if negative is None:
         return lambda origin, prompt: prompt[-1:]
     rows, single = model._prompts(negative)
