@@ -232,8 +232,6 @@ class BeamSearch:
         return length_norm(length, self.length_penalty, self.length_normalization)
 
     def _finish(self, picks: tuple[Pick, ...], score: float, reason: str) -> None:
-        if self.early_stopping is True and len(self.finished) == self.capacity:
-            return
         self.finished.append(Hypothesis(picks, score, reason))
         self.finished.sort(key=lambda text: -text.score)
         del self.finished[self.capacity :]
