@@ -187,7 +187,10 @@ class BeamSearch:
         raw, lp, context = processed(self, z, t)
         candidates = self.candidates(lp, context)
         running: list[Beam] = []
+        self.chosen = []  # what groups of a diverse search keep away from
         for rank, (score, parent, token) in enumerate(candidates):
+            if token not in self.ends.eos and len(self.chosen) < self.num_beams:
+                self.chosen.append(token)
             before = self.running[parent]
             new = [*before.ids[len(self.prompt) :], token]
             reason = self.ends.reason(new)

@@ -57,7 +57,7 @@ class DiverseBeamSearch:
                     self.chosen += [self.count_ended] * self.width
                 continue
             group.advance(z[place])
-            self.chosen += [beam.ids[-1] for beam in group.running]
+            self.chosen += group.chosen
             parents = [place[beam.parent] for beam in group.running]
             place[:] = [] if group.done else range(
                 len(running), len(running) + len(group.running)
