@@ -73,10 +73,10 @@ class ModelDrafter:
         self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
     ) -> np.ndarray:
         """Logits after every row's draft; a row that has stopped reads its end again."""
-        unread = []
+        unread, active = [], set(going)
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
             text = row.ids + draft.tokens
-            if i not in going:
+            if i not in active:
                 text = text[: max(1, min(len(text), len(self.cache.ids[i])))]
                 if len(self.cache.ids[i]) >= len(text):
                     self.cache.crop_row(i, len(text) - 1)

@@ -20,7 +20,11 @@ from npgpt.ops import log_softmax
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
 
+# -inf minus -inf: a token that both readings rule out, and so does the formula
+_undefined_is_out = np.errstate(invalid="ignore")
 
+
+@_undefined_is_out
 def classifier_free(
     z: Float[np.ndarray, " V"], z_negative: Float[np.ndarray, " V"], scale: float
 ) -> Float[np.ndarray, " V"]:
@@ -35,8 +39,7 @@ def classifier_free(
     [0.2, 0.8]
     """
     lp, lp_negative = log_softmax(z), log_softmax(z_negative)
-    with np.errstate(invalid="ignore"):  # -inf minus -inf: ruled out by both
-        guided = lp_negative + scale * (lp - lp_negative)
+    guided = lp_negative + scale * (lp - lp_negative)
     return _ruled_out(guided, z, z_negative)
 
 
@@ -56,6 +59,7 @@ def context_aware(
     return classifier_free(z, z_without, 1 + alpha)
 
 
+@_undefined_is_out
 def contrastive(
     z: Float[np.ndarray, " V"],
     z_amateur: Float[np.ndarray, " V"],
@@ -78,6 +82,7 @@ def contrastive(
     return _ruled_out(_plausible(scores, lp, alpha), z, z_amateur)
 
 
+@_undefined_is_out
 def improved_contrastive(
     z: Float[np.ndarray, " V"],
     z_amateur: Float[np.ndarray, " V"],
@@ -97,6 +102,7 @@ def improved_contrastive(
     return _ruled_out(_plausible(scores, log_softmax(z), alpha), z, z_amateur)
 
 
+@_undefined_is_out
 def dola(
     z: Float[np.ndarray, " V"],
     z_layers: Float[np.ndarray, "n V"],
@@ -142,6 +148,7 @@ def jensen_shannon(
     ))  # fmt: skip
 
 
+@_undefined_is_out
 def product(
     z: Float[np.ndarray, "k V"], weights: Sequence[float]
 ) -> Float[np.ndarray, " V"]:
@@ -171,6 +178,7 @@ def mixture(
     return np.logaddexp.reduce(parts, axis=0).astype(z.dtype)
 
 
+@_undefined_is_out
 def dexperts(
     z: Float[np.ndarray, " V"],
     z_expert: Float[np.ndarray, " V"],
@@ -188,6 +196,7 @@ def dexperts(
     return _ruled_out(z + alpha * (z_expert - z_anti), z, z_expert, z_anti)
 
 
+@_undefined_is_out
 def anti_lm(
     z: Float[np.ndarray, " V"], z_anti: Float[np.ndarray, " V"], weight: float
 ) -> Float[np.ndarray, " V"]:
