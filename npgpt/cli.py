@@ -19,6 +19,7 @@ from npgpt.errors import NpgptError
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",
+    "verify": "Check a model's numbers on this machine.",
 }
 
 
