@@ -20,7 +20,7 @@ def model_options(function: Callable) -> Callable:
         (
             click.option(
                 "--model", "-m", "name", default="tales", show_default=True,
-                help="A bundled model, or a folder with config.json and safetensors.",
+                help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
             ),
             click.option(
                 "--backend", default="numpy", show_default=True,
