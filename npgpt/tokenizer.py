@@ -26,7 +26,9 @@ class Tokenizer:
 
     def __init__(self, backend: Any):
         self.backend = backend  # a tokenizers.Tokenizer
-        decoder = json.loads(backend.to_str())["decoder"]
+        self.pipeline = json.loads(backend.to_str())
+        del self.pipeline["model"]  # the vocabulary
+        decoder = self.pipeline["decoder"]
         self._byte_level = decoder is not None and decoder["type"] == "ByteLevel"
 
     @classmethod

@@ -14,6 +14,7 @@ SHAPED = (
     "npgpt.decoding.truncation",
     "npgpt.gpt2",
     "npgpt.ops",
+    "npgpt.score",
 )
 install_import_hook(SHAPED, "beartype.beartype")
 
