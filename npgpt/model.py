@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npgpt import checkpoint, gpt2, hub
+from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
 from npgpt.decoding import GenerationConfig, Step, sample
 from npgpt.errors import BackendError, DecodingError, TokenizerError
+from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -79,7 +81,7 @@ class GPT2:
         backend: str | Backend = "numpy",
         dtype: str = "float32",
     ) -> GPT2:
-        """Load a bundled model by name, or a folder with config.json and safetensors.
+        """Load a bundled model, a folder, or a model of the Hub ("gpt2", "owner/name").
 
         dtype is what the model computes in: "float32" or "float64".
         """
@@ -208,6 +210,20 @@ class GPT2:
             steps[step.row].append(step)
         results = [_collect(row, prompts[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results
+
+    def score(
+        self,
+        text: str | Sequence[int],
+        *,
+        bos: bool = True,
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> Score:
+        """Log-probability of every token of a text, loss, perplexity, bits per byte.
+
+        See npgpt.score.score; `npgpt.score.score_file` reads files of any length.
+        """
+        return scoring.score(self, text, bos=bos, window=window, stride=stride)
 
     def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
         """Ids of every prompt, and whether there was just one, not in a list."""

@@ -7,7 +7,9 @@ and knows nothing about models.
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,13 @@ class Tokenizer:
     def __init__(self, backend: Any):
         self.backend = backend  # a tokenizers.Tokenizer
         self._byte_level = type(backend.decoder).__name__ == "ByteLevel"
+
+    @cached_property
+    def pipeline(self) -> dict[str, Any]:
+        """What tokenizer.json says of everything but the vocabulary."""
+        pipeline = json.loads(self.backend.to_str())
+        del pipeline["model"]
+        return pipeline
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:

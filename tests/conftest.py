@@ -15,6 +15,7 @@ SHAPED = (
     "npgpt.decoding.truncation",
     "npgpt.gpt2",
     "npgpt.ops",
+    "npgpt.score",
 )
 install_import_hook(SHAPED, "beartype.beartype")
 

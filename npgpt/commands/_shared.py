@@ -15,7 +15,7 @@ from npgpt.model import GPT2
 
 MODEL = click.option(
     "--model", "-m", "name", default="tales", show_default=True,
-    help="A bundled model, or a folder with config.json and safetensors.",
+    help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
 )  # fmt: skip
 BACKEND = click.option(
     "--backend", default="numpy", show_default=True,
