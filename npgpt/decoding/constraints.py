@@ -72,7 +72,9 @@ class RegexMask:
             self._next[states] = found
         return self._next[states]
 
-    def mask(self, states: States, tokens_left: float = np.inf) -> Bool[np.ndarray, " V"]:
+    def mask(
+        self, states: States, tokens_left: float = np.inf
+    ) -> Bool[np.ndarray, " V"]:
         """(V,) True where a token is allowed, with so many left (itself included)."""
         allowed = np.zeros(len(self.tokens), bool)
         if tokens_left == np.inf:
