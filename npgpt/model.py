@@ -23,7 +23,8 @@ from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
-from npgpt.decoding import GenerationConfig, Step, sample
+from npgpt.decoding import GenerationConfig, Step, decode
+from npgpt.decoding.healing import heal
 from npgpt.errors import BackendError, DecodingError, TokenizerError
 from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
@@ -48,8 +49,8 @@ class Generation:
     logprobs: list[float]
     processed_logprobs: list[float]
     ranks: list[int]
-    finish_reason: str  # "eos", "stop" or "length"
-    prompt_ids: list[int]
+    finish_reason: str  # "eos", "stop", "length" or "repetition"
+    prompt_ids: list[int]  # as read: token healing takes tokens back
     top_logprobs: list[tuple[tuple[int, float], ...]]
 
 
@@ -191,7 +192,7 @@ class GPT2:
         """
         config = GenerationConfig.of(options)
         prompts, _ = self._prompts(prompt)
-        return sample(self, prompts, config, cache)
+        return decode(self, prompts, config, cache)
 
     def generate(
         self, prompts: Any = "", cache: KVCache | None = None, **options: Any
@@ -206,9 +207,10 @@ class GPT2:
         prompts, single = self._prompts(prompts)
         n = config.num_return_sequences
         steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
-        for step in sample(self, prompts, config, cache):
+        for step in decode(self, prompts, config, cache):
             steps[step.row].append(step)
-        results = [_collect(row, prompts[i // n]) for i, row in enumerate(steps)]
+        read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
+        results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results
 
     def score(

@@ -84,6 +84,11 @@ class Tokenizer:
         """Id of a vocabulary entry, None if there is none."""
         return self.backend.token_to_id(token)
 
+    def special_ids(self) -> set[int]:
+        """Ids of tokens that are marks, not text, as <|endoftext|>."""
+        added = self.backend.get_added_tokens_decoder()
+        return {id for id, token in added.items() if token.special}
+
     def token_bytes(self, id: int) -> bytes:
         """The bytes that a token stands for; it may be part of a character."""
         token = self.backend.id_to_token(_checked(id))

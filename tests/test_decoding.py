@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from npgpt import DecodingError, GenerationConfig
-from npgpt.decoding import Context, processors, randomness, selectors, truncation
+from npgpt.decoding import (
+    Context,
+    bias,
+    randomness,
+    reshaping,
+    selectors,
+    truncation,
+)
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.rules import probabilities
 from npgpt.decoding.stopping import StopStrings
@@ -52,7 +59,7 @@ def test_truncations_change_no_kept_logit(z, p):
 
 @given(logits, st.floats(0.01, 100))
 def test_temperature_keeps_the_order(z, T):
-    y = truncation.temperature(z, T)
+    y = reshaping.temperature(z, T)
     assert y.dtype == z.dtype
     assert (y == -np.inf).tolist() == (z == -np.inf).tolist()
     order = np.argsort(z, kind="stable")
@@ -61,7 +68,7 @@ def test_temperature_keeps_the_order(z, T):
 
 @given(logits, st.sampled_from([1e-45, 1e-300, 1e300, np.inf]))
 def test_extreme_temperatures_are_greedy_or_uniform(z, T):
-    p = probabilities(truncation.temperature(z, T))
+    p = probabilities(reshaping.temperature(z, T))
     if T > 1:
         assert p[z > -np.inf] == pytest.approx(1 / (z > -np.inf).sum())
     elif T < 1e-44:
@@ -70,10 +77,10 @@ def test_extreme_temperatures_are_greedy_or_uniform(z, T):
 
 @given(logits, st.integers(1, 10), st.floats(0.1, 10))
 def test_temperature_commutes_with_top_k(z, k, T):
-    one = truncation.top_k(truncation.temperature(z, T), k)
-    other = truncation.temperature(truncation.top_k(z, k), T)
+    one = truncation.top_k(reshaping.temperature(z, T), k)
+    other = reshaping.temperature(truncation.top_k(z, k), T)
     # dividing may round two neighbours to a tie, which top-k then keeps
-    if len(np.unique(z)) == len(np.unique(truncation.temperature(z, T))):
+    if len(np.unique(z)) == len(np.unique(reshaping.temperature(z, T))):
         assert (one == other).all()
 
 
@@ -139,7 +146,7 @@ def test_no_token_can_be_chosen(z, sentence):
 def test_min_new_tokens_bans_the_end_until_then():
     z = np.zeros(4, np.float32)
     for step in range(5):
-        y = processors.min_new_tokens(z, Context(7, step), 3, [1, 2])
+        y = bias.min_new_tokens(z, Context(7, step), [1, 2], 3)
         assert (y[[1, 2]] == -np.inf).tolist() == [step < 3] * 2
         assert (y[[0, 3]] == 0).all()
     assert (z == 0).all()
@@ -159,7 +166,7 @@ def test_chain_is_in_the_documented_order_and_prints():
     )
     z = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
     y = run_chain(chain, [], z, Context(0, step=5))
-    expected = truncation.top_p(truncation.temperature(z, 0.5), 0.9)
+    expected = truncation.top_p(reshaping.temperature(z, 0.5), 0.9)
     assert (y == expected).all()
 
 
@@ -196,7 +203,7 @@ def test_stop_strings_cut_at_the_first_to_be_complete(text, stops):
         (dict(do_sample=True, temperature=-1), "temperature must be at least 0"),
         (dict(do_sample=True, temperature="hot"), "temperature must be a number"),
         (dict(do_sample=True, temperature=float("nan")), "temperature must be"),
-        (dict(do_sample=True, top_k=0), "top_k must be a whole number of at least 1"),
+        (dict(do_sample=True, top_k=-1), "top_k must be a whole number of at least 0"),
         (dict(do_sample=True, top_p=1.5), r"top_p must be in \[0, 1\]"),
         (dict(do_sample=1), "do_sample must be True or False"),
         (dict(num_return_sequences=2), "num_return_sequences above 1 needs do_sample"),

@@ -6,7 +6,7 @@ from helpers import CASES, TINY, same_tokens, tiny_params, token_ids
 
 import npgpt
 from npgpt import GPT2, ContextOverflowError, DecodingError, TokenizerError
-from npgpt.decoding import truncation
+from npgpt.decoding import reshaping, truncation
 
 PROMPTS = [
     "Once upon a time",
@@ -109,7 +109,7 @@ def test_sampling_draws_from_the_processed_distribution(tiny):
         max_new_tokens=1,
     )  # fmt: skip
     z = tiny.logits(prompt)[0, -1]
-    z = truncation.top_k(truncation.temperature(z, 8.0), 5).astype(np.float64)
+    z = truncation.top_k(reshaping.temperature(z, 8.0), 5).astype(np.float64)
     p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
     counts = np.bincount([row.ids[0] for row in results], minlength=len(p))
     assert counts[p == 0].sum() == 0
