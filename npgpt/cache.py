@@ -71,18 +71,18 @@ class KVCache:
         k and v are (B, H, T, D). Returns views (B, H, S, D) of all keys and values,
         S = longest row + T. The lengths move only with `extend`, after the last layer.
         """
-        T, lengths = k.shape[2], self.lengths
-        S = int(lengths.max()) + T
+        T, lengths = k.shape[2], [len(row) for row in self.ids]
+        S = max(lengths) + T
         if self.n_positions < S:
             raise ContextOverflowError(
                 f"{S} positions asked of a cache with room for {self.n_positions}; "
                 "shorten the text, or generate with overflow='slide'"
             )
-        if (lengths == lengths[0]).all():
+        if min(lengths) == max(lengths):
             self.k[layer, :, :, S - T : S, :] = k
             self.v[layer, :, :, S - T : S, :] = v
         else:
-            for row, start in enumerate(lengths.tolist()):
+            for row, start in enumerate(lengths):
                 self.k[layer, row, :, start : start + T, :] = k[row, ...]
                 self.v[layer, row, :, start : start + T, :] = v[row, ...]
         return self.k[layer, :, :, :S, :], self.v[layer, :, :, :S, :]
