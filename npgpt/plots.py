@@ -17,7 +17,7 @@ from matplotlib import font_manager
 from matplotlib.colors import BoundaryNorm, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 
-from npgpt.errors import NpgptError
+from npgpt.errors import PlotError
 from npgpt.ops import causal_mask
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -32,16 +32,16 @@ _COLOURS = "Blues"
 def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure:
     """The causal mask of T new positions among S: which key each query may see.
 
-    window: only the last so many keys are seen. Raises NpgptError for sizes that
+    window: only the last so many keys are seen. Raises PlotError for sizes that
     cannot be.
     """
     S = T if S is None else S
     if not 1 <= T <= S:
-        raise NpgptError(f"the mask needs 1 <= T <= S, not T={T} and S={S}")
+        raise PlotError(f"the mask needs 1 <= T <= S, not T={T} and S={S}")
     if window is not None and window < 1:
-        raise NpgptError(f"window must be at least 1, not {window}")
+        raise PlotError(f"window must be at least 1, not {window}")
     if S > MOST_TOKENS:
-        raise NpgptError(f"S is {S}; a figure shows at most {MOST_TOKENS} positions")
+        raise PlotError(f"S is {S}; a figure shows at most {MOST_TOKENS} positions")
     mask = causal_mask(T, S, window=window)
     cell = min(0.5, 10 / S)
     figure = Figure(figsize=(cell * S + 2.6, cell * T + 1.9), layout="constrained")
@@ -91,7 +91,7 @@ def plot_attention(
     """Who looks at whom: attention weights over the tokens of a text (or its ids).
 
     One head, or a grid of small pictures where layer, head or both are left out.
-    Layers and heads count from 0. Raises NpgptError for one that is not there, and for
+    Layers and heads count from 0. Raises PlotError for one that is not there, and for
     a text too long to be shown.
     """
     ids = model.encode(text)
@@ -99,11 +99,9 @@ def plot_attention(
     for name, value, n in (("layer", layer, config.n_layer),
                            ("head", head, config.n_head)):  # fmt: skip
         if value is not None and not 0 <= value < n:
-            raise NpgptError(
-                f"{name} {value} is not there; it has {name}s 0 to {n - 1}"
-            )
+            raise PlotError(f"{name} {value} is not there; it has {name}s 0 to {n - 1}")
     if len(ids) > MOST_TOKENS:
-        raise NpgptError(
+        raise PlotError(
             f"the text has {len(ids)} tokens; a figure shows at most {MOST_TOKENS}, "
             "shorten it"
         )
@@ -152,7 +150,7 @@ def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG or SVG, whichever the suffix says."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise NpgptError(f"{path}: a figure is written as {' or '.join(SUFFIXES)}")
+        raise PlotError(f"{path}: a figure is written as {' or '.join(SUFFIXES)}")
     # Without a date and with fixed ids the same figure is the same file.
     import matplotlib
 
@@ -161,7 +159,7 @@ def save(figure: Figure, path: str | Path) -> None:
         with matplotlib.rc_context({"svg.hashsalt": "npgpt"}):
             figure.savefig(path, dpi=200, metadata=metadata)
     except OSError as error:
-        raise NpgptError(
+        raise PlotError(
             f"{path}: cannot be written ({error.strerror or error})"
         ) from None
 

@@ -10,7 +10,7 @@ import pytest
 from helpers import TINY, tiny_params
 from PIL import Image
 
-from npgpt import GPT2, NpgptError, plots
+from npgpt import GPT2, PlotError, plots
 from npgpt.ops import causal_mask
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
@@ -111,7 +111,7 @@ def test_characters_without_a_glyph_are_escaped(tales, tmp_path):
     ],
 )
 def test_masks_that_cannot_be_are_refused(function, arguments, sentence):
-    with pytest.raises(NpgptError, match=sentence):
+    with pytest.raises(PlotError, match=sentence):
         function(*arguments)
 
 
@@ -124,7 +124,7 @@ def test_masks_that_cannot_be_are_refused(function, arguments, sentence):
     ],
 )
 def test_heads_that_are_not_there_are_refused(tales, text, layer, head, sentence):
-    with pytest.raises(NpgptError, match=sentence):
+    with pytest.raises(PlotError, match=sentence):
         plots.plot_attention(tales, text, layer, head)
 
 
