@@ -106,6 +106,15 @@ def test_lambada_sees_right_and_wrong_words(mini):
     )
 
 
+def test_a_word_half_right_is_wrong(mini):
+    text = "Once upon a time there lived a poor woodcutter and his wifezzz"
+    context, word = text.rsplit(" ", 1)
+    _, hits = continuation(mini, context, f" {word}")
+    assert hits[0]
+    assert not hits.all()
+    assert evaluate.lambada(mini, [text]).acc == 0
+
+
 def test_a_long_context_keeps_its_end(mini):
     words = [f"{word} and" for word in TEXTS] * 20
     text = " ".join(words) + " gramophone"
