@@ -19,6 +19,8 @@ from npgpt.errors import NpgptError
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
     "score": "How probable a text is, token by token.",
+    "eval": "Zero-shot LAMBADA, HellaSwag and cloze questions.",
+    "plot": "Figures: the causal mask, attention.",
     "download": "Bring a model from the Hugging Face Hub.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",
     "verify": "Check a model's numbers on this machine.",

@@ -72,7 +72,7 @@ def split_documents(
     """The documents between separators, each in pieces, to be read one after another.
 
     >>> [list(d) for d in split_documents(["one--t", "wo-", "-three"], "--")]
-    [['one'], ['t', 'wo'], ['thre', 'e']]
+    [['one'], ['two'], ['thre', 'e']]
     """
     if not separator:
         yield iter(pieces)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def score(
     >>> from npgpt import GPT2
     >>> result = GPT2.from_pretrained("tales").score("Once upon a time")
     >>> result.tokens, [round(x, 2) for x in result.logprobs]
-    (['Once', ' upon', ' a', ' time'], [-4.96, -0.76, -0.01, -0.0])
+    (['Once', ' upon', ' a', ' time'], [-2.0, -0.44, -0.18, -0.18])
     """
     options = _Options.of(model, bos, window, stride)
     ids = model.encode(text) if len(text) else []
@@ -110,7 +110,7 @@ def score(
 
 def score_file(
     model: Any,
-    file: str | Path | BinaryIO,
+    file: str | Path | Any,
     *,
     separator: str | None = None,
     bos: bool = True,
@@ -121,6 +121,7 @@ def score_file(
 ) -> Score:
     """Score a UTF-8 file of any length in constant memory; the result keeps no lists.
 
+    The file is a path or a binary stream.
     `separator` parts it into documents that know nothing of each other and is not
     scored itself. progress hears the bytes that are read, on_token every token.
     """

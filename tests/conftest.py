@@ -27,6 +27,7 @@ SHAPED = (
     "npgpt.decoding.watermark",
     "npgpt.gpt2",
     "npgpt.ops",
+    "npgpt.plots",
     "npgpt.score",
 )
 install_import_hook(SHAPED, "beartype.beartype")
