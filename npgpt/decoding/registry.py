@@ -106,9 +106,10 @@ class Parameter:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    number = not isinstance(value, bool | str) and hasattr(value, "__float__")
+    if not number or value != value:
         raise TypeError
-    return value
+    return float(value)
 
 
 def _whole(value: Any) -> int:

@@ -60,6 +60,7 @@ class Row:
 
     @property
     def step(self) -> int:
+        """New tokens so far."""
         return len(self.ids) - self.prompt_length
 
     @property
