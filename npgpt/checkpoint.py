@@ -22,6 +22,7 @@ from npgpt.backend import NUMPY
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
+from npgpt.safetensors_writer import write_safetensors
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
@@ -46,20 +47,15 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
 
     dtype is "float32", "float16" or "bfloat16". Each file appears whole or not at all.
     """
-    import safetensors
-
     if dtype not in _ENCODE:
         raise CheckpointError(
             f"cannot save as {dtype!r}; use one of {', '.join(_ENCODE)}"
         )
     folder = Path(folder)
     config = params.config
+    kind, encode = _ENCODE[dtype]
     tensors = {
-        name: {
-            "dtype": dtype,
-            "shape": list(array.shape),
-            "data": _ENCODE[dtype](NUMPY.to_numpy(array).astype(np.float32)).tobytes(),
-        }
+        name: (kind, array.shape, lambda array=array: encode(_float32(array)))
         for name, array in named_tensors(params).items()
     }
     settings = {**config.to_dict(), "dtype": dtype}
@@ -67,13 +63,13 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             folder / WEIGHTS,
-            lambda path: safetensors.serialize_file(tensors, path, {"format": "pt"}),
+            lambda path: write_safetensors(path, tensors, {"format": "pt"}),
         )
         write_atomically(
             folder / "config.json",
             lambda path: Path(path).write_text(json.dumps(settings, indent=2) + "\n"),
         )
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
 
 
@@ -311,8 +307,12 @@ def _to_bfloat16(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x), 0x7FC0, rounded).astype(np.uint16)
 
 
-_ENCODE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "float32": lambda x: x,
-    "float16": lambda x: x.astype(np.float16),
-    "bfloat16": _to_bfloat16,
+def _float32(array: Any) -> np.ndarray:
+    return NUMPY.to_numpy(array).astype(np.float32, copy=False)
+
+
+_ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "float32": ("F32", lambda x: x),
+    "float16": ("F16", lambda x: x.astype(np.float16)),
+    "bfloat16": ("BF16", _to_bfloat16),
 }
