@@ -20,7 +20,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from npgpt import ops
-from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, widen
 from npgpt.kernels.vector import tile1, tile2, tile4, tile6
 from npgpt.ops import Array
@@ -108,6 +108,7 @@ def _attention(q, k, v, mask, causal, window, scale, out, scratch):
 @kernel
 def attend(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
     """Queries first .. last - 1 of one head: q, out (T, D), k, v (at least S, D)."""
+    stay_apart()
     if last - first < 4:
         for t in range(first, last):
             _attend_one(q[t], k, v, mask, causal, window, scale, t, T, S, out[t], scratch)
@@ -127,6 +128,7 @@ def _bounds(causal, window, t, T, S):
 @kernel
 def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
     """One query against all its keys, 64 at a time: decoding."""
+    stay_apart()
     D = q.shape[0]
     low, high = _bounds(causal, window, t, T, S)
     scores, query, total = scratch[:KEYS], scratch[KEYS : KEYS + D], scratch[KEYS + D :]
@@ -165,6 +167,7 @@ def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
 @kernel
 def _tiles(rows, a, a_row, b, c, c_row, k, add, data):
     """c[rows, 16] (+)= a[rows, k] b[k, 16], in tiles of six rows and less."""
+    stay_apart()
     r = 0
     while r < rows:
         x, y = a + r * a_row, c + r * c_row
@@ -185,16 +188,17 @@ def _tiles(rows, a, a_row, b, c, c_row, k, add, data):
 @kernel
 def _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
     """Up to 64 queries against blocks of 64 keys: prompts."""
+    stay_apart()
     D, rows = q.shape[1], last - first
     wide = (D + 15) // 16 * 16
-    cut = np.cumsum(np.array([QUERIES * wide, QUERIES * wide, QUERIES * KEYS, KEYS * wide,
-                              KEYS * wide, QUERIES, QUERIES]))  # fmt: skip
-    query = scratch[: cut[0]].reshape(QUERIES, wide)
-    total = scratch[cut[0] : cut[1]].reshape(QUERIES, wide)
-    scores = scratch[cut[1] : cut[2]].reshape(QUERIES, KEYS)
-    keys = scratch[cut[2] : cut[3]].reshape(KEYS // 16, wide, 16)
-    values = scratch[cut[3] : cut[4]].reshape(wide // 16, KEYS, 16)
-    top, weight = scratch[cut[4] : cut[5]], scratch[cut[5] : cut[6]]
+    size = QUERIES * wide  # as much as KEYS * wide
+    query = scratch[:size].reshape(QUERIES, wide)
+    total = scratch[size : 2 * size].reshape(QUERIES, wide)
+    keys = scratch[2 * size : 3 * size].reshape(KEYS // 16, wide, 16)
+    values = scratch[3 * size : 4 * size].reshape(wide // 16, KEYS, 16)
+    rest = scratch[4 * size :]
+    scores = rest[: QUERIES * KEYS].reshape(QUERIES, KEYS)
+    top, weight = rest[QUERIES * KEYS :][:QUERIES], rest[QUERIES * KEYS + QUERIES :]
     total[:] = np.float32(0)
     query[:] = np.float32(0)
     keys[:] = np.float32(0)
@@ -213,7 +217,7 @@ def _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, 
                 values[d // 16, j, d % 16] = widen(v[start + j, d])
         for p in range(KEYS // 16):
             _tiles(rows, query.ctypes.data, wide * 4, keys[p].ctypes.data,
-                   scores.ctypes.data + p * 64, KEYS * 4, wide, 0, scratch)  # fmt: skip
+                   scores.ctypes.data + p * 64, np.int64(KEYS * 4), wide, np.int64(0), scratch)  # fmt: skip
         for i in range(rows):
             least, most = _bounds(causal, window, first + i, T, S)
             begin, end = max(0, least - start), min(n, most - start)
@@ -238,8 +242,8 @@ def _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, 
                 for d in range(wide):
                     total[i, d] *= shrink
         for p in range(wide // 16):
-            _tiles(rows, scores.ctypes.data, KEYS * 4, values[p].ctypes.data,
-                   total.ctypes.data + p * 64, wide * 4, KEYS, 1, scratch)  # fmt: skip
+            _tiles(rows, scores.ctypes.data, np.int64(KEYS * 4), values[p].ctypes.data,
+                   total.ctypes.data + p * 64, wide * 4, np.int64(KEYS), np.int64(1), scratch)  # fmt: skip
     for i in range(rows):
         for d in range(D):
             out[first + i, d] = total[i, d] / weight[i]

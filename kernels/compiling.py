@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 from numba.core import config as numba_config
 from numba.core import event
+from numba.extending import intrinsic
 
 # Sums may be reordered and x / y be x * (1 / y); NaN and infinity keep their meaning.
 FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
@@ -119,6 +121,21 @@ def report() -> None:
 def compile_seconds() -> float:
     """Time that this process has spent compiling kernels."""
     return _clock.seconds
+
+
+@intrinsic
+def stay_apart(typingctx):
+    """As a function's first line: LLVM shall call it and not copy it into its callers.
+
+    Without this the step kernel becomes five copies of its largest parts, and a minute
+    of compiling.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 def kernel(function: Callable | None = None, **options: Any) -> Any:

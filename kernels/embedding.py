@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from npgpt import ops
-from npgpt.kernels.compiling import kernel
+from npgpt.kernels.compiling import kernel, stay_apart
 from npgpt.kernels.elementwise import weight_value
 from npgpt.kernels.packed import PANEL, Packed, padded
 from npgpt.kernels.vector import GROUP
@@ -49,6 +49,7 @@ def embedding(
 @kernel
 def table_row(data, scales, K, row, out):
     """out[:] = one row of a packed table with K inputs, filling included."""
+    stay_apart()
     together = 4 // data.itemsize  # inputs that lie side by side
     panel, j = row // PANEL, row % PANEL
     for k in range(len(out)):

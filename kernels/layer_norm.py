@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 
 from npgpt import ops
-from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -58,6 +58,7 @@ def layer_norm(
 @kernel
 def norm_row(x, weight, bias, epsilon, out):
     """One row of layer_norm."""
+    stay_apart()
     C = len(weight)
     mean = np.float32(0)
     for i in range(C):

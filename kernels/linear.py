@@ -22,7 +22,7 @@ import numpy as np
 from numba import prange
 
 from npgpt import ops
-from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.packed import PANEL, Packed, padded
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import GROUP, tile1, tile2, tile3, tile4, tile6
@@ -89,6 +89,7 @@ def new_quantised(M: int, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @kernel
 def quantise_row(x, q, scales, starts):
     """One row of float32 -> int8 with a scale for every 64 numbers."""
+    stay_apart()
     for g in range(scales.shape[0]):
         top = np.float32(0)
         for k in range(g * GROUP, (g + 1) * GROUP):
@@ -113,6 +114,7 @@ def _quantise_rows(a, q, scales, starts):
 def strip(isa, data, at, scales, scales_at, K, first, last, top, bottom,
           a, q, q_scale, q_start, c):  # fmt: skip
     """c[top:bottom] of the panels first .. last - 1; data starts at number `at`."""
+    stay_apart()
     item, is_int8 = data.itemsize, data.itemsize == 1
     base, panel = data.ctypes.data + at * item, K * PANEL * item
     base_scale = scales.ctypes.data + scales_at * 4
@@ -163,5 +165,5 @@ def _product(isa, data, scales, K, a, q, q_scale, q_start, c):
     strips = (panels + size - 1) // size
     for task in prange(blocks * strips):
         block, first = task // strips, task % strips * size
-        strip(isa, data, 0, scales, 0, K, first, min(panels, first + size),
+        strip(isa, data, np.int64(0), scales, np.int64(0), K, first, min(panels, first + size),
               block * ROWS, min(M, (block + 1) * ROWS), a, q, q_scale, q_start, c)  # fmt: skip

@@ -23,7 +23,7 @@ from numba import get_num_threads, prange
 
 from npgpt.gpt2 import attention_scale
 from npgpt.kernels.attention import NO_MASK, QUERIES, attend, scratch_size
-from npgpt.kernels.compiling import LOCK, kernel, report
+from npgpt.kernels.compiling import LOCK, kernel, report, stay_apart
 from npgpt.kernels.elementwise import gelu_one, narrow
 from npgpt.kernels.embedding import table_row
 from npgpt.kernels.layer_norm import norm_row
@@ -172,6 +172,7 @@ def _columns(m):
 @kernel
 def _norm_rows(sync, phase, private, int8, x, rows, ln, epsilon, out, q, q_scale, q_start):
     """Normalise these rows of x; alone for oneself, or shared with the team."""
+    stay_apart()
     count = len(rows)
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
@@ -186,6 +187,7 @@ def _norm_rows(sync, phase, private, int8, x, rows, ln, epsilon, out, q, q_scale
 @kernel
 def _quantise(sync, phase, private, x, q, q_scale, q_start):
     """The same for inputs that need no norm."""
+    stay_apart()
     count = len(x)
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
@@ -198,6 +200,7 @@ def _quantise(sync, phase, private, x, q, q_scale, q_start):
 @kernel
 def _finish(what, c, bias, x, top, bottom, low, high, tokens, k_cache, v_cache, C, D):
     """What follows a product, on the strip of columns low .. high - 1."""
+    stay_apart()
     for r in range(top, bottom):
         if what == RESIDUAL:
             for j in range(low, high):
@@ -221,6 +224,7 @@ def _finish(what, c, bias, x, top, bottom, low, high, tokens, k_cache, v_cache, 
 def _product(sync, phase, isa, what, data, at, scales, scales_at, K, m, threads,
              a, q, q_scale, q_start, c, bias, x, tokens, k_cache, v_cache, C, D):  # fmt: skip
     """c = a W, then _finish, in tasks of a strip of panels by a block of rows."""
+    stay_apart()
     M, panels = len(a), (m + PANEL - 1) // PANEL
     size = max(1, min(16, panels // (8 * threads)))
     strips, blocks = (panels + size - 1) // size, (M + ROWS - 1) // ROWS
@@ -241,6 +245,7 @@ def _product(sync, phase, isa, what, data, at, scales, scales_at, K, m, threads,
 @kernel
 def _attend(sync, phase, blocks, qkv, k_cache, v_cache, scale, C, D, mask, context, scratch):
     """Attention of all heads and blocks of queries, as tasks."""
+    stay_apart()
     H = C // D
     count = len(blocks) * H
     task = claim(sync, phase, count)
@@ -260,9 +265,12 @@ def _blocks(thread, isa, tokens, blocks, last, table, table_scales, wpe, data, s
             vectors, ln_f, head, head_scales, numbers, scale, epsilon, k_cache, v_cache,
             x, normed, qkv, hidden, context, result, q, q_scale, q_start, z, scratch, sync):  # fmt: skip
     """What each thread of the team does: all phases of all blocks, in order."""
+    stay_apart()
     M, threads, int8 = len(tokens), len(scratch), data.itemsize == 1
     C, H, inner = numbers[0], numbers[1], numbers[2]
     V, KC, KI = numbers[3], numbers[4], numbers[5]
+    # not literals, for each of which Numba would compile once more
+    zero, after = np.int64(0), np.arange(4)
     D, private, none = C // H, len(normed) > 1, NO_MASK[0]
     mine = thread if private else 0
     a, room, rows = normed[mine], scratch[thread], np.arange(M)
@@ -279,12 +287,12 @@ def _blocks(thread, isa, tokens, blocks, last, table, table_scales, wpe, data, s
     wait(sync, 0, M)
     for layer in range(len(data)):
         phase = 1 + layer * PHASES
-        vector, at, s_at = vectors[layer], 0, 0
+        vector, at, s_at = vectors[layer], zero, zero
         k, v, w, s = k_cache[layer], v_cache[layer], data[layer], scales[layer]
         ln = vector[: 2 * C].reshape(2, C)
         vector = vector[2 * C :]
         _norm_rows(sync, phase, private, int8, x, rows, ln, epsilon, a, qC, qC_scale, q_start)
-        _product(sync, phase + 1, isa, QKV, w, at, s, s_at, KC, 3 * C, threads,
+        _product(sync, phase + 1, isa, after[QKV], w, at, s, s_at, KC, 3 * C, threads,
                  a, qC, qC_scale, q_start, qkv, vector, x, tokens, k, v, C, D)  # fmt: skip
         at += KC * _columns(3 * C)
         s_at += KC // 64 * _columns(3 * C)
@@ -292,7 +300,7 @@ def _blocks(thread, isa, tokens, blocks, last, table, table_scales, wpe, data, s
         _attend(sync, phase + 2, blocks, qkv, k, v, scale[layer], C, D, none, context, room)
         if int8:
             _quantise(sync, phase + 3, private, context, qC, qC_scale, q_start)
-        _product(sync, phase + 4, isa, RESIDUAL, w, at, s, s_at, KC, C, threads,
+        _product(sync, phase + 4, isa, after[RESIDUAL], w, at, s, s_at, KC, C, threads,
                  context, qC, qC_scale, q_start, result, vector, x, tokens, k, v, C, D)  # fmt: skip
         at += KC * _columns(C)
         s_at += KC // 64 * _columns(C)
@@ -300,19 +308,19 @@ def _blocks(thread, isa, tokens, blocks, last, table, table_scales, wpe, data, s
         ln = vector[: 2 * C].reshape(2, C)
         vector = vector[2 * C :]
         _norm_rows(sync, phase + 5, private, int8, x, rows, ln, epsilon, a, qC, qC_scale, q_start)
-        _product(sync, phase + 6, isa, GELU, w, at, s, s_at, KC, inner, threads,
+        _product(sync, phase + 6, isa, after[GELU], w, at, s, s_at, KC, inner, threads,
                  a, qC, qC_scale, q_start, hidden, vector, x, tokens, k, v, C, D)  # fmt: skip
         at += KC * _columns(inner)
         s_at += KC // 64 * _columns(inner)
         vector = vector[inner:]
         if int8:
             _quantise(sync, phase + 7, private, hidden, qI, qI_scale, q_start)
-        _product(sync, phase + 8, isa, RESIDUAL, w, at, s, s_at, KI, C, threads,
+        _product(sync, phase + 8, isa, after[RESIDUAL], w, at, s, s_at, KI, C, threads,
                  hidden, qI, qI_scale, q_start, result, vector, x, tokens, k, v, C, D)  # fmt: skip
     phase = 1 + len(data) * PHASES
     _norm_rows(sync, phase, private, int8, x, last, ln_f, epsilon, a, qC, qC_scale, q_start)
     B = len(last)
-    _product(sync, phase + 1, isa, PLAIN, head, 0, head_scales, 0, KC, V, threads,
+    _product(sync, phase + 1, isa, after[PLAIN], head, zero, head_scales, zero, KC, V, threads,
              a[:B], qC[:B], qC_scale[:B], q_start[:B], z, vectors[0], x, tokens,
              k_cache[0], v_cache[0], C, D)  # fmt: skip
 

@@ -210,6 +210,35 @@ _NAMES = ("b", "b_scale", "a", "a_row", "a_scale", "a_sum", "a_group_row", "c", 
           "k", "accumulate")  # fmt: skip
 
 
+def _tile_function(module, name, rows, kind, tier):
+    """The LLVM function of one tile."""
+    function = ir.Function(
+        module, ir.FunctionType(ir.VoidType(), [I64] * len(_NAMES)), name
+    )
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    b = ir.IRBuilder(function.append_basic_block())
+    args = dict(zip(_NAMES, function.args, strict=True))
+    at = [
+        b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r)))
+        for r in range(rows)
+    ]
+    fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
+    # Reading C where it is not wanted is harmless: the tile is ours.
+    accs = [
+        b.select(fresh, _const(F32x16, 0.0), _load(b, address, F32x16))
+        for address in at
+    ]
+    if kind == types.int8:
+        accs = _int8_tile(b, rows, tier, args, accs)
+    else:
+        accs = _float_tile(b, rows, kind, args, accs)
+    for acc, address in zip(accs, at, strict=True):
+        _store(b, acc, address)
+    b.ret_void()
+    return function
+
+
 def _make_tile(rows):
     @intrinsic
     def tile(typingctx, isa, data, b, b_scale, a, a_row, a_scale, a_sum, a_group_row,
@@ -218,23 +247,13 @@ def _make_tile(rows):
         kind, tier = data.dtype, len(isa)
 
         def codegen(context, builder, signature, values):
-            args = dict(zip(_NAMES, values[2:], strict=True))
-            at = [
-                builder.add(args["c"], builder.mul(args["c_row"], ir.Constant(I64, r)))
-                for r in range(rows)
-            ]
-            fresh = builder.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
-            accs = []
-            for address in at:
-                # Reading C where it is not wanted is harmless: the tile is ours.
-                held = _load(builder, address, F32x16)
-                accs.append(builder.select(fresh, _const(F32x16, 0.0), held))
-            if kind == types.int8:
-                accs = _int8_tile(builder, rows, tier, args, accs)
-            else:
-                accs = _float_tile(builder, rows, kind, args, accs)
-            for acc, address in zip(accs, at, strict=True):
-                _store(builder, acc, address)
+            # A function of its own, not inlined: a kernel that calls it from many
+            # places would otherwise be compiled for minutes.
+            name = f"npgpt_tile_{rows}_{kind}_{tier}"
+            function = builder.module.globals.get(name)
+            if function is None:
+                function = _tile_function(builder.module, name, rows, kind, tier)
+            builder.call(function, values[2:])
             return context.get_dummy_value()
 
         return types.void(isa, data, *[types.intp] * len(_NAMES)), codegen
