@@ -16,14 +16,14 @@ column vector at a time), `linear` (tiles in registers).
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import prange
 
 from npgpt import ops
 from npgpt.kernels.compiling import LOCK, kernel, stay_apart
-from npgpt.kernels.packed import PANEL, Packed, padded
+from npgpt.kernels.packed import PANEL, Packed, padded, unpack
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import GROUP, tile1, tile2, tile3, tile4, tile6
 from npgpt.ops import Array
@@ -75,6 +75,40 @@ def linear(
     if bias is not None:
         y += bias
     return np.ascontiguousarray(y).reshape(*x.shape[:-1], m)
+
+
+def linear_loops(x: Any, weight: Packed) -> np.ndarray:
+    """First rung of the ladder, for float32: the definition as three loops."""
+    c = np.zeros((len(x), weight.outputs), np.float32)
+    _loops(np.ascontiguousarray(x), unpack(weight), c)
+    return c
+
+
+def linear_panels(x: Any, weight: Packed) -> np.ndarray:
+    """Second rung, for float32: 16 columns at a time, on all cores, weights in order."""
+    K = padded(weight.inputs, weight.dtype)
+    panels = weight.data.reshape(-1, K, PANEL)
+    c = np.zeros((len(x), len(panels) * PANEL), np.float32)
+    with LOCK:
+        _panels(np.ascontiguousarray(x), panels, c)
+    return c[:, : weight.outputs]
+
+
+@kernel
+def _loops(x, w, c):
+    for r in range(len(x)):
+        for j in range(w.shape[1]):
+            for k in range(w.shape[0]):
+                c[r, j] += x[r, k] * w[k, j]
+
+
+@kernel(parallel=True)
+def _panels(x, panels, c):
+    for p in prange(len(panels)):
+        for r in range(len(x)):
+            for k in range(x.shape[1]):
+                for j in range(PANEL):
+                    c[r, p * PANEL + j] += x[r, k] * panels[p, k, j]
 
 
 def new_quantised(M: int, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
