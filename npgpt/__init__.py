@@ -11,6 +11,7 @@ from npgpt.errors import (
     TokenizerError,
 )
 from npgpt.model import GPT2, Generation
+from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ __all__ = [
     "Generation",
     "GenerationConfig",
     "NpgptError",
+    "Score",
     "Step",
     "Tokenizer",
     "TokenizerError",

@@ -1,18 +1,13 @@
-"""safetensors files <-> GPT-2 parameters, strictly: the file must be what config says.
+"""Checkpoints <-> GPT-2 parameters, strictly: the files must be what the config says.
 
-Float32 tensors that are aligned in the file are memory-mapped; misaligned ones (the
-published gpt2 file is) and float16 or bfloat16 ones are copied once, at load. The
-safetensors library checks the header, this module checks names, shapes and dtypes.
-Pickles are never opened. Where a model's folder comes from is npgpt.hub's business.
+A missing, extra, misshaped or mistyped tensor is one CheckpointError that names it.
+Pickles are never opened. npgpt.tensorfile reads the bytes, npgpt.hub finds the folder.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +17,17 @@ from npgpt.backend import NUMPY
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
-from npgpt.safetensors_writer import write_safetensors
+from npgpt.tensorfile import (
+    ENCODE,
+    read_safetensors,
+    write_atomically,
+    write_safetensors,
+)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
            "flax_model.msgpack", "model.ckpt.index")  # fmt: skip
-_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # stored causal masks
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+_BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # causal masks
 
 
 def load(folder: str | Path) -> GPT2Params:
@@ -47,18 +46,17 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
 
     dtype is "float32", "float16" or "bfloat16". Each file appears whole or not at all.
     """
-    if dtype not in _ENCODE:
+    if dtype not in ENCODE:
         raise CheckpointError(
-            f"cannot save as {dtype!r}; use one of {', '.join(_ENCODE)}"
+            f"cannot save as {dtype!r}; use one of {', '.join(ENCODE)}"
         )
     folder = Path(folder)
-    config = params.config
-    kind, encode = _ENCODE[dtype]
+    kind, encode = ENCODE[dtype]
     tensors = {
-        name: (kind, array.shape, lambda array=array: encode(_float32(array)))
+        name: (kind, array, lambda x: encode(NUMPY.to_numpy(x).astype(np.float32)))
         for name, array in named_tensors(params).items()
     }
-    settings = {**config.to_dict(), "dtype": dtype}
+    settings = {**params.config.to_dict(), "dtype": dtype}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
@@ -71,25 +69,6 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
         )
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
-
-
-def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place in one step."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def named_tensors(params: GPT2Params) -> dict[str, Any]:
@@ -200,36 +179,31 @@ def _without_prefix(tensors: dict[str, Any], where: str) -> dict[str, Any]:
     plain = {}
     for name, array in tensors.items():
         short = name.removeprefix("transformer.")
-        if _BUFFER.fullmatch(short):
+        if _is_buffer(name):
             continue
         if short in plain:
-            raise CheckpointError(f"{where}: tensor {short} is stored twice, with and "
-                                  "without the prefix 'transformer.'")  # fmt: skip
+            raise CheckpointError(
+                f"{where}: tensor {short} is stored twice, with and without the prefix "
+                "'transformer.'"
+            )
         plain[short] = array
     return plain
+
+
+def _is_buffer(name: str) -> bool:
+    return _BUFFER.fullmatch(name) is not None
 
 
 def _read_all(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of a folder, from one file or the shards that the index names."""
     if (folder / WEIGHTS).exists():
-        return read_safetensors(folder / WEIGHTS)
+        return read_safetensors(folder / WEIGHTS, _is_buffer)
     if not (folder / INDEX).exists():
         raise CheckpointError(_no_weights(folder))
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        weight_map = dict(index["weight_map"])
-        shards = sorted(set(weight_map.values()))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(
-            f"{folder / INDEX}: not a safetensors index ({error})"
-        ) from None
+    weight_map = read_index(folder / INDEX)
     tensors: dict[str, np.ndarray] = {}
-    for shard in shards:
-        if not isinstance(shard, str) or shard != Path(shard).name:
-            raise CheckpointError(
-                f"{folder / INDEX}: {shard!r} is not a plain file name"
-            )
-        for name, array in read_safetensors(folder / shard).items():
+    for shard in sorted(set(weight_map.values())):
+        for name, array in read_safetensors(folder / shard, _is_buffer).items():
             if weight_map.get(name) != shard:
                 raise CheckpointError(
                     f"{folder / shard}: holds tensor {name}, which the index places in "
@@ -242,77 +216,31 @@ def _read_all(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> shard of model.safetensors.index.json, each a plain file name."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        weight_map = dict(index["weight_map"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a safetensors index ({error})") from None
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or shard != Path(shard).name:
+            raise CheckpointError(f"{path}: {shard!r} is not a plain file name")
+    return weight_map
+
+
 def _no_weights(folder: Path) -> str:
     pickles = [name for name in PICKLES if (folder / name).exists()]
     if not pickles:
         return f"{folder}: no {WEIGHTS} in it"
+    return how_to_convert(str(folder), str(folder), pickles[0])
+
+
+def how_to_convert(where: str, name: str, pickle: str) -> str:
+    """Why a pickle is refused, and what transformers makes of it."""
     return (
-        f"{folder}: only {pickles[0]}, which can run code when it is opened; "
+        f"{where}: only {pickle}, which can run code when it is opened; "
         "convert it where you trust it, with two lines of transformers:\n"
         "    from transformers import GPT2LMHeadModel\n"
-        f'    GPT2LMHeadModel.from_pretrained("{folder}").save_pretrained("converted")'
+        f'    GPT2LMHeadModel.from_pretrained("{name}").save_pretrained("converted")'
     )
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Every float tensor of a file: a memory map where aligned float32, else a copy."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        # The library refuses every header that lies: lengths, offsets, overlaps, sizes.
-        with safe_open(path, framework="np") as file:
-            names = set(file.keys())
-        raw = np.memmap(path, np.uint8, mode="r")
-        start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-        header = json.loads(raw[8:start].tobytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        reason = str(error).removeprefix("Error while deserializing header: ")
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({reason})"
-        ) from None
-    tensors = {}
-    for name in names:
-        entry = header[name]
-        kind, (begin, end) = entry["dtype"], entry["data_offsets"]
-        if _BUFFER.fullmatch(name.removeprefix("transformer.")):
-            continue
-        if kind not in _WIDTHS:
-            raise CheckpointError(
-                f"{path}: tensor {name} is {kind}; npgpt reads {', '.join(_WIDTHS)}"
-            )
-        stored = raw[start + begin : start + end]
-        tensors[name] = _decode(stored, kind).reshape(entry["shape"])
-    return tensors
-
-
-def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
-    """Float32 values of a tensor's bytes."""
-    if kind == "F32" and stored.ctypes.data % 4 == 0:
-        return np.asarray(stored).view(np.float32)
-    stored = stored.copy()  # aligned from here on
-    if kind == "F32":
-        return np.asarray(stored).view(np.float32)
-    if kind == "F16":
-        return stored.view(np.float16).astype(np.float32)
-    # bfloat16 is the upper half of a float32
-    return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-def _to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """The nearest bfloat16 (ties to even) of each float32, as uint16; NaN stays NaN."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(x), 0x7FC0, rounded).astype(np.uint16)
-
-
-def _float32(array: Any) -> np.ndarray:
-    return NUMPY.to_numpy(array).astype(np.float32, copy=False)
-
-
-_ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "float32": ("F32", lambda x: x),
-    "float16": ("F16", lambda x: x.astype(np.float16)),
-    "bfloat16": ("BF16", _to_bfloat16),
-}

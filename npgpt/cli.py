@@ -18,7 +18,10 @@ from npgpt.errors import NpgptError
 
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
+    "score": "How probable a text is, token by token.",
+    "download": "Bring a model from the Hugging Face Hub.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",
+    "verify": "Check a model's numbers on this machine.",
 }
 
 

@@ -40,54 +40,53 @@ class GPT2Config:
     eos_token_id: int | tuple[int, ...] | None = 50256
 
     def __post_init__(self):
-        for name in (
-            "vocab_size",
-            "n_positions",
-            "n_embd",
-            "n_layer",
-            "n_head",
-            "n_inner",
-        ):
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
-            if name == "n_inner" and value is None:
-                continue
-            if not _is_int(value) or not 0 < value < 2**31:
-                raise CheckpointError(
-                    f"config: {name} must be a positive whole number, not {value!r}"
-                )
-        if self.n_embd % self.n_head:
-            raise CheckpointError(
-                f"config: n_embd {self.n_embd} is not a multiple of n_head "
-                f"{self.n_head}"
+            self._need(
+                _is_int(value) and 0 < value < 2**31, name, "a whole number above 0"
             )
+        inner = self.n_inner
+        self._need(
+            inner is None or (_is_int(inner) and 0 < inner < 2**31),
+            "n_inner",
+            "a whole number above 0, or null",
+        )
+        self._need(
+            self.n_embd % self.n_head == 0,
+            "n_embd",
+            f"a multiple of n_head {self.n_head}",
+        )
         epsilon = self.layer_norm_epsilon
-        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float):
-            raise CheckpointError(
-                f"config: layer_norm_epsilon is {epsilon!r}, not a number"
-            )
-        if not 0 < epsilon < 1:
-            raise CheckpointError(
-                f"config: layer_norm_epsilon is {epsilon!r}, not in (0, 1)"
-            )
-        if self.activation_function not in ACTIVATIONS:
-            raise CheckpointError(
-                f"config: activation_function {self.activation_function!r} is not one "
-                "of " + ", ".join(ACTIVATIONS)
-            )
+        self._need(
+            isinstance(epsilon, float) and 0 < epsilon < 1,
+            "layer_norm_epsilon",
+            "a number between 0 and 1",
+        )
+        self._need(
+            isinstance(self.activation_function, str)
+            and self.activation_function in ACTIVATIONS,
+            "activation_function",
+            f"one of {', '.join(ACTIVATIONS)}",
+        )
         for field in fields(self):
-            if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
-                raise CheckpointError(
-                    f"config: {field.name} must be true or false, "
-                    f"not {getattr(self, field.name)!r}"
-                )
+            if field.type == "bool":
+                value = getattr(self, field.name)
+                self._need(isinstance(value, bool), field.name, "true or false")
         if isinstance(self.eos_token_id, list):
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
-        for token in (*self.eos_token_ids, *([self.bos_token_id] * self.has_bos)):
-            if not _is_int(token) or not 0 <= token < self.vocab_size:
-                raise CheckpointError(
-                    f"config: special token id {token!r} is not in the vocabulary of "
-                    f"{self.vocab_size}"
-                )
+        bos = () if self.bos_token_id is None else (self.bos_token_id,)
+        for name, ids in (("bos_token_id", bos), ("eos_token_id", self.eos_token_ids)):
+            self._need(
+                all(_is_int(id) and 0 <= id < self.vocab_size for id in ids),
+                name,
+                f"within the vocabulary, 0 to {self.vocab_size - 1}",
+            )
+
+    def _need(self, holds: bool, name: str, what: str) -> None:
+        if not holds:
+            raise CheckpointError(
+                f"config: {name} must be {what}, not {getattr(self, name)!r}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -98,11 +97,6 @@ class GPT2Config:
     def inner_dim(self) -> int:
         """Width of the MLP's hidden layer, 4 C unless n_inner says otherwise."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
-
-    @property
-    def has_bos(self) -> bool:
-        """Whether a token for the beginning of a text is known."""
-        return self.bos_token_id is not None
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npgpt import checkpoint, gpt2, hub
+from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
-from npgpt.decoding import GenerationConfig, Step, sample
+from npgpt.decoding import GenerationConfig, Step, decode
+from npgpt.decoding.healing import heal
 from npgpt.errors import BackendError, DecodingError, TokenizerError
+from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -46,8 +49,8 @@ class Generation:
     logprobs: list[float]
     processed_logprobs: list[float]
     ranks: list[int]
-    finish_reason: str  # "eos", "stop" or "length"
-    prompt_ids: list[int]
+    finish_reason: str  # "eos", "stop", "length" or "repetition"
+    prompt_ids: list[int]  # as read: token healing takes tokens back
     top_logprobs: list[tuple[tuple[int, float], ...]]
 
 
@@ -79,7 +82,7 @@ class GPT2:
         backend: str | Backend = "numpy",
         dtype: str = "float32",
     ) -> GPT2:
-        """Load a bundled model by name, or a folder with config.json and safetensors.
+        """Load a bundled model, a folder, or a model of the Hub ("gpt2", "owner/name").
 
         dtype is what the model computes in: "float32" or "float64".
         """
@@ -105,7 +108,7 @@ class GPT2:
         else:
             ids = [int(id) for id in _one_row(prompt)]
         if not ids:
-            if not self.config.has_bos:
+            if self.config.bos_token_id is None:
                 raise DecodingError(
                     "the prompt is empty, and the config names no bos_token_id to "
                     "start from"
@@ -193,7 +196,7 @@ class GPT2:
         """
         config = GenerationConfig.of(options)
         prompts, _ = self._prompts(prompt)
-        return sample(self, prompts, config, cache)
+        return decode(self, prompts, config, cache)
 
     def generate(
         self, prompts: Any = "", cache: KVCache | None = None, **options: Any
@@ -208,29 +211,46 @@ class GPT2:
         prompts, single = self._prompts(prompts)
         n = config.num_return_sequences
         steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
-        for step in sample(self, prompts, config, cache):
+        for step in decode(self, prompts, config, cache):
             steps[step.row].append(step)
-        results = [_collect(row, prompts[i // n]) for i, row in enumerate(steps)]
+        read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
+        results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results
+
+    def score(
+        self,
+        text: str | Sequence[int],
+        *,
+        bos: bool = True,
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> Score:
+        """Log-probability of every token of a text, loss, perplexity, bits per byte.
+
+        See npgpt.score.score; `npgpt.score.score_file` reads files of any length.
+        """
+        return scoring.score(self, text, bos=bos, window=window, stride=stride)
 
     def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
         """Ids of every prompt, and whether there was just one, not in a list."""
-        single = isinstance(prompts, str) or (
-            len(prompts) > 0 and isinstance(prompts[0], int | np.integer)
-        )
-        if single:
+        if isinstance(prompts, str):
             return [self.encode(prompts)], True
+        if not isinstance(prompts, Sequence | np.ndarray):
+            raise DecodingError(_PROMPT)
         if not len(prompts):
             raise DecodingError("no prompts: the list is empty")
+        if isinstance(prompts[0], int | np.integer):
+            return [self.encode(prompts)], True
         return [self.encode(prompt) for prompt in prompts], False
+
+
+_PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
 
 
 def _one_row(ids: Any) -> np.ndarray:
     array = np.asarray(ids)
     if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
-        raise DecodingError(
-            "a prompt must be a text or a flat list of whole-number token ids"
-        )
+        raise DecodingError(_PROMPT)
     return array
 
 

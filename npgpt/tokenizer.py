@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ class Tokenizer:
 
     def __init__(self, backend: Any):
         self.backend = backend  # a tokenizers.Tokenizer
-        decoder = json.loads(backend.to_str())["decoder"]
-        self._byte_level = decoder is not None and decoder["type"] == "ByteLevel"
+        self._byte_level = type(backend.decoder).__name__ == "ByteLevel"
+
+    @cached_property
+    def pipeline(self) -> dict[str, Any]:
+        """What tokenizer.json says of everything but the vocabulary."""
+        pipeline = json.loads(self.backend.to_str())
+        del pipeline["model"]
+        return pipeline
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
@@ -47,19 +54,12 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a special token's name in the text becomes that token."""
-        return self.encode_batch([text])[0]
+        return self.backend.encode(_text(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several texts, one list each."""
-        for text in texts:
-            if not isinstance(text, str):
-                raise TokenizerError(f"expected a text, not {type(text).__name__}")
-        try:
-            encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        except UnicodeEncodeError as error:
-            raise TokenizerError(
-                f"the text holds half a character (a lone surrogate) at {error.start}"
-            ) from None
+        texts = [_text(text) for text in texts]
+        encoded = self.backend.encode_batch(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
@@ -83,6 +83,11 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """Id of a vocabulary entry, None if there is none."""
         return self.backend.token_to_id(token)
+
+    def special_ids(self) -> set[int]:
+        """Ids of tokens that are marks, not text, as <|endoftext|>."""
+        added = self.backend.get_added_tokens_decoder()
+        return {id for id, token in added.items() if token.special}
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that a token stands for; it may be part of a character."""
@@ -130,6 +135,18 @@ class TextStream:
         return self._utf8.decode(b"", final=True)
 
 
+def _text(text: str) -> str:
+    if not isinstance(text, str):
+        raise TokenizerError(f"expected a text, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"the text holds half a character (a lone surrogate) at {error.start}"
+        ) from None
+    return text
+
+
 def _checked(id: int) -> int:
     if (
         isinstance(id, bool)
@@ -163,7 +180,7 @@ def _load_json(path: Path) -> Any:
         raise TokenizerError(f"{path}: not a tokenizer file ({error})") from None
     backend.no_padding()
     backend.no_truncation()
-    return backend
+    return _with_sound_ids(backend, path)
 
 
 def _load_pair(vocabulary: Path, merges: Path) -> Any:
@@ -182,4 +199,12 @@ def _load_pair(vocabulary: Path, merges: Path) -> Any:
     backend.decoder = decoders.ByteLevel()
     if END_OF_TEXT in vocab:
         backend.add_special_tokens([END_OF_TEXT])
+    return _with_sound_ids(backend, vocabulary)
+
+
+def _with_sound_ids(backend: Any, path: Path) -> Any:
+    """The tokenizer; refused if an id is so large that saving it would fill memory."""
+    ids = backend.get_vocab().values()
+    if ids and max(ids) > 2 * len(ids) + 1024:
+        raise TokenizerError(f"{path}: {len(ids)} tokens, but an id of {max(ids)}")
     return backend

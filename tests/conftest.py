@@ -3,19 +3,36 @@
 import os
 from pathlib import Path
 
+import hypothesis
 from jaxtyping import install_import_hook
 
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
 SHAPED = (
     "npgpt.activations",
-    "npgpt.decoding.processors",
+    "npgpt.decoding.bias",
+    "npgpt.decoding.constraints",
+    "npgpt.decoding.dry",
+    "npgpt.decoding.entropy",
+    "npgpt.decoding.feedback",
+    "npgpt.decoding.fsd",
+    "npgpt.decoding.grammar",
+    "npgpt.decoding.healing",
+    "npgpt.decoding.penalties",
+    "npgpt.decoding.reshaping",
     "npgpt.decoding.rules",
     "npgpt.decoding.selectors",
+    "npgpt.decoding.synthid",
+    "npgpt.decoding.trie",
     "npgpt.decoding.truncation",
+    "npgpt.decoding.watermark",
     "npgpt.gpt2",
     "npgpt.ops",
+    "npgpt.score",
 )
 install_import_hook(SHAPED, "beartype.beartype")
+
+# `--hypothesis-profile=full` for what is long: ten times the cases of the default
+hypothesis.settings.register_profile("full", max_examples=1000)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

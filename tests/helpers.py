@@ -40,8 +40,8 @@ CASES = {  # every option of config.json that changes the numbers
 def unit_tensors(config: GPT2Config, seed: int = 0) -> dict[str, np.ndarray]:
     """Float32 tensors of every name that the config implies, of unit scale.
 
-    Uniform numbers of standard deviation 1 (matrices 0.5, norm scales around 1) from the
-    raw bits of Philox, which no NumPy version changes. Weights of the usual 0.02 would
+    Uniform numbers of deviation 1 (matrices 0.5, norm scales around 1) from the raw
+    bits of Philox, which no NumPy version changes. Weights of the usual 0.02 would
     hide wrong formulas behind absolute tolerances.
     """
     tensors = {}
@@ -69,7 +69,7 @@ def token_ids(config: GPT2Config, B: int, T: int, seed: int = 0) -> np.ndarray:
 
 
 def same_tokens(a: list[int], b: list[int], gaps: list[float]) -> bool:
-    """Whether two greedy runs agree up to the first step whose top-2 gap is a float tie.
+    """Whether two greedy runs agree up to the first step that is a float tie.
 
     gaps[i] is the difference of the two largest logits at step i; two float paths may
     part where it is under 1e-4.

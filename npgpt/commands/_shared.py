@@ -13,28 +13,29 @@ from npgpt.backend import BACKENDS, get_backend
 from npgpt.errors import BackendError
 from npgpt.model import GPT2
 
+MODEL = click.option(
+    "--model", "-m", "name", default="tales", show_default=True,
+    help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
+)  # fmt: skip
+BACKEND = click.option(
+    "--backend", default="numpy", show_default=True,
+    type=click.Choice(["auto", *BACKENDS]),
+    help="What computes; auto takes the fastest one here and names it.",
+)  # fmt: skip
+DTYPE = click.option(
+    "--dtype", default="float32", show_default=True,
+    help="What it computes in, e.g. float64.",
+)  # fmt: skip
+
 
 def model_options(function: Callable) -> Callable:
     """--model, --backend and --dtype."""
-    for option in reversed(
-        (
-            click.option(
-                "--model", "-m", "name", default="tales", show_default=True,
-                help="A bundled model, or a folder with config.json and safetensors.",
-            ),
-            click.option(
-                "--backend", default="numpy", show_default=True,
-                type=click.Choice(["auto", *BACKENDS]),
-                help="What computes; auto takes the fastest one here and names it.",
-            ),
-            click.option(
-                "--dtype", default="float32", show_default=True,
-                help="What it computes in, e.g. float64.",
-            ),
-        )
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    return MODEL(backend_options(function))
+
+
+def backend_options(function: Callable) -> Callable:
+    """--backend and --dtype."""
+    return BACKEND(DTYPE(function))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -42,13 +43,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 def load_model(name: str, backend: str, dtype: str) -> GPT2:
     """The model that model_options describe."""
-    if backend == "auto":
-        backend = _best_backend()
-        click.echo(f"backend: {backend}", err=True)
-    return GPT2.from_pretrained(name, backend=backend, dtype=dtype)
+    return GPT2.from_pretrained(name, backend=chosen_backend(backend), dtype=dtype)
 
 
-def _best_backend() -> str:
+def chosen_backend(name: str) -> str:
+    """The backend of this name; for "auto" the fastest one here, which it prints."""
+    if name == "auto":
+        name = _fastest()
+        click.echo(f"backend: {name}", err=True)
+    return name
+
+
+def _fastest() -> str:
     for name in ("cupy", "numba"):
         try:
             get_backend(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from npgpt.decoding import GenerationConfig
 from npgpt.decoding.chain import build_chain
 from npgpt.decoding.options import OVERFLOW
 from npgpt.decoding.sampling import Step
+from npgpt.decoding.selection import build_selector
 from npgpt.info import describe
 from npgpt.model import GPT2
 
@@ -52,7 +52,7 @@ def command(prompt: str | None, name: str, backend: str, dtype: str, as_json: bo
     steps: list[Step] = []
     interrupted = False
     try:
-        stream = model.stream(prompts[0], **_fields(config))
+        stream = model.stream(prompts[0], **config.given)
         if not as_json and config.num_return_sequences == 1:
             click.secho(prompt, bold=True, nl=False)
         for step in stream:
@@ -106,10 +106,6 @@ def _config(
     )
 
 
-def _fields(config: GenerationConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-
 class _Clock:
     """Times the reading of the prompt apart from the writing of tokens."""
 
@@ -145,8 +141,13 @@ def _weight_rate(model: GPT2, config: GenerationConfig, decode: float) -> float:
 
 def _figures(model: GPT2, name: str, config: GenerationConfig, clock: _Clock) -> str:
     prefill, decode = clock.rates()
-    chain = " ".join(map(str, build_chain(config, config.eos_ids(model.config))))
-    how = "greedy" if config.greedy else f"{chain} seed {config.seed}"
+    chain = build_chain(
+        config, config.eos_ids(model.config), model.tokenizer, model.config.vocab_size
+    )
+    selector = build_selector(config)
+    how = " ".join(map(str, [*chain, selector]))
+    if not config.greedy:
+        how += f" seed {config.seed}"
     return (
         f"[{name}, {model.backend.name} {model.dtype}: "
         f"prefill {clock.prompt_tokens} tokens at {prefill:,.0f} tok/s, "
@@ -168,7 +169,7 @@ def _print_json(
     for step in steps:
         rows[step.row].append(step)
     prefill, decode = clock.rates()
-    settings = {k: v for k, v in asdict(config).items() if k != "logits_processor"}
+    settings = {k: v for k, v in config.given.items() if k != "logits_processor"}
     echo_json(
         {
             "model": name,

@@ -1,18 +1,27 @@
 """Decoding: from logits to text. One idea a file; the model is never looked into.
 
 rules        what a rule is, its context, how a token is removed
-processors   rules that look at the tokens so far
-truncation   rules that look at the logits alone
-chain        which rules run, in which order
-selectors    how one token is taken
+reshaping    temperature and its kin
+truncation, entropy                  which tokens may be drawn at all
+penalties, dry, fsd                  rules against repetition
+bias, trie, constraints, grammar     bans, forced tokens, the form of the text
+watermark, synthid                   marks in the text, and their detectors
+selectors, feedback, selection       how one token is taken
+row          one text in the making, and what is reported of each token
 sampling     the loop
+phrase_ban, exact                    loops that go back, or over several texts
+decode       which loop runs
 stopping     when a row ends
+chain        which rules run, in which order
+registry, catalogue                  every strategy with its parameters
 options      what a user may ask for
 randomness   numbers that depend on seed, row, position and purpose alone
 """
 
+from npgpt.decoding.decode import decode
 from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Step
 from npgpt.decoding.rules import Context
-from npgpt.decoding.sampling import Step, sample
+from npgpt.decoding.sampling import sample
 
-__all__ = ["Context", "GenerationConfig", "Step", "sample"]
+__all__ = ["Context", "GenerationConfig", "Step", "decode", "sample"]

@@ -1,155 +1,231 @@
 """GenerationConfig: what a user may ask of generate and stream, checked as a whole.
 
-Names and meanings are Hugging Face's where it has them. A combination that cannot do
-what it says is an error, never ignored.
+Names and meanings are Hugging Face's where it has them, else llama.cpp's. The loop's
+own options stand here; those of the strategies in npgpt.decoding.catalogue. What is
+unknown, out of range, without effect or contradictory is an error, never ignored.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from npgpt.config import GPT2Config
+from npgpt.decoding.catalogue import PARAMETERS, STRATEGIES
+from npgpt.decoding.registry import Parameter, Strategy
 from npgpt.errors import DecodingError
 
 OVERFLOW = ("error", "stop", "slide")
 
+LOOP = (
+    Parameter("max_new_tokens", "whole", 20, "Tokens to add, at most.", 0),
+    Parameter("num_return_sequences", "whole", 1, "Texts per prompt.", 1),
+    Parameter("seed", "whole", 0, "Names the random numbers.", 0, 2**64 - 1),
+    Parameter("eos_token_id", "ids", None, "Ids that end a text; [] for none."),
+    Parameter("stop_strings", "texts", (), "End before the first of these."),
+    Parameter("include_stop_str_in_output", "flag", False, "Keep the stop string."),
+    Parameter("top_logprobs", "whole", 0, "Best tokens reported a step.", 0),
+    Parameter(
+        "overflow", "choice", "error", "Beyond the model's positions.", choices=OVERFLOW
+    ),
+    Parameter("chain", "text", "hf", "hf, llama.cpp, vllm, or names in any order."),
+    Parameter("logits_processor", "any", (), "Functions (ids, z, context) -> z."),
+)
 
-@dataclass(frozen=True)
+OPTIONS: dict[str, Parameter] = {p.name: p for p in LOOP} | PARAMETERS
+
+
 class GenerationConfig:
     """Options of one call; the defaults are greedy search for 20 tokens.
 
+    Every option is an attribute; those not given have their default. `given` holds
+    those that were. OPTIONS describes all of them. The loop's own:
+
     max_new_tokens: tokens to add, at most; 0 adds none.
-    min_new_tokens: no end of text before so many.
-    do_sample: draw from the distribution instead of taking its maximum.
-    temperature: divides the logits; 0 is greedy. Needs do_sample, as the next two.
-    top_k: keep the k most probable tokens. None: all.
-    top_p: keep the smallest set of tokens that reaches this probability. None: all.
     num_return_sequences: texts per prompt, of one reading of the prompt.
     seed: names the random numbers. Text depends on (seed, prompt, sequence) alone.
     eos_token_id: ids that end a text; None takes the model's, () none at all.
-    stop_strings: end before the first of these in the new text.
+    stop_strings: end when one of these is in the new text, and leave it out.
     include_stop_str_in_output: keep the stop string in the text.
     top_logprobs: so many most probable tokens are reported with every step.
     overflow: what to do beyond the model's positions. "error": refuse before any work;
         "stop": end there; "slide": keep the last half and read it again.
+    chain: the order of the rules, see npgpt.decoding.chain.
     logits_processor: functions (ids, z, context) -> z, after the built-in processors.
+
+    >>> config = GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95)
+    >>> config.top_p, config.top_k
+    (0.95, 0)
+    >>> config
+    GenerationConfig(do_sample=True, temperature=0.8, top_p=0.95)
     """
 
-    max_new_tokens: int = 20
-    min_new_tokens: int = 0
-    do_sample: bool = False
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    num_return_sequences: int = 1
-    seed: int = 0
-    eos_token_id: int | Sequence[int] | None = None
-    stop_strings: str | Sequence[str] = ()
-    include_stop_str_in_output: bool = False
-    top_logprobs: int = 0
-    overflow: str = "error"
-    logits_processor: Sequence[Callable] = ()
+    given: dict[str, Any]
 
-    def __post_init__(self):
-        _whole("max_new_tokens", self.max_new_tokens, 0)
-        _whole("min_new_tokens", self.min_new_tokens, 0)
-        _whole("num_return_sequences", self.num_return_sequences, 1)
-        _whole("top_logprobs", self.top_logprobs, 0)
-        _whole("seed", self.seed, 0)
-        if self.seed >= 2**64:
-            raise DecodingError(f"seed must be below 2**64, not {self.seed}")
-        if self.top_k is not None:
-            _whole("top_k", self.top_k, 1)
-        _number("temperature", self.temperature, 0, math.inf)
-        _number("top_p", self.top_p, 0, 1)
-        if self.min_new_tokens > self.max_new_tokens:
-            raise DecodingError(
-                f"min_new_tokens {self.min_new_tokens} is more than max_new_tokens "
-                f"{self.max_new_tokens}"
-            )
-        for name in ("do_sample", "include_stop_str_in_output"):
-            if not isinstance(getattr(self, name), bool):
-                raise DecodingError(f"{name} must be True or False")
-        if not self.do_sample:
-            for name in ("temperature", "top_k", "top_p"):
-                if (
-                    getattr(self, name) is not None
-                    and not self.is_greedy_by_temperature
-                ):
-                    raise DecodingError(
-                        f"{name} changes nothing without do_sample=True"
-                    )
-        if self.num_return_sequences > 1 and self.greedy:
-            raise DecodingError(
-                "num_return_sequences above 1 needs do_sample=True and a temperature "
-                "above 0: greedy search has one result"
-            )
-        if self.overflow not in OVERFLOW:
-            raise DecodingError(
-                f"overflow must be one of {', '.join(OVERFLOW)}, not {self.overflow!r}"
-            )
-        if isinstance(self.stop_strings, str):
-            object.__setattr__(self, "stop_strings", (self.stop_strings,))
-        for stop in self.stop_strings:
-            if not isinstance(stop, str) or not stop:
+    def __init__(self, **options: Any):
+        for name in options:
+            if name not in OPTIONS:
                 raise DecodingError(
-                    f"stop_strings must be non-empty texts, not {stop!r}"
+                    f"unknown option {name!r}; {_nearest(name)}`npgpt strategies` "
+                    "lists all"
                 )
-        for function in self.logits_processor:
-            if not callable(function):
-                raise DecodingError(f"logits_processor: {function!r} cannot be called")
+        given = {
+            name: OPTIONS[name].checked(value)
+            for name, value in options.items()
+            if value is not None
+        }
+        object.__setattr__(self, "given", given)
+        _check(self)
 
     @classmethod
-    def of(cls, options: dict[str, Any]) -> GenerationConfig:
+    def of(cls, options: Mapping[str, Any]) -> GenerationConfig:
         """The config of keyword arguments; an unknown name is a DecodingError."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise DecodingError(
-                    f"unknown option {name!r}; the options are {', '.join(known)}"
-                )
         return cls(**options)
 
-    @property
-    def is_greedy_by_temperature(self) -> bool:
-        """Whether temperature 0 asks for greedy search."""
-        return self.temperature == 0
+    def but(self, **changes: Any) -> GenerationConfig:
+        """The same config with these options changed; None drops one."""
+        return GenerationConfig(**{**self.given, **changes})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OPTIONS:
+            return self.given.get(name, OPTIONS[name].default)
+        raise AttributeError(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("a GenerationConfig does not change; see `but`")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GenerationConfig) and self.given == other.given
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in self.given.items())
+        return f"GenerationConfig({settings})"
+
+    def __reduce__(self) -> Any:
+        return _restore, (self.given,)
 
     @property
     def greedy(self) -> bool:
         """Whether each token is the most probable one."""
-        return not self.do_sample or self.is_greedy_by_temperature
+        return not self.do_sample or self.temperature == 0
+
+    def is_set(self, name: str) -> bool:
+        """Whether an option has another value than the one that changes nothing."""
+        return getattr(self, name) != OPTIONS[name].default
+
+    def is_on(self, strategy: Strategy) -> bool:
+        """Whether these options ask for a strategy."""
+        switch = strategy.switched_by
+        if not switch:
+            return False
+        if strategy.equals is not None:
+            value = getattr(self, switch)
+            return value == strategy.equals and type(value) is type(strategy.equals)
+        if switch == "top_n_sigma":
+            return self.top_n_sigma > 0
+        return self.is_set(switch)
+
+    def active(self, kind: str) -> Iterator[Strategy]:
+        """The strategies of a kind that these options ask for."""
+        return (s for s in STRATEGIES if s.kind == kind and self.is_on(s))
 
     def eos_ids(self, model: GPT2Config) -> tuple[int, ...]:
         """Ids that end a text of this model."""
-        eos = self.eos_token_id
-        if eos is None:
+        if self.eos_token_id is None:
             return model.eos_token_ids
-        ids = (eos,) if isinstance(eos, int) else tuple(eos)
-        for id in ids:
-            if not isinstance(id, int) or not 0 <= id < model.vocab_size:
+        for id in self.eos_token_id:
+            if id >= model.vocab_size:
                 raise DecodingError(
                     f"eos_token_id {id!r} is not in the vocabulary, "
                     f"0 to {model.vocab_size - 1}"
                 )
-        return ids
+        return self.eos_token_id
 
 
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _restore(given: dict[str, Any]) -> GenerationConfig:
+    return GenerationConfig(**given)
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, OPTIONS, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _check(options: GenerationConfig) -> None:
+    """Raise DecodingError for options that cannot do together what they say."""
+    on = [s for s in STRATEGIES if options.is_on(s)]
+    used = {name for s in on for name in (*s.uses, *s.also)}
+    used |= {p.name for s in on for p in s.parameters}
+    for strategy in STRATEGIES:
+        for p in strategy.parameters:
+            if p.name in used or not options.is_set(p.name):
+                continue
+            switch = " or ".join(
+                dict.fromkeys(
+                    s.switched_by if s.equals is None else f"{s.switched_by}={s.equals}"
+                    for s in STRATEGIES
+                    if p in s.parameters or p.name in (*s.uses, *s.also)
+                )
+            )
+            if p.name not in switch:
+                raise DecodingError(f"{p.name} changes nothing without {switch}")
+    _check_greedy(options, on)
+    for kind, what in (("selector", "select the token"), ("search", "run the search")):
+        names = [s.switched_by for s in on if s.kind == kind and _exclusive(s)]
+        if len(names) > 1:
+            raise DecodingError(
+                f"{' and '.join(names)} both want to {what}; choose one"
+            )
+    for strategy in on:
+        rivals = [
+            s.switched_by
+            for s in on
+            if s.replaces and strategy.replaces and s.element == strategy.element
+        ]
+        if len(rivals) > 1:
+            raise DecodingError(f"{' and '.join(rivals)} exclude each other")
+    if options.min_new_tokens > options.max_new_tokens:
         raise DecodingError(
-            f"{name} must be a whole number of at least {least}, not {value!r}"
+            f"min_new_tokens {options.min_new_tokens} is more than max_new_tokens "
+            f"{options.max_new_tokens}"
         )
+    if options.min_pattern_size > max(1, options.max_pattern_size):
+        raise DecodingError(
+            f"min_pattern_size {options.min_pattern_size} is more than "
+            f"max_pattern_size {options.max_pattern_size}"
+        )
+    if isinstance(options.logits_processor, str | Mapping):
+        raise DecodingError("logits_processor must be a list of functions")
+    for function in options.logits_processor:
+        if not isinstance(function, Callable):
+            raise DecodingError(f"logits_processor: {function!r} cannot be called")
 
 
-def _number(name: str, value: Any, low: float, high: float) -> None:
-    if value is None:
+def _exclusive(strategy: Strategy) -> bool:
+    """Whether a selector was asked for, rather than being the default one."""
+    return strategy.code not in ("A1", "A2", "A4")
+
+
+def _check_greedy(options: GenerationConfig, on: list[Strategy]) -> None:
+    if not options.greedy:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DecodingError(f"{name} must be a number, not {value!r}")
-    if not low <= value <= high:
-        bounds = f"in [{low}, {high}]" if high < math.inf else f"at least {low}"
-        raise DecodingError(f"{name} must be {bounds}, not {value!r}")
+    taken = {name for s in on for name in s.uses}  # a search may give them a meaning
+    zero = options.temperature == 0
+    for strategy in on:
+        switch = strategy.switched_by
+        if not strategy.sampling or switch in taken:
+            continue
+        if not zero:
+            raise DecodingError(f"{switch} changes nothing without do_sample=True")
+        if strategy.kind != "rule" or not strategy.keeps_top:
+            raise DecodingError(f"{switch} needs a temperature above 0")
+    searches = any(s.kind == "search" for s in on)
+    if options.num_return_sequences > 1 and not searches:
+        raise DecodingError(
+            "num_return_sequences above 1 needs do_sample=True and a temperature "
+            "above 0: greedy search has one result"
+        )

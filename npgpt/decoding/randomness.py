@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-TOKEN, PROCESSOR, DRAFT, ACCEPT = range(4)  # what a draw is for
+# What a draw is for. AGAIN + n names the draws of the n-th time a token is taken anew.
+TOKEN, PROCESSOR, DRAFT, ACCEPT, CODE, CHOICE = range(6)
+AGAIN = 1 << 16
 
 
 def uniforms(seed: int, row: int, position: int, purpose: int, n: int) -> np.ndarray:

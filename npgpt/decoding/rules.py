@@ -8,6 +8,7 @@ array or z itself and never writes into z.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,10 +31,17 @@ class Context:
     step: int  # tokens generated before this one
     seed: int = 0
     row: int = 0  # which of the sequences of this prompt
+    attempt: int = 0  # how often this token has been taken back
+    prefix: bytes = b""  # what the new text has to begin with (token healing)
 
     def uniform(self, purpose: int = randomness.TOKEN) -> float:
         """One number in [0, 1) that depends on seed, row, step and purpose alone."""
-        return randomness.uniform(self.seed, self.row, self.step, purpose)
+        return float(self.uniforms(1, purpose)[0])
+
+    def uniforms(self, n: int, purpose: int = randomness.TOKEN) -> np.ndarray:
+        """n of them."""
+        purpose += self.attempt * randomness.AGAIN
+        return randomness.uniforms(self.seed, self.row, self.step, purpose, n)
 
 
 class Rule(NamedTuple):
@@ -69,7 +77,31 @@ def probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
     return p
 
 
-def check(z: Float[np.ndarray, " V"]) -> float:
+def log_probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
+    """log softmax, -inf where a token has been removed; z's dtype.
+
+    >>> log_probabilities(np.array([1.0, -np.inf, 1.0])).round(4).tolist()
+    [-0.6931, -inf, -0.6931]
+    """
+    d = z - check(z)
+    return d - d.dtype.type(np.log(np.exp(d).sum(dtype=np.float64)))
+
+
+def entropy(z: Float[np.ndarray, " V"]) -> float:
+    """Entropy H = -sum p log p in nats of softmax(z); removed tokens add nothing.
+
+    >>> round(entropy(np.array([0.0, -np.inf, 0.0])), 4)
+    0.6931
+    """
+    d = z - check(z)
+    e = np.exp(d)
+    total = float(e.sum(dtype=np.float64))
+    # H = log total - sum e d / total, where e d is 0 for d = -inf
+    weighted = float((e * np.maximum(d, -1e4)).sum(dtype=np.float64))
+    return max(0.0, math.log(total) - weighted / total)
+
+
+def check(z: Float[np.ndarray, " V"]) -> np.floating:
     """The largest logit; raises DecodingError where no token can be chosen."""
     top = z.max()
     if np.isfinite(top):

@@ -8,77 +8,18 @@ decides nothing about probabilities itself: the chain and the selector do.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.decoding import selectors
 from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context, Rule, check
-from npgpt.decoding.stopping import StopStrings
+from npgpt.decoding.row import Row, Step, record
+from npgpt.decoding.rules import Rule
+from npgpt.decoding.selection import Selector, build_selector
 from npgpt.errors import ContextOverflowError, DecodingError
-
-
-@dataclass(frozen=True)
-class Step:
-    """One chosen token of one row.
-
-    text is what can be shown now: a token may end inside a character or a possible stop
-    string, and its text then comes with a later step. Log-probabilities are in nats.
-    """
-
-    row: int
-    token_id: int
-    text: str
-    logprob: float  # under the model
-    processed_logprob: float  # under what the chain made of it
-    rank: int  # 1 is the model's most probable token
-    top_logprobs: tuple[tuple[int, float], ...] = ()  # the model's best (id, logprob)
-    finish_reason: str | None = None  # "eos", "stop" or "length", with the last step
-
-
-class _Row:
-    """A text in the making: its ids, its decoder, its place in the random streams."""
-
-    def __init__(self, index: int, prompt: list[int], sequence: int, tokenizer: Any,
-                 options: GenerationConfig):  # fmt: skip
-        self.index = index
-        self.ids = list(prompt)
-        self.prompt_length = len(prompt)
-        self.sequence = sequence
-        self.stream = None if tokenizer is None else tokenizer.stream()
-        self.stop = StopStrings(
-            options.stop_strings, options.include_stop_str_in_output
-        )
-        self.finish_reason: str | None = None
-
-    @property
-    def step(self) -> int:
-        return len(self.ids) - self.prompt_length
-
-    def append(self, id: int, options: GenerationConfig, eos: Sequence[int]) -> str:
-        """Take one token; the text that it lets us show."""
-        self.ids.append(id)
-        text = ""
-        if id in eos:
-            self.finish_reason = "eos"
-        elif self.stream is not None:
-            text = self.stop.push(self.stream.push(id))
-        if self.stop.found:
-            self.finish_reason = "stop"
-        elif self.finish_reason is None and self.step == options.max_new_tokens:
-            self.finish_reason = "length"
-        return text
-
-    def rest(self) -> str:
-        """The text still held back when the row has ended."""
-        if self.stream is None or self.stop.found:
-            return ""
-        text = self.stop.push(self.stream.flush())
-        return text if self.stop.found else text + self.stop.flush()
 
 
 def sample(
@@ -95,8 +36,9 @@ def sample(
     """
     eos = options.eos_ids(model.config)
     check_room(model, prompts, options)
-    if options.stop_strings and model.tokenizer is None:
-        raise DecodingError("stop_strings need a tokenizer, and this model has none")
+    for name in ("stop_strings", "token_healing", "regex"):
+        if options.is_set(name) and model.tokenizer is None:
+            raise DecodingError(f"{name} need a tokenizer, and this model has none")
     if cache is not None and cache.batch != len(prompts):
         raise DecodingError(f"a cache of {cache.batch} rows for {len(prompts)} prompts")
     if cache is not None and cache.n_positions < model.config.n_positions:
@@ -104,26 +46,29 @@ def sample(
             f"a reused cache needs all {model.config.n_positions} of the model's "
             "positions"
         )
-    return _steps(model, prompts, options, eos, cache)
+    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
+    return _steps(model, prompts, options, chain, eos, cache)
 
 
 def _steps(
     model: Any,
     prompts: Sequence[Sequence[int]],
     options: GenerationConfig,
+    chain: Sequence[Rule],
     eos: Sequence[int],
     cache: KVCache | None,
 ) -> Iterator[Step]:
-    chain = build_chain(options, eos)
+    selector = build_selector(options)
+    healed = [heal(prompt, model.tokenizer, options) for prompt in prompts]
     n = options.num_return_sequences
     rows = [
-        _Row(i * n + j, list(prompt), j, model.tokenizer, options)
-        for i, prompt in enumerate(prompts)
+        Row(i * n + j, prompt, j, model.tokenizer, options, selector)
+        for i, prompt in enumerate(healed)
         for j in range(n)
     ]
     if not options.max_new_tokens:
         return
-    z, cache = _read_prompts(model, prompts, options, cache)
+    z, cache = _read_prompts(model, [prompt.ids for prompt in healed], options, cache)
     if n > 1:
         cache, z = cache.repeat(n), np.repeat(z, n, axis=0)
     while True:
@@ -131,7 +76,7 @@ def _steps(
             full = (
                 options.overflow == "stop" and len(row.ids) == model.config.n_positions
             )
-            yield _choose(row, logits, chain, options, eos, last=full)
+            yield _choose(row, logits, chain, selector, options, eos, last=full)
         alive = [i for i, row in enumerate(rows) if row.finish_reason is None]
         if not alive:
             return
@@ -197,7 +142,7 @@ def _common_prefix(held: Sequence[int], prompt: Sequence[int]) -> int:
     return length
 
 
-def _unread(row: _Row, index: int, cache: KVCache) -> list[int]:
+def _unread(row: Row, index: int, cache: KVCache) -> list[int]:
     """What the model has to read next for this row: the last token, as a rule.
 
     When the row has filled all positions, its cache is dropped and the last half of the
@@ -210,47 +155,14 @@ def _unread(row: _Row, index: int, cache: KVCache) -> list[int]:
 
 
 def _choose(
-    row: _Row,
+    row: Row,
     logits: np.ndarray,
     chain: Sequence[Rule],
+    selector: Selector,
     options: GenerationConfig,
     eos: Sequence[int],
     last: bool,
 ) -> Step:
-    context = Context(row.prompt_length, row.step, options.seed, row.sequence)
-    z = run_chain(chain, row.ids, logits, context)
-    if options.greedy:
-        id = selectors.greedy(z)
-    else:
-        id = selectors.inverse_cdf(z, context.uniform())
-    text = row.append(id, options, eos)
-    if last and row.finish_reason is None:
-        row.finish_reason = "length"
-    if row.finish_reason is not None:
-        text += row.rest()
-    best = ()
-    if options.top_logprobs:
-        order = np.argsort(-logits, kind="stable")[: options.top_logprobs]
-        best = tuple((int(i), logprob(logits, int(i))) for i in order)
-    raw = logprob(logits, id)
-    return Step(
-        row=row.index,
-        token_id=id,
-        text=text,
-        logprob=raw,
-        processed_logprob=raw if z is logits else logprob(z, id),
-        rank=int((logits > logits[id]).sum()) + 1,
-        top_logprobs=best,
-        finish_reason=row.finish_reason,
-    )
-
-
-def logprob(z: np.ndarray, id: int) -> float:
-    """log softmax(z)[id] in nats.
-
-    >>> round(logprob(np.zeros(4), 2), 4)
-    -1.3863
-    """
-    top = check(z)
-    total = np.exp(z - top).sum(dtype=np.float64)
-    return float(z[id] - top - np.log(total))
+    z = run_chain(chain, row.ids, logits, row.context)
+    id, row.state = selector.choose(row.ids, z, row.context, row.state)
+    return record(row, id, logits, z, options, eos, last)

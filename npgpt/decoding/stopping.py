@@ -25,12 +25,12 @@ class StopStrings:
     def push(self, text: str) -> str:
         """The text that can be shown after these characters."""
         self._held += text
-        ends = [(at, stop) for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if ends:
-            at, stop = min(ends)
+        found = [(at + len(stop), at) for stop in self.stops
+                 if (at := self._held.find(stop)) >= 0]  # fmt: skip
+        if found:
+            end, start = min(found)  # the one that is complete first
             self.found = True
-            cut = at + len(stop) if self.include else at
-            shown, self._held = self._held[:cut], ""
+            shown, self._held = self._held[: end if self.include else start], ""
             return shown
         cut = len(self._held) - self._undecided()
         shown, self._held = self._held[:cut], self._held[cut:]
@@ -48,3 +48,22 @@ class StopStrings:
             if any(stop.startswith(self._held[-length:]) for stop in self.stops):
                 return length
         return 0
+
+
+def repeats(
+    ids: Sequence[int], max_pattern_size: int, min_pattern_size: int, min_count: int
+) -> bool:
+    """Whether the ids end with a pattern of min to max tokens, min_count times over.
+
+    Source: vLLM's repetition detection. max_pattern_size 0 finds nothing.
+
+    >>> repeats([5, 1, 2, 1, 2, 1, 2], 4, 1, 3), repeats([1, 2, 1, 2], 4, 1, 3)
+    (True, False)
+    """
+    for size in range(min_pattern_size, max_pattern_size + 1):
+        length = size * min_count
+        end = list(ids[len(ids) - length :]) if length <= len(ids) else []
+        # Period `size` over the whole end: it equals itself moved by one pattern.
+        if end and end[size:] == end[:-size]:
+            return True
+    return False

@@ -1,45 +1,30 @@
-"""Temperature and the truncations: rules that look at the logits alone.
+"""Truncations by a threshold on the logit: z (V,) -> z (V,), -inf where removed.
 
-Each is its formula, z (V,) -> z (V,). A truncation keeps tokens by a threshold on
-their logit, so tokens with equal logits are kept or removed together.
+A threshold keeps or removes tokens with equal logits together, so ties survive as
+they do in Hugging Face's top-k, and no order of ids matters. The most probable token
+always stays. Truncations that need the entropy are in npgpt.decoding.entropy.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import keep, probabilities
+from npgpt.decoding.rules import check, entropy, keep, log_probabilities
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
 
 
-def temperature(z: Float[np.ndarray, " V"], T: float) -> Float[np.ndarray, " V"]:
-    """Sharper (T < 1) or flatter (T > 1): z / T. T must be positive.
-
-    Source: Ackley, Hinton and Sejnowski, "A Learning Algorithm for Boltzmann Machines"
-    (1985).
-
-    >>> temperature(np.array([1.0, 2.0]), 0.5).tolist()
-    [2.0, 4.0]
-    """
-    with np.errstate(all="ignore"):
-        scaled = np.where(z > -np.inf, z / T, z)  # -inf / inf would be NaN
-    if not np.isfinite(scaled.max()) and np.isfinite(z.max()):
-        return np.where(
-            z == z.max(), z, z.dtype.type(-np.inf)
-        )  # T too small for floats
-    return scaled
-
-
 def top_k(z: Float[np.ndarray, " V"], k: int) -> Float[np.ndarray, " V"]:
     """The k largest logits: keep z >= the k-th largest.
 
-    Ties with the k-th are all kept. Source: Fan, Lewis and Dauphin, "Hierarchical
-    Neural Story Generation" (2018).
+    Ties with the k-th are all kept, as in Hugging Face (llama.cpp keeps exactly k).
+    Source: Fan, Lewis and Dauphin, "Hierarchical Neural Story Generation" (2018).
 
     >>> top_k(np.array([1.0, 3.0, 2.0]), 2).tolist()
     [-inf, 3.0, 2.0]
@@ -53,7 +38,8 @@ def top_p(z: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
     """The nucleus: the smallest set of most probable tokens that reaches probability p.
 
     A token is kept if the mass of all more probable ones is below p, so the token that
-    crosses the line is in (OpenAI's own code left it out); p = 0 keeps the top one.
+    crosses the line is in (OpenAI's own code and ExLlamaV3 leave it out); p = 0 keeps
+    the top one. Ties with the crossing token are kept (sorts keep some of them).
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration" (2019).
 
     >>> top_p(np.log(np.array([0.1, 0.5, 0.4])), 0.6).round(4).tolist()
@@ -61,8 +47,141 @@ def top_p(z: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
     """
     if p >= 1:
         return z
-    order = np.sort(z[z > -np.inf])[::-1]
-    mass = probabilities(order)
-    before = np.cumsum(mass) - mass
-    kept = max(1, int((before < p).sum()))
-    return keep(z, z >= order[kept - 1])
+    return keep(z, z >= _crossing(z, p))
+
+
+def _crossing(z: np.ndarray, p: float) -> np.floating:
+    """The logit of the token at which the mass, summed from the top, reaches p.
+
+    Looks at the largest 1,000 logits first, which mostly are enough.
+    """
+    top = check(z)
+    total = np.exp(z - top).sum(dtype=np.float64)
+    for n in (1000, len(z)):
+        n = min(n, len(z))
+        order = np.sort(np.partition(z, -n)[-n:] if n < len(z) else z)[::-1]
+        mass = np.cumsum(np.exp(order - top), dtype=np.float64)
+        last = int(np.searchsorted(mass, p * total))  # the first with mass >= p total
+        if last < n:
+            break
+    return order[min(last, n - 1)]
+
+
+def factual_nucleus(
+    z: Float[np.ndarray, " V"],
+    generated: Sequence[int],
+    decay: float,
+    least: float,
+    reset_ids: Sequence[int],
+    p: float,
+) -> Float[np.ndarray, " V"]:
+    """A nucleus that shrinks within a sentence: top-p with max(least, p decay^t).
+
+    t counts tokens since the last of reset_ids in the new text, or since its start.
+    Source: Lee et al., "Factuality Enhanced Language Models for Open-Ended Text
+    Generation" (2022).
+
+    >>> z = np.log(np.array([0.5, 0.3, 0.2]))
+    >>> np.isfinite(factual_nucleus(z, [7, 7], 0.5, 0.1, (), 0.9)).tolist()
+    [True, False, False]
+    """
+    t = 0
+    for id in reversed(generated):
+        if id in reset_ids:
+            break
+        t += 1
+    return top_p(z, max(least, p * decay**t))
+
+
+def min_p(z: Float[np.ndarray, " V"], m: float) -> Float[np.ndarray, " V"]:
+    """Tokens at least m times as probable as the best: keep z >= max z + ln m.
+
+    Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and
+    Coherent LLM Outputs" (2024).
+
+    >>> min_p(np.log(np.array([0.6, 0.3, 0.1])), 0.4).round(4).tolist()
+    [-0.5108, -1.204, -inf]
+    """
+    if m <= 0:
+        return z
+    return keep(z, z >= check(z) + z.dtype.type(math.log(min(m, 1.0))))
+
+
+def epsilon(z: Float[np.ndarray, " V"], cutoff: float) -> Float[np.ndarray, " V"]:
+    """Tokens at least this probable: keep p >= cutoff, and always the most probable.
+
+    Source: Hewitt, Manning and Liang, "Truncation Sampling as Language Model
+    Desmoothing" (2022).
+
+    >>> np.isfinite(epsilon(np.log(np.array([0.6, 0.3, 0.1])), 0.2)).tolist()
+    [True, True, False]
+    """
+    if cutoff <= 0:
+        return z
+    log_p = log_probabilities(z)
+    return keep(z, log_p >= min(math.log(cutoff), log_p.max()))
+
+
+def eta(z: Float[np.ndarray, " V"], cutoff: float) -> Float[np.ndarray, " V"]:
+    """Epsilon sampling whose cutoff shrinks with the entropy H:
+    keep p >= min(cutoff, sqrt(cutoff) exp(-H)), and always the most probable.
+
+    Source: Hewitt, Manning and Liang (2022).
+
+    >>> np.isfinite(eta(np.log(np.array([0.4, 0.3, 0.2, 0.1])), 0.3)).tolist()
+    [True, True, True, False]
+    """
+    if cutoff <= 0:
+        return z
+    return epsilon(z, min(cutoff, math.sqrt(cutoff) * math.exp(-entropy(z))))
+
+
+def top_a(z: Float[np.ndarray, " V"], a: float) -> Float[np.ndarray, " V"]:
+    """Tokens above a share of the best probability squared: keep p >= a (max p)^2.
+
+    Source: BlinkDL, RWKV (no paper).
+
+    >>> np.isfinite(top_a(np.array([2.0, 1.0, 0.0, -2.0]), 0.5)).tolist()
+    [True, True, False, False]
+    """
+    if a <= 0:
+        return z
+    best = float(log_probabilities(z).max())
+    return min_p(z, a * math.exp(best))  # p >= a best^2  <=>  p / best >= a best
+
+
+def top_n_sigma(z: Float[np.ndarray, " V"], n: float) -> Float[np.ndarray, " V"]:
+    """Logits within n standard deviations of the best: keep z >= max z - n std(z).
+
+    The deviation is over finite logits and divides by their number, as llama.cpp (the
+    authors divide by one less). It ignores the temperature, which scales all terms.
+    Source: Tang et al., "Top-nσ: Not All Logits Are You Need" (2024).
+
+    >>> np.isfinite(top_n_sigma(np.log(np.array([0.1, 0.2, 0.3, 0.4])), 1.0)).tolist()
+    [False, False, True, True]
+    """
+    if n <= 0:
+        return z
+    std = z[z > -np.inf].std(dtype=np.float64)
+    return keep(z, z >= check(z) - z.dtype.type(n * std))
+
+
+def xtc(
+    z: Float[np.ndarray, " V"], u: float, probability: float, threshold: float
+) -> Float[np.ndarray, " V"]:
+    """Exclude top choices: if u < probability, of the tokens with p >= threshold only
+    the least probable stays (with its ties); all below the threshold stay too.
+
+    Nothing happens where fewer than two tokens reach the threshold. u is uniform in
+    [0, 1). (text-generation-webui spares newline and end of text; this rule does not.)
+    Source: p-e-w (2024), no paper.
+
+    >>> z = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
+    >>> np.isfinite(xtc(z, 0.0, 0.5, 0.19)).tolist()
+    [False, False, True, True]
+    """
+    if u >= probability:
+        return z
+    log_p = log_probabilities(z)
+    top = z[log_p >= (math.log(threshold) if threshold > 0 else -np.inf)]
+    return keep(z, z <= top.min()) if len(top) > 1 else z

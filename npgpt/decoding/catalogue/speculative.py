@@ -1,0 +1,7 @@
+"""Section H. Speculative decoding: the same law with fewer passes."""
+
+from __future__ import annotations
+
+from npgpt.decoding.registry import Strategy
+
+STRATEGIES: tuple[Strategy, ...] = ()

@@ -1,0 +1,177 @@
+"""Regex-constrained decoding: which tokens keep the text on the way to a match.
+
+The automaton reads bytes, since a token may be part of a character. Where the text
+stands is a function of the new tokens; results are remembered, nothing else is. JSON
+schemas and grammars are in npgpt.decoding.grammar.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npgpt.decoding.automaton import Automaton
+from npgpt.decoding.rules import Context, keep
+from npgpt.decoding.vocabulary import all_bytes
+from npgpt.errors import DecodingError
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float
+
+States = frozenset
+
+
+class RegexMask:
+    """The tokens that a regular expression allows after each text.
+
+    tokens: the bytes of each id, b"" for one that may not occur. eos: ids that may
+    occur where the text matches. Vocabularies share beginnings, so tokens are walked
+    through the automaton as a tree: each common beginning once.
+    """
+
+    def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Sequence[int]):
+        self.automaton = Automaton(pattern)
+        self.tokens = tokens
+        self.eos = list(eos)
+        self.tree: dict = {}
+        for id, token in enumerate(tokens):
+            if token and id not in self.eos:
+                node = self.tree
+                for byte in token:
+                    node = node.setdefault(byte, {})
+                node.setdefault(None, []).append(id)
+        self._next: dict[States, dict[int, States]] = {}
+        self._distance: dict[States, float] | None = None
+        if not self.automaton.start:
+            raise DecodingError(f"regex {pattern!r} matches no text at all")
+
+    def state(self, generated: Sequence[int]) -> States:
+        """Where the new tokens lead; an end of text leads nowhere further."""
+        states = self.automaton.start
+        for id in generated:
+            if id not in self.eos:
+                states = self.automaton.step(states, self.tokens[id])
+        return states
+
+    def next(self, states: States) -> dict[int, States]:
+        """Every token that keeps a match possible, and where it leads."""
+        if states not in self._next:
+            found: dict[int, States] = {}
+            todo = [(self.tree, states)]
+            while todo:
+                node, at = todo.pop()
+                for byte, child in node.items():
+                    if byte is None:
+                        found.update(dict.fromkeys(child, at))
+                    elif after := self.automaton.step(at, bytes([byte])):
+                        todo.append((child, after))
+            self._next[states] = found
+        return self._next[states]
+
+    def mask(
+        self, states: States, tokens_left: float = np.inf
+    ) -> Bool[np.ndarray, " V"]:
+        """(V,) True where a token is allowed, with so many left (itself included)."""
+        allowed = np.zeros(len(self.tokens), bool)
+        if tokens_left == np.inf:
+            allowed[list(self.next(states))] = True
+        else:
+            for id, after in self.next(states).items():
+                allowed[id] = self.distance(after) <= tokens_left - 1
+        if self.automaton.accepts(states):
+            allowed[self.eos] = True
+        return allowed
+
+    def distance(self, states: States) -> float:
+        """The fewest tokens from here to a match, over this vocabulary."""
+        if self._distance is None:
+            self._distance = self._distances()
+        return self._distance.get(states, np.inf)
+
+    def _distances(self) -> dict[States, float]:
+        """Breadth first from the matches, along the tokens backwards."""
+        before: dict[States, list[States]] = {}
+        todo, seen = [self.automaton.start], {self.automaton.start}
+        while todo:
+            states = todo.pop()
+            if len(seen) > 20_000:
+                raise DecodingError(
+                    "finish_in_time: the regex has more than 20,000 states"
+                )
+            for after in set(self.next(states).values()):
+                before.setdefault(after, []).append(states)
+                if after not in seen:
+                    seen.add(after)
+                    todo.append(after)
+        front = [states for states in seen if self.automaton.accepts(states)]
+        distance: dict[States, float] = dict.fromkeys(front, 0)
+        while front:
+            behind = []
+            for states in front:
+                for earlier in before.get(states, ()):
+                    if earlier not in distance:
+                        distance[earlier] = distance[states] + 1
+                        behind.append(earlier)
+            front = behind
+        return distance
+
+
+def regex(
+    z: Float[np.ndarray, " V"],
+    generated: Sequence[int],
+    context: Context,
+    bound: tuple[RegexMask, float],
+) -> Float[np.ndarray, " V"]:
+    """Keep v if the automaton stays alive over its bytes; the end where it accepts.
+
+    bound is the mask and the number of tokens in which to reach a match (inf: any).
+    Where a match must be reached in time, tokens too far from it go; a match that is
+    complete may end with no end-of-text id left to write. Source: Willard and Louf,
+    "Efficient Guided Generation for Large Language Models" (2023).
+
+    >>> mask = RegexMask("a+b", [b"", b"a", b"b", b"aab"], eos=[0])
+    >>> regex(np.zeros(4), [1], Context(1, 1), (mask, np.inf)).tolist()
+    [-inf, 0.0, 0.0, 0.0]
+    >>> regex(np.zeros(4), [1], Context(1, 1), (mask, 2)).tolist()  # one token left
+    [-inf, -inf, 0.0, 0.0]
+    """
+    mask, most = bound
+    states = mask.state(generated)
+    if not states:
+        raise DecodingError(
+            "the new text cannot match the regex any more; a later rule forced a token"
+        )
+    left = most - context.step
+    if left < np.inf and mask.distance(states) > left:
+        raise DecodingError(
+            f"finish_in_time: a match needs {mask.distance(states)} more tokens, "
+            f"max_new_tokens leaves {left}"
+        )
+    return keep(z, mask.mask(states, left)[: len(z)])
+
+
+def prepare_regex(pattern: str, finish_in_time: bool, setup: Any) -> Any:
+    """What `regex` is bound to: the mask of this vocabulary, and the tokens allowed."""
+    if setup.tokenizer is None:
+        raise DecodingError("regex needs a tokenizer, and this model has none")
+    mask = _mask(pattern, setup.tokenizer, setup.vocab_size, setup.eos)
+    return mask, setup.options.max_new_tokens if finish_in_time else np.inf
+
+
+@functools.lru_cache(maxsize=8)
+def _mask(pattern: str, tokenizer: Any, V: int | None, eos: tuple) -> RegexMask:
+    return RegexMask(pattern, padded(all_bytes(tokenizer), V), eos)
+
+
+def padded(tokens: Sequence[bytes], V: int | None) -> list[bytes]:
+    """The bytes of V ids: a model may have more ids than its tokenizer, or fewer.
+
+    >>> padded([b"a"], 2)
+    [b'a', b'']
+    """
+    V = len(tokens) if V is None else V
+    return [*tokens[:V], *[b""] * (V - len(tokens))]

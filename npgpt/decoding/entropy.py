@@ -1,0 +1,141 @@
+"""Truncations by information: entropy, surprise, collision, curvature.
+
+z (V,) -> z (V,), -inf where removed. Locally typical sampling may remove the most
+probable token; the others never do. Thresholds on one number are in
+npgpt.decoding.truncation.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npgpt.decoding.rules import (
+    check,
+    entropy,
+    keep,
+    log_probabilities,
+    probabilities,
+)
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+
+def typical(z: Float[np.ndarray, " V"], mass: float) -> Float[np.ndarray, " V"]:
+    """Tokens whose surprise -log p is nearest the entropy H, until a mass is reached.
+
+    With d = |-log p - H|: sorted by d upwards, the shortest prefix with cumulative
+    p >= mass, and ties of d with its last. May remove the top token. The crossing
+    token is in (Aphrodite drops it). Source: Meister et al., "Locally Typical
+    Sampling" (2022).
+
+    >>> z = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
+    >>> np.isfinite(typical(z, 0.2)).tolist()
+    [False, True, False, False]
+    """
+    if mass >= 1:
+        return z
+    log_p, left = log_probabilities(z), z > -np.inf
+    d = np.abs(log_p + log_p.dtype.type(entropy(z)))
+    p = np.exp(log_p[left]).astype(np.float64)
+    return keep(z, left & (d <= _reaching(d[left], p, mass)))
+
+
+def _reaching(key: np.ndarray, weight: np.ndarray, mass: float) -> np.floating:
+    """The smallest key t with sum(weight[key <= t]) >= mass, or the largest key.
+
+    Narrows 50,257 keys to one of 256 bins, and again, since sorting them with their
+    weights would cost five times as much.
+    """
+    while len(key) > 2000 and (low := key.min()) < (high := key.max()):
+        bins = ((key - low) * (255 / (high - low))).astype(np.int64)
+        below = np.cumsum(np.bincount(bins, weight, 256))
+        bin = min(int(np.searchsorted(below, mass)), 255)
+        mass -= below[bin - 1] if bin else 0.0
+        inside = bins == bin
+        if not inside.any():
+            return high  # rounding left the whole mass just below `mass`
+        key, weight = key[inside], weight[inside]
+    order = np.argsort(key)
+    last = int(np.searchsorted(np.cumsum(weight[order]), mass))
+    return key[order][min(last, len(key) - 1)]
+
+
+def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
+    """Cut the tail where the sorted probabilities stop bending.
+
+    On p sorted down, w = |second differences of p| / their sum; the first
+    1 + #{cumsum w <= share} tokens stay, with ties. Nothing is cut where p has no bend
+    (fewer than three tokens, or all alike). Source: Phénix and Egan, "Tail Free
+    Sampling" (2019).
+
+    >>> np.isfinite(tail_free(np.log(np.array([0.6, 0.2, 0.15, 0.05])), 0.9)).tolist()
+    [True, True, False, False]
+    """
+    order = -np.sort(-z[z > -np.inf])
+    if share >= 1 or len(order) < 3:
+        return z
+    bend = np.abs(np.diff(np.exp(order - order[0]), 2))
+    cumulative = np.cumsum(bend, dtype=np.float64)
+    if cumulative[-1] <= 0:
+        return z
+    kept = 1 + int((cumulative <= share * cumulative[-1]).sum())
+    return keep(z, z >= order[min(kept, len(order) - 1) - 1])
+
+
+def top_h(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
+    """As many top tokens as a share of the entropy allows.
+
+    Of the 100 most probable tokens, renormalised: the longest prefix, sorted down, with
+    sum -p ln p <= share H; the first always stays. This is the partial sum that
+    transformers and the authors compute (their text speaks of a renormalised entropy).
+    Source: Potraghloo et al., "Top-H Decoding" (2025).
+
+    >>> np.isfinite(top_h(np.log(np.array([0.5, 0.25, 0.25])), 0.4)).tolist()
+    [True, False, False]
+    """
+    if share <= 0:
+        return z
+    n = min(100, len(z))
+    order = -np.sort(-np.partition(z, -n)[-n:])
+    p = probabilities(order)
+    p = p[p > 0]
+    parts = -p * np.log(p)
+    kept = int((np.cumsum(parts) <= share * parts.sum()).sum())
+    return keep(z, z >= order[max(1, kept) - 1])
+
+
+def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " V"]:
+    """Tokens at least as probable as two draws are to agree: keep p >= sum p^2.
+
+    "norm" takes the threshold (V sum p^2 - 1) / (V - 1), of V tokens left, which is 0
+    for a uniform distribution. Source: Tan et al., "p-less Sampling" (2025).
+
+    >>> z = np.log(np.array([0.1, 0.15, 0.2, 0.25, 0.3]))
+    >>> np.isfinite(p_less(z)).tolist()
+    [False, False, False, True, True]
+    """
+    if kind == "off":
+        return z
+    e = np.exp(z - check(z))
+    total = e.sum(dtype=np.float64)
+    threshold = float((e * e).sum(dtype=np.float64) / total**2)
+    if kind == "norm":
+        V = int((e > 0).sum())
+        threshold = (V * threshold - 1) / (V - 1) if V > 1 else 0.0
+    # A uniform p equals its threshold up to rounding and must all stay.
+    return keep(z, (z > -np.inf) & (e >= min(1.0, threshold * total * (1 - 1e-6))))
+
+
+def minimal_surprise(z: Float[np.ndarray, " V"], bits: float) -> np.ndarray:
+    """z where -log2 p <= bits, and the most probable token: mirostat 2.0's truncation.
+
+    >>> np.isfinite(minimal_surprise(np.log(np.array([0.5, 0.25, 0.25])), 1.5)).tolist()
+    [True, False, False]
+    """
+    log_p = log_probabilities(z)
+    return keep(z, log_p >= min(-bits * math.log(2), float(log_p.max())))

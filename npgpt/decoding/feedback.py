@@ -1,0 +1,124 @@
+"""Selectors with feedback: mirostat, mirostat 2.0, adaptive-p.
+
+Each takes a uniform u and its state, a number or two, and returns the token and the
+next state. A state is a value: beams copy it, and going back restores it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npgpt.decoding.entropy import minimal_surprise
+from npgpt.decoding.rules import log_probabilities, probabilities
+from npgpt.decoding.selectors import inverse_cdf
+from npgpt.decoding.truncation import top_k
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+
+def mirostat(
+    z: Float[np.ndarray, " V"], u: float, mu: float, tau: float, eta: float, m: int
+) -> tuple[int, float]:
+    """Draw from a top-k chosen so that the surprise stays at tau bits; (token, mu).
+
+    Zipf's exponent s is fitted to the m best of p sorted down,
+    s = sum t b / sum t^2, t_i = ln((i+2)/(i+1)), b_i = ln(p_i / p_(i+1)); with
+    eps = s - 1, k = (eps 2^mu / (1 - V^-eps))^(1/s); mu' = mu - eta (S - tau), where
+    S = -log2 p(token) after truncation, as in llama.cpp (the authors take p before it,
+    and k one higher). mu starts at 2 tau. A flat top (s = 0) keeps all; eps = 0 takes
+    the limit k = (2^mu / ln V)^(1/s). Source: Basu et al., "Mirostat" (2020).
+
+    >>> z = np.log(np.array([0.6, 0.2, 0.1, 0.06, 0.04]))
+    >>> id, mu = mirostat(z, 0.0, 2.0, 1.0, 0.1, 100)
+    >>> id, round(mu, 3)
+    (0, 2.058)
+    """
+    k = mirostat_k(np.sort(probabilities(z))[::-1], mu, m)
+    return _surprised(top_k(z, k), u, mu, tau, eta)
+
+
+def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
+    """The k of mirostat for probabilities sorted down.
+
+    >>> mirostat_k(np.array([0.6, 0.2, 0.1, 0.06, 0.04]), 2.0, 100)
+    2
+    """
+    V = int((p > 0).sum())
+    p = p[: min(m, V)]
+    t = np.log(np.arange(2, len(p) + 1) / np.arange(1, len(p)))
+    s = float(t @ np.log(p[:-1] / p[1:]) / (t @ t)) if len(p) > 1 else 0.0
+    if s <= 1e-9:
+        return V
+    eps = s - 1
+    decay = -math.expm1(-eps * math.log(V)) / eps if eps else math.log(V)
+    log2_k = (mu - math.log2(decay)) / s  # k = (2^mu eps / (1 - V^-eps))^(1/s)
+    return V if log2_k > 30 else min(V, max(1, int(2**log2_k)))
+
+
+def mirostat_v2(
+    z: Float[np.ndarray, " V"], u: float, mu: float, tau: float, eta: float
+) -> tuple[int, float]:
+    """Draw among tokens of surprise up to mu bits: keep -log2 p <= mu, or the top.
+
+    mu' = mu - eta (S - tau), S the surprise of the token after truncation, as in
+    llama.cpp and text-generation-webui (Aphrodite takes it before). mu starts at
+    2 tau. Source: Basu et al. (2020).
+
+    >>> z = np.log(np.array([0.6, 0.3, 0.1]))
+    >>> id, mu = mirostat_v2(z, 0.9, 2.0, 1.0, 0.1)
+    >>> id, round(mu, 4)  # S = log2(0.9 / 0.3)
+    (1, 1.9415)
+    """
+    return _surprised(minimal_surprise(z, mu), u, mu, tau, eta)
+
+
+def _surprised(
+    z: np.ndarray, u: float, mu: float, tau: float, eta: float
+) -> tuple[int, float]:
+    id = inverse_cdf(z, u)
+    surprise = -float(log_probabilities(z)[id]) / math.log(2)
+    return id, mu - eta * (surprise - tau)
+
+
+def adaptive_p(
+    z: Float[np.ndarray, " V"],
+    u: float,
+    state: tuple[float, float],
+    target: float,
+    decay: float,
+) -> tuple[int, tuple[float, float]]:
+    """Favour tokens near a probability that keeps the running mean at the target.
+
+    With state (w, W): t = clip(2 target - w/W, 0, 1), x = |p - t| / 0.3,
+    z' = 5 - 10 x^2 / (1 + x) on what is left; draw from softmax(z'); then
+    w' = p(token) + decay w, W' = 1 + decay W with the p before z'. A negative target
+    draws from z. Starts at (target, 1) / (1 - decay). Source: llama.cpp (2025).
+
+    >>> z = np.log(np.array([0.7, 0.3]))
+    >>> id, (w, W) = adaptive_p(z, 0.0, adaptive_start(0.3, 0.9), 0.3, 0.9)
+    >>> id, round(w / W, 4)
+    (0, 0.34)
+    """
+    p = probabilities(z)
+    if target < 0:
+        id = inverse_cdf(z, u)
+    else:
+        w, W = state
+        aim = min(max(2 * target - w / W, 0.0), 1.0)
+        x = np.abs(p - aim) / 0.3
+        id = inverse_cdf(np.where(z > -np.inf, 5 - 10 * x**2 / (1 + x), -np.inf), u)
+    return id, (float(p[id]) + decay * state[0], 1 + decay * state[1])
+
+
+def adaptive_start(target: float, decay: float) -> tuple[float, float]:
+    """The state of adaptive-p before the first token.
+
+    >>> adaptive_start(0.5, 0.5)
+    (1.0, 2.0)
+    """
+    return max(target, 0.0) / (1 - decay), 1 / (1 - decay)

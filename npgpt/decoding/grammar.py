@@ -1,0 +1,167 @@
+"""JSON schemas and grammars, by the library llguidance (extra `constraints`).
+
+llguidance (MIT; Rust, wheels of 3 MB) parses along with the text and says which tokens
+keep it on the way to a sentence of the grammar: a mask over the vocabulary. Matchers
+are made anew or moved on from what the new tokens say; nothing depends on the order of
+calls. Grammars are written in GBNF, llama.cpp's format, or in Lark.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npgpt.decoding.constraints import padded
+from npgpt.decoding.rules import keep
+from npgpt.decoding.vocabulary import all_bytes
+from npgpt.errors import DecodingError
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float
+
+MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
+
+
+class GrammarMask:
+    """The tokens that a grammar allows after each text."""
+
+    def __init__(
+        self, grammar: str, tokenizer: Any, V: int | None, eos: tuple[int, ...]
+    ):
+        library = _library()
+        if not eos:
+            raise DecodingError("a grammar needs an end-of-text id, and there is none")
+        self.library = library
+        self.eos = eos
+        self.V = len(padded(all_bytes(tokenizer), V))
+        self._root = library.LLMatcher(
+            _ll_tokenizer(tokenizer, V, eos), grammar, log_level=0
+        )
+        if self._root.is_error():
+            raise DecodingError(f"grammar: {_first_line(self._root.get_error())}")
+        self._known: dict[tuple[int, ...], Any] = {}
+
+    def matcher(self, generated: Sequence[int]) -> Any:
+        """A matcher that has read these tokens."""
+        text = tuple(generated)
+        if text in self._known:
+            return self._known[text]
+        before = self._known.get(text[:-1], self._root) if text else self._root
+        matcher = before.deep_copy()
+        read = text if before is self._root else text[-1:]
+        for id in read:
+            if id in self.eos:
+                break
+            if not matcher.consume_token(id):
+                raise DecodingError(
+                    f"token {id} leaves the grammar; a rule after it forced it"
+                )
+        if len(self._known) >= MATCHERS:
+            del self._known[next(iter(self._known))]
+        self._known[text] = matcher
+        return matcher
+
+    def mask(self, generated: Sequence[int]) -> Bool[np.ndarray, " V"]:
+        """(V,) True where a token keeps the text on the way to a sentence."""
+        matcher = self.matcher(generated)
+        bits = np.zeros((self.V + 31) // 32, np.int32)
+        if not matcher.is_stopped():
+            matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        allowed = np.unpackbits(bits.view(np.uint8), bitorder="little")[: self.V] == 1
+        allowed[list(self.eos)] = matcher.is_accepting() or matcher.is_stopped()
+        return allowed
+
+    def accepts(self, generated: Sequence[int]) -> bool:
+        """Whether the text is a sentence of the grammar."""
+        return self.matcher(generated).is_accepting()
+
+
+def grammar(
+    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask
+) -> Float[np.ndarray, " V"]:
+    """Keep v if the parser lives on after its bytes; the end where a sentence is whole.
+
+    The mask comes before truncation, so top-p and the like see allowed tokens only.
+    (llama.cpp draws first and masks only when the token does not fit: the same law
+    without truncation, another one with it.)
+    """
+    return keep(z, mask.mask(generated))
+
+
+def json_schema(
+    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask
+) -> Float[np.ndarray, " V"]:
+    """Keep what is on the way to JSON of the schema; keys come in the schema's order."""
+    return grammar(z, generated, mask)
+
+
+def prepare_grammar(text: str, setup: Any) -> GrammarMask:
+    """The mask of a GBNF grammar (it has "::=") or a Lark grammar."""
+    library = _library()
+    if "::=" in text:
+        from llguidance.gbnf_to_lark import any_to_lark
+
+        try:
+            text = any_to_lark(text)
+        except Exception as error:  # the converter has no one type for bad grammars
+            raise DecodingError(f"grammar: {_first_line(str(error))}") from None
+    return _mask(library.LLMatcher.grammar_from_lark(text), setup)
+
+
+def prepare_schema(schema: str, setup: Any) -> GrammarMask:
+    """The mask of a JSON schema. Whitespace in the JSON is limited to one space."""
+    library = _library()
+    text = library.LLMatcher.grammar_from_json_schema(
+        schema, overrides={"whitespace_pattern": " ?"}
+    )
+    return _mask(text, setup)
+
+
+def _mask(text: str, setup: Any) -> GrammarMask:
+    if setup.tokenizer is None:
+        raise DecodingError("a grammar needs a tokenizer, and this model has none")
+    return _cached(text, setup.tokenizer, setup.vocab_size, setup.eos)
+
+
+@functools.lru_cache(maxsize=8)
+def _cached(text: str, tokenizer: Any, V: int | None, eos: tuple) -> GrammarMask:
+    return GrammarMask(text, tokenizer, V, eos)
+
+
+@functools.lru_cache(maxsize=4)
+def _ll_tokenizer(tokenizer: Any, V: int | None, eos: tuple[int, ...]) -> Any:
+    """Our vocabulary as llguidance wants it: bytes by id."""
+    library = _library()
+
+    class Vocabulary:
+        eos_token_id, bos_token_id = eos[0], None
+        tokens = padded(all_bytes(tokenizer), V)
+        special_token_ids = tuple(eos)
+
+        def __call__(self, text: Any) -> list[int]:
+            text = text.decode(errors="replace") if isinstance(text, bytes) else text
+            return tokenizer.encode(text)
+
+    names = Vocabulary.tokens
+    for id in eos:  # the library wants a name for it, and no text has this one
+        names[id] = b"\xff<end>"
+    wrapper = library.TokenizerWrapper(Vocabulary())
+    return library.LLTokenizer(wrapper, n_vocab=len(names))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "not a grammar"
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise DecodingError(
+            "json_schema and grammar need llguidance: pip install 'npgpt[constraints]'"
+        ) from None
+    return llguidance

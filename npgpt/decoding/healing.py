@@ -1,0 +1,81 @@
+"""Token healing: the prompt's last token is taken back and may be written differently.
+
+A prompt that ends inside a word ("http:" before "//") ends with a token that the model
+has rarely seen in that place. The new text has to begin with the bytes taken back; they
+are not shown again. A hard constraint, as in `guidance` (transformers adds a bias).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.rules import Context, keep
+from npgpt.decoding.vocabulary import all_bytes
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+
+class Prompt(NamedTuple):
+    """Ids to read, and the bytes that the new text has to begin with."""
+
+    ids: list[int]
+    prefix: bytes = b""
+
+
+def heal(prompt: Sequence[int], tokenizer: Any, options: GenerationConfig) -> Prompt:
+    """The prompt without its last token, if token_healing asks for it.
+
+    More is taken back where the last token begins inside a character. A prompt of one
+    token, and one that ends with a special token, stay as they are.
+
+    >>> from npgpt import GPT2
+    >>> tokenizer = GPT2.from_pretrained("tales").tokenizer
+    >>> ids = tokenizer.encode("Once upon a ti")
+    >>> heal(ids, tokenizer, GenerationConfig(token_healing=True)).prefix
+    b'i'
+    """
+    ids = list(prompt)
+    if not options.token_healing:
+        return Prompt(ids)
+    prefix = b""
+    while len(ids) > 1:
+        token = all_bytes(tokenizer)[ids[-1]]
+        if not token:
+            break
+        ids, prefix = ids[:-1], token + prefix
+        if prefix[0] & 0xC0 != 0x80:  # not the middle of a UTF-8 character
+            return Prompt(ids, prefix)
+    return Prompt(list(prompt))
+
+
+def begin_with_prefix(
+    z: Float[np.ndarray, " V"],
+    generated: Sequence[int],
+    context: Context,
+    tokenizer: Any,
+) -> Float[np.ndarray, " V"]:
+    """Keep the tokens that agree with what is left of the prefix.
+
+    A token agrees if one of its bytes and what is left of the prefix begins with the
+    other.
+    """
+    table = all_bytes(tokenizer)
+    left = context.prefix[sum(len(table[id]) for id in generated) :]
+    if not left:
+        return z
+    mask = np.zeros(len(z), bool)
+    for id, token in enumerate(table):
+        if token and (token.startswith(left) or left.startswith(token)):
+            mask[id] = True
+    return keep(z, mask)
+
+
+def tokenizer_of(on: bool, setup: Any) -> Any:
+    """What the rule is bound to: the tokenizer."""
+    return setup.tokenizer

@@ -1,0 +1,142 @@
+"""Rules that reshape the distribution: z (V,) -> z (V,), and no token is removed.
+
+-inf stays -inf. What removes tokens by their probability is in
+npgpt.decoding.truncation and npgpt.decoding.entropy.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npgpt.decoding.rules import check, entropy, log_probabilities, probabilities
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+
+def temperature(z: Float[np.ndarray, " V"], T: float) -> Float[np.ndarray, " V"]:
+    """Sharper (T < 1) or flatter (T > 1): z / T. T = 0 keeps the largest logits.
+
+    Source: Ackley, Hinton and Sejnowski, "A Learning Algorithm for Boltzmann Machines"
+    (1985).
+
+    >>> temperature(np.array([1.0, 2.0]), 0.5).tolist()
+    [2.0, 4.0]
+    """
+    top = z.max()
+    if 1e-3 < T < 1e30 and abs(top) < 1e30:
+        return z / z.dtype.type(T)  # -inf stays -inf, and nothing can overflow
+    with np.errstate(all="ignore"):  # the gap to the top cannot become +inf
+        scaled = np.where(z > -np.inf, (z - top) / z.dtype.type(T), z)
+    return np.where(z == top, z.dtype.type(0), scaled) if np.isfinite(top) else z
+
+
+def dynamic_temperature(
+    z: Float[np.ndarray, " V"], spread: float, exponent: float, T: float
+) -> Float[np.ndarray, " V"]:
+    """Cooler where the model is sure: z / T', T' from the entropy H of the n left.
+
+    T' = T_lo + (T_hi - T_lo) (H / ln n)^exponent with T_lo, T_hi = max(0, T - spread),
+    T + spread. n counts finite logits, as text-generation-webui and Aphrodite do
+    (llama.cpp: its list of candidates). Source: kalomaze (2023), no paper.
+
+    >>> z = np.log(np.array([0.5, 0.5]))
+    >>> (dynamic_temperature(z, 0.5, 1, 1.0) / z).round(3).tolist()  # T' = 1.5
+    [0.667, 0.667]
+    """
+    n = int((z > -np.inf).sum())
+    if n <= 1:
+        return z
+    low, high = max(0.0, T - spread), T + spread
+    share = min(1.0, entropy(z) / math.log(n))
+    return temperature(z, low + (high - low) * share**exponent)
+
+
+def edt(
+    z: Float[np.ndarray, " V"], theta: float, base: float, T: float
+) -> Float[np.ndarray, " V"]:
+    """Entropy-based dynamic temperature: z / T', T' = T base^(theta / H), H in nats.
+
+    H = 0 gives T' = 0, greedy. Source: Zhang et al., "EDT: Improving Large Language
+    Models' Generation by Entropy-based Dynamic Temperature Sampling" (2024).
+
+    >>> z = np.log(np.array([0.5, 0.5]))
+    >>> (z / edt(z, math.log(2), 0.8, 1.0)).round(3).tolist()  # H = theta: T' = 0.8
+    [0.8, 0.8]
+    """
+    H = entropy(z)
+    return temperature(z, T * base ** (theta / H) if H > 0 else 0.0)
+
+
+def quadratic(
+    z: Float[np.ndarray, " V"], factor: float, curve: float
+) -> Float[np.ndarray, " V"]:
+    """Quadratic smoothing: with d = z - max z and s, c the factor and the curve,
+    z' = max z - s ((3 - c)/2 d^2 - (c - 1)/2 d^3).
+
+    The top is a fixed point, and so is d = -1 at s = 1. c = 1 is the parabola; c > 1
+    adds a cubic. The maximum is this row's (text-generation-webui takes the batch's).
+    Source: kalomaze (2024), no paper.
+
+    >>> quadratic(np.array([0.0, -1.0, -2.0]), 1.0, 1.0).tolist()
+    [0.0, -1.0, -4.0]
+    """
+    top = check(z)
+    d = np.where(z > -np.inf, z - top, z.dtype.type(0))
+    with np.errstate(over="ignore"):
+        bent = top - factor * ((3 - curve) / 2 * d**2 - (curve - 1) / 2 * d**3)
+    return np.where(z > -np.inf, bent, z).astype(z.dtype)
+
+
+def skew(z: Float[np.ndarray, " V"], s: float) -> Float[np.ndarray, " V"]:
+    """Bend the cumulative distribution F of the sorted p: p'_i = F_i^k - F_(i-1)^k,
+    k = exp(s).
+
+    The same as drawing with u^exp(-s). Sorted from the top, so that the result does not
+    depend on token ids (Aphrodite sorts by id); equal logits share their mass equally.
+    Source: turboderp, ExLlamaV2 (no paper).
+
+    >>> np.exp(skew(np.log(np.array([0.5, 0.5])), 1.0)).round(3).tolist()
+    [0.5, 0.5]
+    >>> np.exp(skew(np.log(np.array([0.8, 0.2])), math.log(2))).round(3).tolist()
+    [0.64, 0.36]
+    """
+    left = np.flatnonzero(z > -np.inf)
+    p = probabilities(z)[left]
+    order = np.argsort(-p)
+    F = np.minimum(np.cumsum(p[order]), 1.0)
+    F[-1] = 1.0
+    bent = np.diff(F ** math.exp(s), prepend=0.0)
+    group = np.cumsum(np.diff(p[order], prepend=p[order[0]]) != 0)
+    mean = np.bincount(group, bent) / np.bincount(group)  # ties share their mass
+    skewed = np.full(len(z), -np.inf)
+    with np.errstate(divide="ignore"):
+        skewed[left[order]] = np.log(mean[group])
+    return skewed.astype(z.dtype)
+
+
+def normalize(z: Float[np.ndarray, " V"], on: bool = True) -> Float[np.ndarray, " V"]:
+    """Log-probabilities, z - log sum exp z, from whatever the rules left.
+
+    >>> normalize(np.array([0.0, 0.0])).round(4).tolist()
+    [-0.6931, -0.6931]
+    """
+    return log_probabilities(z) if on else z
+
+
+def remove_invalid(
+    z: Float[np.ndarray, " V"], on: bool = True
+) -> Float[np.ndarray, " V"]:
+    """NaN becomes 0, the infinities the largest floats.
+
+    It runs before everything else: Hugging Face runs it after the bans and so turns
+    them into finite numbers.
+
+    >>> remove_invalid(np.array([np.nan, 1.0])).tolist()
+    [0.0, 1.0]
+    """
+    return np.nan_to_num(z, nan=0.0) if on else z

@@ -1,0 +1,142 @@
+"""Texts of any length as token ids, in memory that does not grow with them.
+
+Files are read in blocks, split into documents and encoded in pieces. The ids are those
+of encoding the whole text: a piece ends before white space that follows other text,
+where GPT-2's pre-tokenizer always begins a new word. Where a tokenizer makes no such
+promise, the whole text is encoded at once. Nothing here knows about models.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from npgpt.errors import TokenizerError
+from npgpt.tokenizer import Tokenizer
+
+BLOCK = 2**16  # bytes read and, at least, characters encoded at once
+# Python's \s holds all of Unicode's white space, so \S is none for any tokenizer.
+_LAST_CUT = re.compile(r".*\S(?=[ \t\r\n])", re.DOTALL)
+
+
+def read_text(
+    file: str | Path | BinaryIO, progress: Callable[[int], object] | None = None
+) -> Iterator[str]:
+    """The text of a UTF-8 file in pieces, line ends as they are.
+
+    progress is told of every so many bytes read. Raises TokenizerError where the file
+    is no UTF-8 or cannot be read.
+    """
+    if not isinstance(file, str | Path):
+        yield from _decoded(file, getattr(file, "name", "the text"), progress)
+        return
+    try:
+        with open(file, "rb") as stream:
+            yield from _decoded(stream, str(file), progress)
+    except OSError as error:
+        raise TokenizerError(
+            f"{file}: cannot be read ({error.strerror or error})"
+        ) from None
+
+
+def _decoded(
+    stream: BinaryIO, where: str, progress: Callable[[int], object] | None
+) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
+    while True:
+        block = stream.read(BLOCK)
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise TokenizerError(
+                f"{where}: byte {read - held + error.start} is not UTF-8; convert the "
+                "text to UTF-8 first"
+            ) from None
+        read += len(block)
+        if progress is not None:
+            progress(len(block))
+        if text:
+            yield text
+        if not block:
+            return
+
+
+def split_documents(
+    pieces: Iterable[str], separator: str | None
+) -> Iterator[Iterator[str]]:
+    """The documents between separators, each in pieces, to be read one after another.
+
+    >>> [list(d) for d in split_documents(["one--t", "wo-", "-three"], "--")]
+    [['one'], ['t', 'wo'], ['thre', 'e']]
+    """
+    if not separator:
+        yield iter(pieces)
+        return
+    source, rest, more = iter(pieces), "", True
+
+    def document() -> Iterator[str]:
+        nonlocal rest, more
+        while (at := rest.find(separator)) < 0:
+            # A separator may begin in the last characters and end in the next piece.
+            sure = max(0, len(rest) - len(separator) + 1)
+            if sure:
+                yield rest[:sure]
+            rest = rest[sure:]
+            block = next(source, None)
+            if block is None:
+                more = False
+                at = len(rest)
+                break
+            rest += block
+        piece, rest = rest[:at], rest[at + len(separator) :]
+        if piece:
+            yield piece
+
+    while more:
+        yield document()
+
+
+def encode_pieces(
+    tokenizer: Tokenizer, pieces: Iterable[str], block: int = BLOCK
+) -> Iterator[list[int]]:
+    """Ids of the pieces joined, in blocks; the blocks joined are the ids of it all."""
+    if not can_be_cut(tokenizer):
+        yield tokenizer.encode("".join(pieces))
+        return
+    rest, searched = "", 0
+    for piece in pieces:
+        rest += piece
+        if len(rest) < block:
+            continue
+        found = _LAST_CUT.match(rest, searched)
+        searched = len(rest) - 1
+        if found:
+            yield tokenizer.encode(rest[: found.end()])
+            rest, searched = rest[found.end() :], 0
+    if rest:
+        yield tokenizer.encode(rest)
+
+
+def can_be_cut(tokenizer: Tokenizer) -> bool:
+    """Whether a text may be encoded in parts that begin with white space.
+
+    GPT-2's pattern always begins a token at white space after other text, and looks
+    ahead only from within white space, so neither side of the cut sees the other.
+    """
+    pipeline = tokenizer.pipeline
+    splitter = pipeline["pre_tokenizer"] or {}
+    return (
+        splitter.get("type") == "ByteLevel"
+        and splitter.get("use_regex", True)
+        and not splitter.get("add_prefix_space")
+        and pipeline["normalizer"] is None
+        and not any(
+            token["rstrip"] or re.search(r"\s", token["content"])
+            for token in pipeline["added_tokens"]
+        )
+    )

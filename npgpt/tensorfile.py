@@ -1,0 +1,133 @@
+"""Files of tensors in the safetensors format: 8 bytes of length, a JSON header, data.
+
+Float32 tensors that are aligned in the file are memory-mapped; misaligned ones (the
+published gpt2 file's are) and float16 or bfloat16 ones are copied once. The safetensors
+library checks the header before anything is believed. Which names and shapes make a
+model is npgpt.checkpoint's business.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt.errors import CheckpointError
+
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a number
+
+
+def read_safetensors(
+    path: Path, skip: Callable[[str], bool] = lambda name: False
+) -> dict[str, np.ndarray]:
+    """Every float tensor of a file: a memory map where aligned float32, else a copy.
+
+    Names for which `skip` is true are passed over, whatever their type.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The library refuses every header that lies: lengths, offsets, overlaps, sizes.
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+        raw = np.memmap(path, np.uint8, mode="r")
+        start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
+        header = json.loads(raw[8:start].tobytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({reason})"
+        ) from None
+    tensors = {}
+    for name in names:
+        entry = header[name]
+        kind, (begin, end) = entry["dtype"], entry["data_offsets"]
+        if skip(name):
+            continue
+        if kind not in WIDTHS:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {kind}; npgpt reads {', '.join(WIDTHS)}"
+            )
+        stored = raw[start + begin : start + end]
+        tensors[name] = _decode(stored, kind).reshape(entry["shape"])
+    return tensors
+
+
+def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
+    """Float32 values of a tensor's bytes."""
+    if kind == "F32" and stored.ctypes.data % 4 == 0:
+        return np.asarray(stored).view(np.float32)
+    stored = stored.copy()  # aligned from here on
+    if kind == "F32":
+        return np.asarray(stored).view(np.float32)
+    if kind == "F16":
+        return stored.view(np.float16).astype(np.float32)
+    # bfloat16 is the upper half of a float32
+    return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """The nearest bfloat16 (ties to even) of each float32, as uint16; NaN stays NaN."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), 0x7FC0, rounded).astype(np.uint16)
+
+
+ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "float32": ("F32", lambda x: x),
+    "float16": ("F16", lambda x: x.astype(np.float16)),
+    "bfloat16": ("BF16", to_bfloat16),
+}
+
+
+def write_safetensors(
+    path: str | Path,
+    tensors: dict[str, tuple[str, Any, Callable[[Any], np.ndarray]]],
+    metadata: dict[str, str],
+) -> None:
+    """Write name -> (kind, array, encode): encode(array) holds the bytes of that kind.
+
+    One tensor is encoded at a time, so a model is never in memory twice.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (kind, array, _) in tensors.items():
+        begin, end = end, end + math.prod(array.shape) * WIDTHS[kind]
+        header[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # the first tensor starts aligned to 64
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, array, encode in tensors.values():
+            file.write(np.ascontiguousarray(encode(array)).data)
+
+
+def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place in one step."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,89 @@
+"""The package as a whole: what it imports, who imports whom, its examples."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+        ".__init__"
+    ): path
+    for folder in ("npgpt", "kernels")
+    for path in (ROOT / folder).rglob("*.py")
+}
+
+
+def imports(module, top_level_only=False):
+    """Names of the modules that a module imports."""
+    tree = ast.parse(SOURCES[module].read_text())
+    names = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {part if part in SOURCES else node.module for part in parts}
+    return names
+
+
+def test_import_needs_numpy_alone():
+    code = (
+        "import sys, json; before = set(sys.modules); import npgpt; "
+        "new = set(sys.modules) - before; "
+        "print(json.dumps(sorted({name.split('.')[0] for name in new})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    loaded = set(json.loads(done.stdout)) - set(sys.stdlib_module_names)
+    assert {m for m in loaded if not m.startswith("_")} == {"npgpt", "numpy"}
+
+
+def ours(module, top_level_only=True):
+    return {n for n in imports(module, top_level_only) if n.startswith("npgpt")}
+
+
+def test_ops_imports_nothing_of_ours():
+    assert not ours("npgpt.ops", top_level_only=False)
+
+
+def test_decoding_never_looks_inside_the_model():
+    for module in SOURCES:
+        if module.startswith("npgpt.decoding"):
+            inside = ours(module, top_level_only=False)
+            hidden = ("npgpt.ops", "npgpt.gpt2", "npgpt.backend", "npgpt.model")
+            assert not [n for n in inside if n.startswith(hidden)], module
+
+
+def test_nothing_imports_the_command():
+    for module in SOURCES:
+        if module != "npgpt.__main__":
+            assert not [n for n in ours(module, False) if n.startswith("npgpt.cli")]
+
+
+def test_no_import_cycles():
+    graph = {module: ours(module) & set(SOURCES) for module in SOURCES}
+    done = set()
+    while graph:
+        free = [module for module, needs in graph.items() if needs - {module} <= done]
+        assert free, f"a cycle among {sorted(graph)}"
+        done |= set(free)
+        for module in free:
+            del graph[module]
+
+
+def test_every_example_in_a_docstring_is_true():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--doctest-modules", "--pyargs", "npgpt",
+         "npgpt.kernels", "-q", "-p", "no:cacheprovider", "-c", "/dev/null"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_every_module_says_what_it_is(module):
+    assert ast.get_docstring(ast.parse(SOURCES[module].read_text()))

@@ -1,0 +1,52 @@
+"""Every example of the README runs, and what it says of the files is true."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+SHELL = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+COMMANDS = [line for line in SHELL if line.startswith("npgpt ")]
+
+
+def test_python_examples_run():
+    assert PYTHON
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(PYTHON)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "h.0.attn.weights (1, 6, 4, 4)" in done.stdout
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_shell_examples_run(line, tmp_path):
+    program = Path(sys.executable).parent / "npgpt"
+    done = subprocess.run(
+        [program, *shlex.split(line)[1:]], capture_output=True, text=True, cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_two_commands_do_the_set_up():
+    install = [line for line in SHELL if "pip install" in line]
+    assert len(install) == 2
+    assert install[0].endswith('npgpt generate "Once upon a time"')
+    assert install[1].endswith("-m pytest")
+    assert install[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_files_to_read_are_as_long_as_stated():
+    rows = re.findall(r"^\| `(\S+\.py)` \| (\d+) \|", README, re.MULTILINE)
+    assert rows
+    for name, lines in rows:
+        actual = len((ROOT / name).read_text().splitlines())
+        assert abs(actual - int(lines)) <= max(15, 0.1 * actual), (name, actual)
