@@ -72,8 +72,13 @@ def physical_cores() -> int:
 
 
 def set_threads(n: int | None = None) -> int:
-    """Use n threads (None: one a physical core) from now on; the number in use."""
+    """Use n threads from now on; the number in use.
+
+    None: what NPGPT_THREADS says, else one a physical core.
+    """
     limit = numba_config.NUMBA_NUM_THREADS
+    if n is None and os.environ.get("NPGPT_THREADS", "").isdigit():
+        n = int(os.environ["NPGPT_THREADS"])
     wanted = physical_cores() if n is None else n
     chosen = max(1, min(wanted, limit))
     numba.set_num_threads(chosen)
