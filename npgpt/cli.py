@@ -23,6 +23,9 @@ VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing
     "plot": "Figures: the causal mask, attention.",
     "download": "Bring a model from the Hugging Face Hub.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",
+    "bench": "How fast, against NumPy, the machine and the peers.",
+    "warmup": "Compile all kernels now, once.",
+    "convert": "Store a model in another dtype, or packed for the kernels.",
     "verify": "Check a model's numbers on this machine.",
 }
 

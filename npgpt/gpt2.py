@@ -163,8 +163,8 @@ def hidden_states(
         visible = xp.asarray(np.arange(S) <= running[:, :, None])  # (B, T, S)
         mask = visible if mask is None else mask & visible
 
-    x = tap("wte", ops.embedding(xp.asarray(ids), params.wte.weight))  # (B, T, C)
-    x = x + tap("wpe", ops.embedding(xp.asarray(positions), params.wpe.weight))
+    x = tap("wte", backend.embedding(xp.asarray(ids), params.wte.weight))  # (B, T, C)
+    x = x + tap("wpe", backend.embedding(xp.asarray(positions), params.wpe.weight))
     x = tap("embed", x)
     states = [x]
     for i, block in enumerate(params.h[:layers]):

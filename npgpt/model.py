@@ -137,7 +137,7 @@ class GPT2:
             config.n_head,
             config.n_positions if n_positions is None else n_positions,
             config.head_dim,
-            dtype=self.dtype,
+            dtype=self.backend.cache_dtype(self.dtype),
             xp=self.backend.xp,
         )
 
@@ -157,6 +157,10 @@ class GPT2:
         for row, new in enumerate(ids):
             padded[row, : len(new)] = new
         padded = gpt2.check_ids(padded, self.config)
+        if self.backend.decode_step is not None and cache.batch == len(ids):
+            z = self.backend.decode_step(self.params, ids, cache)
+            if z is not None:
+                return z
         ends = [len(held) + len(new) for held, new in zip(cache.ids, ids, strict=True)]
         last: list[Any] = [None] * len(ids)
         for start in range(0, T, PREFILL_CHUNK):
