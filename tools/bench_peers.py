@@ -17,17 +17,38 @@ import sys
 import time
 from pathlib import Path
 
-from npgpt import checkpoint, hub
+from npgpt.bench.compare import warm_up
+from npgpt.bench.worker import Worker
+from npgpt.config import GPT2Config
 from npgpt.info import describe
-from npgpt.peers import Engine, alternate, medians, random_ids
 
-CODE_TO_FIRST_TOKEN = {
+FIRST_TOKEN = {
     "npgpt": "from npgpt import GPT2; import sys; "
     "next(GPT2.from_pretrained(sys.argv[1]).stream([1, 2, 3], max_new_tokens=1))",
     "transformers": "import sys, torch; from transformers import GPT2LMHeadModel; "
     "GPT2LMHeadModel.from_pretrained(sys.argv[1]).generate(torch.tensor([[1, 2, 3]]), "
     "max_new_tokens=1, do_sample=False, pad_token_id=0)",
 }
+MEMORY = (
+    "import resource, sys; from npgpt import GPT2; "
+    "m = GPT2.from_pretrained(sys.argv[1]); "
+    "m.next_logits([[7] * m.config.n_positions], m.new_cache());"
+    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+)
+
+
+def alternate(
+    workers: dict[str, Worker], rounds: int, what: str, *numbers: int
+) -> dict[str, float]:
+    """Median seconds of every engine, asked in turn; the first round is left out."""
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    for turn in range(rounds + 1):
+        for name, worker in workers.items():
+            time.sleep(0.3)  # the spinning threads of the last engine go to sleep
+            seconds = worker.ask(what, *numbers)
+            if turn:
+                times[name].append(seconds)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def shell_seconds(*command: str, rounds: int = 5) -> float:
@@ -40,30 +61,14 @@ def shell_seconds(*command: str, rounds: int = 5) -> float:
     return statistics.median(times)
 
 
-def row(
-    what: str, values: dict[str, float], scale: float, unit: str, wanted: str
-) -> None:
-    """One line of the table: values, and every engine's ratio to npgpt."""
+def row(what: str, values: dict[str, float], unit: str, wanted: str) -> None:
+    """One line of the table: each engine's value and its ratio to the first."""
     ours = next(iter(values.values()))
     cells = "  ".join(
-        f"{name.split(':')[0]} {value * scale:.4g} {unit} ({value / ours:.2f})"
+        f"{name} {value:.4g} {unit} ({value / ours:.2f})"
         for name, value in values.items()
     )
-    print(f"{what:<34} {cells}   [{wanted}]", flush=True)
-
-
-def peak_beyond_weights(folder: str, config) -> float:
-    """MB above weights and KV cache after reading 1,024 tokens, in a fresh process."""
-    code = (
-        "import sys; from npgpt import GPT2; from npgpt.peers import peak_memory;"
-        "m = GPT2.from_pretrained(sys.argv[1]); ids = eval(sys.argv[2]);"
-        "m.next_logits([ids], m.new_cache()); print(peak_memory())"
-    )
-    ids = repr(random_ids(config.n_positions, config.vocab_size))
-    command = [sys.executable, "-c", code, folder, ids]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    info = describe(config)
-    return (int(done.stdout) - info.weight_bytes - info.kv_bytes) / 1e6
+    print(f"{what:<32} {cells}   [{wanted}]", flush=True)
 
 
 if __name__ == "__main__":
@@ -72,31 +77,34 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     folder, rounds = options.folder, options.rounds
-    names = ["npgpt:numpy:float32", "transformers:float32"]
-    if importlib.util.find_spec("llama_cpp"):
-        names.append("llama.cpp:F32")
-    else:
+    cores = len(os.sched_getaffinity(0))
+    names = ["numpy:float32", "transformers:float32", "llama.cpp:F32"]
+    if not importlib.util.find_spec("llama_cpp"):
+        names.remove("llama.cpp:F32")
         print("llama-cpp-python is not installed: its column is left out")
-    print(
-        f"{len(os.sched_getaffinity(0))} cores, medians of {rounds} rounds; ratios to npgpt"
-    )
-    engines = [Engine(name, folder) for name in names]
-    decode = medians(alternate(engines, "decode", 64, 24, rounds=rounds))
-    rates = {name: 1 / seconds for name, seconds in decode.items()}
-    row("decode at context 64", rates, 1, "tok/s", "npgpt >= 1.0 and 0.95")
+    print(f"{cores} cores, medians of {rounds} rounds; ratios to npgpt in brackets")
+    workers = {name: Worker(name, folder, cores) for name in names}
+    warm_up(workers)
+    steps = alternate(workers, rounds, "decode", 64, 1, 16)
+    rates = {name: 1 / seconds for name, seconds in steps.items()}
+    wanted = "numpy >= 1.0 x transformers, 0.95 x llama.cpp"
+    row("decode at context 64", rates, "tok/s", wanted)
     for T in (128, 512, 1024):
-        seconds = medians(alternate(engines, "prefill", T, rounds=max(3, rounds // 2)))
-        wanted = "npgpt <= 2.0 x transformers" if T == 1024 else ""
-        row(f"prefill {T} tokens", seconds, 1e3, "ms", wanted)
-    for engine in engines:
-        engine.close()
+        seconds = alternate(workers, max(3, rounds // 2), "prefill", T)
+        wanted = "numpy <= 2.0 x transformers" if T == 1024 else ""
+        row(f"prefill {T} tokens", seconds, "s", wanted)
+    for worker in workers.values():
+        worker.close()
     first = {
         name: shell_seconds(sys.executable, "-c", code, folder)
-        for name, code in CODE_TO_FIRST_TOKEN.items()
+        for name, code in FIRST_TOKEN.items()
     }
-    row("shell to first token, folder", first, 1, "s", "npgpt <= 1.0")
+    row("shell to first token, folder", first, "s", "npgpt <= 1.0")
     npgpt = str(Path(sys.executable).parent / "npgpt")
     tale = shell_seconds(npgpt, "generate", "Once", "--max-new-tokens", "1")
-    print(f"{'shell to first token, tales':<34} {tale:.2f} s   [<= 0.8]")
-    beyond = peak_beyond_weights(folder, checkpoint.load(hub.resolve(folder)).config)
-    print(f"{'peak beyond weights and KV cache':<34} {beyond:.0f} MB   [<= 150]")
+    print(f"{'shell to first token, tales':<32} {tale:.2f} s   [<= 0.8]")
+    command = [sys.executable, "-c", MEMORY, folder]
+    peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    sizes = describe(GPT2Config.from_file(Path(folder) / "config.json"))
+    beyond = (int(peak) - sizes.memory_bytes) / 1e6
+    print(f"{'peak beyond weights and cache':<32} {beyond:.0f} MB   [<= 150]")
