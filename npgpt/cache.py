@@ -96,15 +96,15 @@ class KVCache:
         """Forget all but the first `lengths` positions (one number, or one a row)."""
         if isinstance(lengths, int):
             lengths = [lengths] * self.batch
-        if len(lengths) != self.batch:
-            raise DecodingError(f"{len(lengths)} lengths for {self.batch} cache rows")
+        if not isinstance(lengths, Sequence) or len(lengths) != self.batch:
+            raise DecodingError(f"crop needs a length for each of {self.batch} rows")
         for row, length in enumerate(lengths):
             self.crop_row(row, length)
 
     def crop_row(self, row: int, length: int) -> None:
         """Forget all but the first `length` positions of one row."""
         held = len(self.ids[row])
-        if not 0 <= length <= held:
+        if not isinstance(length, int | np.integer) or not 0 <= length <= held:
             raise DecodingError(
                 f"cannot crop a cache row of {held} positions to {length}"
             )
@@ -119,7 +119,8 @@ class KVCache:
 
     def select(self, rows: Sequence[int]) -> KVCache:
         """A new cache with these rows, in this order; a row may be taken repeatedly."""
-        return self._taken(list(rows))
+        rows = _indices(rows, self.batch, "cache rows")
+        return self._taken(rows)
 
     def repeat(self, n: int) -> KVCache:
         """A new cache with every row n times in a row (B * n rows)."""
@@ -130,11 +131,17 @@ class KVCache:
 
         For token trees: the branch that was accepted becomes the text.
         """
-        for row, keep in enumerate(positions):
+        if not isinstance(positions, Sequence) or len(positions) != self.batch:
+            raise DecodingError(f"gather needs positions for each of {self.batch} rows")
+        kept = [
+            _indices(keep, len(held), "positions of a cache row")
+            for keep, held in zip(positions, self.ids, strict=True)
+        ]
+        for row, keep in enumerate(kept):
             index = self.xp.asarray(list(keep), dtype=self.xp.int64)
             for array in (self.k, self.v):
-                kept = self.xp.take(array[:, row, :, :, :], index, axis=2)
-                array[:, row, :, : len(keep), :] = kept
+                moved = self.xp.take(array[:, row, :, :, :], index, axis=2)
+                array[:, row, :, : len(keep), :] = moved
             self.ids[row] = [self.ids[row][i] for i in keep]
 
     def _taken(self, rows: list[int]) -> KVCache:
@@ -146,3 +153,13 @@ class KVCache:
             new.v[:, target, :, :S, :] = self.v[:, source, :, :S, :]
             new.ids[target] = list(self.ids[source])
         return new
+
+
+def _indices(indices: Sequence[int], n: int, what: str) -> list[int]:
+    """The indices as a list, each of them in [0, n)."""
+    if not isinstance(indices, Sequence) or isinstance(indices, str):
+        raise DecodingError(f"{what} must be a list of whole numbers, not {indices!r}")
+    for i in indices:
+        if not isinstance(i, int | np.integer) or not 0 <= i < n:
+            raise DecodingError(f"{i!r} is not one of the {n} {what}")
+    return list(indices)

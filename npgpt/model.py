@@ -122,7 +122,7 @@ class GPT2:
 
         `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS.
         """
-        ids = np.asarray(ids)
+        ids = gpt2.as_array(ids)
         ids = gpt2.check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
         hidden = gpt2.hidden_states(self.params, ids, backend=self.backend, tap=tap)
         z = gpt2.logits(self.params, hidden, backend=self.backend, tap=tap)
@@ -149,14 +149,14 @@ class GPT2:
         Rows may differ in length. Shorter ones are filled up on the right, where the
         causal mask hides the filling from every real token, and cropped afterwards.
         """
+        _check_rows(ids, cache)
         T = max(map(len, ids))
         ragged = min(map(len, ids)) < T
         if ragged and cache.lengths.max() + T > self.config.n_positions:
             return self._next_logits_by_row(ids, cache)
         padded = np.zeros((len(ids), T), np.int64)
         for row, new in enumerate(ids):
-            padded[row, : len(new)] = new
-        padded = gpt2.check_ids(padded, self.config)
+            padded[row, : len(new)] = gpt2.check_ids([new], self.config)
         if self.backend.decode_step is not None and cache.batch == len(ids):
             z = self.backend.decode_step(self.params, ids, cache)
             if z is not None:
@@ -248,10 +248,23 @@ _PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
 
 
 def _one_row(ids: Any) -> np.ndarray:
-    array = np.asarray(ids)
-    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+    array = gpt2.as_array(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise DecodingError(_PROMPT)
     return array
+
+
+def _check_rows(ids: Any, cache: KVCache) -> None:
+    many = Sequence | np.ndarray
+    if not isinstance(ids, many) or len(ids) != cache.batch:
+        raise DecodingError(
+            f"a cache of {cache.batch} rows reads a list of ids for each"
+        )
+    for row in ids:
+        if not isinstance(row, many) or not len(row):
+            raise DecodingError(
+                f"every row must read at least one token id, not {row!r}"
+            )
 
 
 def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -97,7 +97,8 @@ def score(
     (['Once', ' upon', ' a', ' time'], [-2.0, -0.44, -0.18, -0.18])
     """
     options = _Options.of(model, bos, window, stride)
-    ids = model.encode(text) if len(text) else []
+    empty = isinstance(text, str | Sequence | np.ndarray) and not len(text)
+    ids = [] if empty else model.encode(text)
     tokens = list(_tokens(model, _document(model, ids, options)))
     total = _total(tokens)
     return replace(

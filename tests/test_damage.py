@@ -6,14 +6,18 @@ A few hundred cases in the suite; `--hypothesis-profile=full` runs 10,000.
 import contextlib
 import json
 import struct
+import tempfile
 
 import numpy as np
 import safetensors.numpy
+from click.testing import CliRunner
 from helpers import TINY, tiny_params, token_ids, unit_tensors
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, checkpoint, hub
+from npgpt.cli import VERBS, main
+from npgpt.decoding.options import OPTIONS
 
 # One folder serves all cases of a test: every case writes the files it needs anew.
 shared_folder = settings(
@@ -189,3 +193,74 @@ def test_a_damaged_vocabulary_is_refused_or_works(tmp_path, vocab, merges):
 def test_a_wild_config_is_refused_or_right(config):
     with contextlib.suppress(NpgptError):
         GPT2Config.from_dict(config)
+
+
+MODEL = GPT2(tiny_params())
+WILD = st.one_of(values, st.lists(numbers, max_size=3), st.just([[1, 2]]))
+
+
+@settings(deadline=None)
+@given(
+    prompt=st.one_of(WILD, st.lists(st.integers(0, 39), min_size=1, max_size=30)),
+    options=st.dictionaries(st.sampled_from(sorted(OPTIONS)), WILD, max_size=3),
+    sampled=st.booleans(),
+)
+def test_wild_arguments_of_generate_are_refused_or_right(prompt, options, sampled):
+    options = {"max_new_tokens": 3, "do_sample": sampled, **options}
+    if isinstance(options["max_new_tokens"], int):
+        assume(options["max_new_tokens"] <= 40)  # more takes longer, and is no damage
+    if isinstance(options.get("num_return_sequences"), int):
+        assume(options["num_return_sequences"] <= 40)
+    try:
+        results = MODEL.generate(prompt, **options)
+    except NpgptError:
+        return
+    for result in results if isinstance(results, list) else [results]:
+        assert len(result.ids) <= options["max_new_tokens"]
+        assert all(0 <= id < TINY.vocab_size for id in result.ids)
+        assert all(x <= 1e-6 for x in result.logprobs)
+
+
+@given(ids=st.one_of(WILD, st.lists(st.lists(numbers, max_size=3), max_size=3)))
+def test_wild_ids_are_refused_or_scored(ids):
+    for use in (MODEL.logits, MODEL.encode, MODEL.score):
+        with contextlib.suppress(NpgptError):
+            use(ids)
+
+
+@given(lengths=WILD, rows=st.lists(numbers, max_size=3), keep=WILD)
+def test_a_wild_use_of_the_cache_is_refused_or_right(lengths, rows, keep):
+    cache = MODEL.new_cache(2)
+    MODEL.next_logits([[1, 2, 3], [4]], cache)
+    for use in (
+        lambda: cache.crop(lengths),
+        lambda: cache.select(rows),
+        lambda: cache.gather(keep),
+        lambda: MODEL.next_logits(keep, cache),
+    ):
+        with contextlib.suppress(NpgptError):
+            use()
+    assert [row[:1] for row in cache.ids if row] in ([[1], [4]], [[1]], [[4]], [])
+
+
+WORDS = """
+    tales-mini nowhere - Once --json --model --top-p --greedy 1 0 -1 0.5 nan --seed
+    --max-new-tokens 2 --stop --backend numpy cupy --dtype float64 --layer --head
+    --out --help --ops --stride --window --limit é \x00
+"""
+words = st.sampled_from([*WORDS.split(), ""])
+
+
+@settings(deadline=None)
+@given(verb=st.sampled_from(sorted(VERBS)), words=st.lists(words, max_size=4))
+def test_wild_command_lines_end_in_one_sentence(verb, words):
+    assume(
+        verb not in ("bench", "warmup", "train", "compare", "download")
+    )  # long, or a network
+    words = [*words, "--max-new-tokens", "2"] if verb == "generate" else words
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        result = CliRunner().invoke(main, [verb, *words], input="Once upon")
+    assert result.exit_code in (0, 1, 2), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    if result.exit_code:
+        assert result.output.strip()
