@@ -206,15 +206,21 @@ def _fetch_resumably(repository: str, file: str, revision: str | None) -> None:
         part = blob.with_name(f"{remote.etag}.incomplete")
         if part.exists() and part.stat().st_size > (remote.size or 0):
             part.unlink()
-        with part.open("ab") as stream:
-            headers = {**build_hf_headers(), "accept-encoding": "identity"}
-            try:
-                http_get(url, stream, resume_size=stream.tell(), headers=headers,
-                         expected_size=remote.size, displayed_filename=file)  # fmt: skip
-            except OSError as error:
-                if "Consistency check failed" in str(error):  # no use in going on
-                    part.unlink()
-                raise
+        headers = {**build_hf_headers(), "accept-encoding": "identity"}
+        try:
+            with part.open("ab") as stream:
+                http_get(
+                    url,
+                    stream,
+                    resume_size=stream.tell(),
+                    headers=headers,
+                    expected_size=remote.size,
+                    displayed_filename=file,
+                )
+        except OSError as error:
+            if "Consistency check failed" in str(error):  # no use in going on from it
+                part.unlink()
+            raise
         if not _is_whole(part, remote.size, remote.etag):
             part.unlink()
             raise CheckpointError(
