@@ -109,17 +109,15 @@ def download(name: str, revision: str | None = None, weights: bool = True) -> Pa
     files = {sibling.rfilename for sibling in info.siblings or ()}
     folders = set()
 
-    def fetch(file: str, big: bool = False) -> Path:
-        if big:
-            _ask(repository, file, _fetch_resumably, repository, file, revision)
+    def fetch(file: str) -> Path:
+        _ask(repository, file, _fetch_resumably, repository, file, revision)
         path = Path(_ask(repository, file, hf_hub_download, repository, file,
                          revision=revision))  # fmt: skip
         folders.add(path.parent)
         return path
 
-    wanted = needed(files, repository, weights)
-    for file in wanted:
-        path = fetch(file, big=file == WEIGHTS)
+    for file in needed(files, repository, weights):
+        path = fetch(file)
         if file == INDEX:
             for shard in sorted(set(read_index(path).values())):
                 if shard not in files:
@@ -127,7 +125,7 @@ def download(name: str, revision: str | None = None, weights: bool = True) -> Pa
                         f"{repository}: {INDEX} names {shard}, which the repository "
                         "does not hold"
                     )
-                fetch(shard, big=True)
+                fetch(shard)
     if len(folders) > 1:
         raise CheckpointError(
             f"{repository} was changed while it was downloaded; try again"
@@ -183,7 +181,7 @@ def _cached(repository: str, revision: str | None, weights: bool) -> Path | None
 
 
 def _fetch_resumably(repository: str, file: str, revision: str | None) -> None:
-    """Put a large file's content into the cache, going on with what is there of it.
+    """Put a file's content into the cache, going on with what is there of it.
 
     huggingface_hub itself starts anew in every process. The content is checked against
     the Hub's SHA-256, so a partial file that is not what it should be does no harm.
@@ -208,15 +206,26 @@ def _fetch_resumably(repository: str, file: str, revision: str | None) -> None:
         part = blob.with_name(f"{remote.etag}.incomplete")
         if part.exists() and part.stat().st_size > (remote.size or 0):
             part.unlink()
-        with part.open("ab") as stream:
-            headers = {**build_hf_headers(), "accept-encoding": "identity"}
-            http_get(url, stream, resume_size=stream.tell(), headers=headers,
-                     expected_size=remote.size, displayed_filename=file)  # fmt: skip
+        headers = {**build_hf_headers(), "accept-encoding": "identity"}
+        try:
+            with part.open("ab") as stream:
+                http_get(
+                    url,
+                    stream,
+                    resume_size=stream.tell(),
+                    headers=headers,
+                    expected_size=remote.size,
+                    displayed_filename=file,
+                )
+        except OSError as error:
+            if "Consistency check failed" in str(error):  # no use in going on from it
+                part.unlink()
+            raise
         if not _is_whole(part, remote.size, remote.etag):
             part.unlink()
             raise CheckpointError(
-                f"{repository}: {file} arrived damaged, not the {remote.size:,} bytes "
-                "that the Hub describes; download it again"
+                f"{repository}: {file} arrived damaged, its content is not what the "
+                "Hub describes; download it again"
             )
         os.replace(part, blob)
 

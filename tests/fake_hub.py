@@ -86,6 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
         whole, status = len(body), 200
         if self.headers["Range"]:
             start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
+            if start >= whole:
+                return self.send(416)
             body, status = body[start:], 206
             headers["Content_Range"] = f"bytes {start}-{whole - 1}/{whole}"
         if self.command == "GET" and self.hub.cuts.get(file):
