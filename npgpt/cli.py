@@ -18,6 +18,8 @@ from npgpt.errors import NpgptError
 
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
+    "sample": "One next-token distribution, through every element of the chain.",
+    "strategies": "Every decoding strategy: formula, parameters, paper, example.",
     "score": "How probable a text is, token by token.",
     "eval": "Zero-shot LAMBADA, HellaSwag and cloze questions.",
     "plot": "Figures: the causal mask, attention.",

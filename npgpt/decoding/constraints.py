@@ -159,7 +159,7 @@ def prepare_regex(pattern: str, finish_in_time: bool, setup: Any) -> Any:
     if setup.tokenizer is None:
         raise DecodingError("regex needs a tokenizer, and this model has none")
     mask = _mask(pattern, setup.tokenizer, setup.vocab_size, setup.eos)
-    return mask, setup.options.max_new_tokens if finish_in_time else np.inf
+    return mask, float(setup.options.max_new_tokens) if finish_in_time else np.inf
 
 
 @functools.lru_cache(maxsize=8)

@@ -54,6 +54,8 @@ class Parameter:
         """
         if value is None:
             return self.default
+        if type(value) is type(self.default) and value == self.default:
+            return value
         if self.kind == "choice":
             # 1 == True and 0 == False: only the very type is the choice that was meant
             if not any(value == c and type(value) is type(c) for c in self.choices):
