@@ -9,7 +9,8 @@ vector       the innermost loops, as vector instructions
 elementwise  exp as a polynomial, half precision
 team, step   the whole forward pass in one kernel
 tiers        which instructions this processor has
-prepare      parameters -> packed parameters
+prepare      parameters -> packed parameters; packed_file keeps them on disk
+warmup       every kernel, once
 compiling    threads, the cache of compiled kernels, the notice
 """
 
@@ -25,6 +26,7 @@ from npgpt.kernels.embedding import embedding
 from npgpt.kernels.gelu import bias_gelu, gelu
 from npgpt.kernels.layer_norm import layer_norm
 from npgpt.kernels.linear import linear
+from npgpt.kernels.packed_file import load_prepared
 from npgpt.kernels.prepare import prepare
 from npgpt.kernels.softmax import softmax
 from npgpt.kernels.step import decode_step
@@ -72,4 +74,5 @@ BACKEND = replace(
     prepare=prepare,
     decode_step=decode_step,
     cache_dtype=cache_dtype,
+    load_prepared=load_prepared,
 )

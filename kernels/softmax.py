@@ -48,17 +48,18 @@ def softmax(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 
 @kernel
 def _softmax_row(x, p):
-    top = -np.inf
+    top, sane = -np.inf, True
     for i in range(len(x)):
         top = max(top, x[i])
+        sane &= x[i] < np.inf  # neither NaN nor +inf
     total = np.float32(0)
     for i in range(len(x)):
-        # exp is clamped at e^-87; what is removed must be 0 exactly, and NaN stay NaN
+        # exp is clamped at e^-87; what is removed must be 0 exactly
         e = exp(x[i] - top)
         e = e if x[i] - top > np.float32(-87) else np.float32(0)
         p[i] = e
         total += e
-    if not top < np.inf:  # +inf or NaN: no distribution, as in the reference
+    if not sane:  # no distribution, as in the reference
         total = np.float32(np.nan)
     inverse = np.float32(1) / total
     for i in range(len(x)):

@@ -59,6 +59,8 @@ class Backend:
     # (params, new ids of each row, cache) -> (B, V) in one call, where nothing taps;
     # or None, where it does not apply
     decode_step: Callable | None = None
+    # (folder, dtype) -> prepared parameters, where the folder holds them; or None
+    load_prepared: Callable | None = None
     cache_dtype: Callable = str  # dtype of the weights -> dtype of the KV cache
 
     def to_numpy(self, array: Any) -> np.ndarray:

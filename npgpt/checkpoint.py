@@ -25,6 +25,7 @@ from npgpt.tensorfile import (
 )
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PACKED = "packed.safetensors"  # npgpt convert --packed
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
            "flax_model.msgpack", "model.ckpt.index")  # fmt: skip
 _BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # causal masks
@@ -230,6 +231,8 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def _no_weights(folder: Path) -> str:
+    if (folder / PACKED).exists():
+        return f"{folder}: holds packed weights, which the numba backend reads"
     pickles = [name for name in PICKLES if (folder / name).exists()]
     if not pickles:
         return f"{folder}: no {WEIGHTS} in it"

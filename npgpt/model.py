@@ -84,11 +84,15 @@ class GPT2:
     ) -> GPT2:
         """Load a bundled model, a folder, or a model of the Hub ("gpt2", "owner/name").
 
-        dtype is what the model computes in: "float32" or "float64".
+        dtype is what the model computes in: "float32" or "float64", with the numba
+        backend "float32", "bfloat16" or "int8".
         """
         backend = get_backend(backend)
         folder = hub.resolve(name_or_folder)
-        params = checkpoint.load(folder)
+        load = backend.load_prepared
+        params = None if load is None else load(folder, dtype)
+        if params is None:
+            params = checkpoint.load(folder)
         return cls(params, Tokenizer.from_folder(folder), backend, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:

@@ -190,10 +190,10 @@ def test_packing_errs_within_its_bound(dtype):
 
 
 def test_bfloat16_rounds_as_the_checkpoint_does():
-    from npgpt.checkpoint import _to_bfloat16
+    from npgpt.tensorfile import to_bfloat16
 
     w = normal(64, 16)
-    expected = (_to_bfloat16(w).astype(np.uint32) << 16).view(np.float32)
+    expected = (to_bfloat16(w).astype(np.uint32) << 16).view(np.float32)
     assert (unpack(pack(w, "bfloat16")) == expected).all()
 
 

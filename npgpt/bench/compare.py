@@ -24,6 +24,7 @@ PEERS = (
     "transformers:float32", "transformers:bfloat16",
     "llama.cpp:F32", "llama.cpp:F16", "llama.cpp:Q8_0",
 )  # fmt: skip
+PATIENCE = 8.0  # seconds: an engine slower than this reads no longer prompts
 STEPS = 8  # decoded tokens of one sample
 
 
@@ -71,19 +72,30 @@ def compare(
         except BackendError as error:
             absent[name] = str(error)
     meter = next((w for n, w in workers.items() if n.startswith("numba")), None)
-    measured, reads, cached = [], [], []
+    measured, reads = [], []
+    patience: dict[str, int] = {}  # engine -> the longest prompt that it is given
     try:
         sizes = {n: w.ask("step_bytes") for n, w in workers.items() if _is_own(n)}
         warm_up(workers)
         for task, tokens, batch in tasks(config, quick):
             times: dict[str, list[float]] = {name: [] for name in workers}
-            mine = [n for n in workers if batch == 1 or not n.startswith("llama")]
+            mine = [
+                name
+                for name in workers
+                if (batch == 1 or not name.startswith("llama"))
+                and tokens <= patience.get(name, tokens)
+            ]
             arguments = (tokens,) if task == "prefill" else (tokens, batch, STEPS)
             for turn in range(rounds + 1):
                 say(f"{task} {tokens}, batch {batch}: round {turn} of {rounds}")
                 for name in mine:
+                    if task == "prefill" and tokens >= patience.get(name, tokens + 1):
+                        continue
                     seconds = workers[name].ask(task, *arguments)
                     if turn:  # the first round fills caches
+                        times[name].append(seconds)
+                    elif task == "prefill" and seconds > PATIENCE:
+                        patience[name] = tokens  # once is enough, and no longer ones
                         times[name].append(seconds)
                 if meter is not None:
                     reads.append(500_000_000 / meter.ask("read", 500_000_000))

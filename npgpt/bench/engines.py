@@ -135,7 +135,9 @@ class Transformers:
             ids = _ids(self.model.config.vocab_size, batch, context)
             self.held = {(context, batch): self._run(self.torch.tensor(ids))}
         past = self.held[context, batch]
-        past.crop(context)
+        extra = past.get_seq_length() - context
+        if extra:
+            past.crop(-extra)  # since 5.x the number of tokens to remove, negative
         one = self.torch.ones((batch, 1), dtype=self.torch.int64)
         start = time.perf_counter()
         for _ in range(tokens):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,18 +25,29 @@ BACKEND = click.option(
 )  # fmt: skip
 DTYPE = click.option(
     "--dtype", default="float32", show_default=True,
-    help="What it computes in, e.g. float64.",
+    help="What it computes in: float32, float64; numba: float32, bfloat16, int8.",
+)  # fmt: skip
+
+
+def _set_threads(context: click.Context, option: click.Option, n: int | None) -> None:
+    if n is not None:
+        os.environ["NPGPT_THREADS"] = str(n)
+
+
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), expose_value=False, callback=_set_threads,
+    help="Threads of the numba backend  [default: physical cores]",
 )  # fmt: skip
 
 
 def model_options(function: Callable) -> Callable:
-    """--model, --backend and --dtype."""
+    """--model, --backend, --dtype and --threads."""
     return MODEL(backend_options(function))
 
 
 def backend_options(function: Callable) -> Callable:
-    """--backend and --dtype."""
-    return BACKEND(DTYPE(function))
+    """--backend, --dtype and --threads."""
+    return BACKEND(DTYPE(THREADS(function)))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -51,6 +63,10 @@ def chosen_backend(name: str) -> str:
     if name == "auto":
         name = _fastest()
         click.echo(f"backend: {name}", err=True)
+    if name == "numba" and get_backend(name):
+        from npgpt.kernels import compiling
+
+        compiling.on_compile(lambda line: click.echo(line, err=True))
     return name
 
 
