@@ -2,16 +2,19 @@
 
 from npgpt.config import GPT2Config
 from npgpt.decoding import GenerationConfig, Step
+from npgpt.decoding.generation import Generation
 from npgpt.errors import (
     BackendError,
     CheckpointError,
     ContextOverflowError,
+    DataError,
     DecodingError,
     NpgptError,
+    PlotError,
     TokenizerError,
 )
-from npgpt.decoding.generation import Generation
 from npgpt.model import GPT2
+from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
 __version__ = "0.1.0"
@@ -21,11 +24,14 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "ContextOverflowError",
+    "DataError",
     "DecodingError",
     "GPT2Config",
     "Generation",
     "GenerationConfig",
     "NpgptError",
+    "PlotError",
+    "Score",
     "Step",
     "Tokenizer",
     "TokenizerError",

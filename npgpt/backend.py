@@ -52,10 +52,16 @@ class Backend:
     layer_norm: Callable = ops.layer_norm
     gelu: Callable = ops.gelu
     linear: Callable = ops.linear
+    embedding: Callable = ops.embedding
     attention: Callable = ops.attention
     dtypes: tuple[str, ...] = ("float32", "float64")
     prepare: Callable = place  # (params, dtype, xp) -> what these functions want
-    decode_step: Callable | None = None  # a whole step in one call, where nothing taps
+    # (params, new ids of each row, cache) -> (B, V) in one call, where nothing taps;
+    # or None, where it does not apply
+    decode_step: Callable | None = None
+    # (folder, dtype) -> prepared parameters, where the folder holds them; or None
+    load_prepared: Callable | None = None
+    cache_dtype: Callable = str  # dtype of the weights -> dtype of the KV cache
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """The array on the host, as NumPy."""

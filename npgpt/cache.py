@@ -71,18 +71,18 @@ class KVCache:
         k and v are (B, H, T, D). Returns views (B, H, S, D) of all keys and values,
         S = longest row + T. The lengths move only with `extend`, after the last layer.
         """
-        T, lengths = k.shape[2], self.lengths
-        S = int(lengths.max()) + T
+        T, lengths = k.shape[2], [len(row) for row in self.ids]
+        S = max(lengths) + T
         if self.n_positions < S:
             raise ContextOverflowError(
                 f"{S} positions asked of a cache with room for {self.n_positions}; "
                 "shorten the text, or generate with overflow='slide'"
             )
-        if (lengths == lengths[0]).all():
+        if min(lengths) == max(lengths):
             self.k[layer, :, :, S - T : S, :] = k
             self.v[layer, :, :, S - T : S, :] = v
         else:
-            for row, start in enumerate(lengths.tolist()):
+            for row, start in enumerate(lengths):
                 self.k[layer, row, :, start : start + T, :] = k[row, ...]
                 self.v[layer, row, :, start : start + T, :] = v[row, ...]
         return self.k[layer, :, :, :S, :], self.v[layer, :, :, :S, :]
@@ -96,15 +96,15 @@ class KVCache:
         """Forget all but the first `lengths` positions (one number, or one a row)."""
         if isinstance(lengths, int):
             lengths = [lengths] * self.batch
-        if len(lengths) != self.batch:
-            raise DecodingError(f"{len(lengths)} lengths for {self.batch} cache rows")
+        if not isinstance(lengths, Sequence) or len(lengths) != self.batch:
+            raise DecodingError(f"crop needs a length for each of {self.batch} rows")
         for row, length in enumerate(lengths):
             self.crop_row(row, length)
 
     def crop_row(self, row: int, length: int) -> None:
         """Forget all but the first `length` positions of one row."""
         held = len(self.ids[row])
-        if not 0 <= length <= held:
+        if not isinstance(length, int | np.integer) or not 0 <= length <= held:
             raise DecodingError(
                 f"cannot crop a cache row of {held} positions to {length}"
             )
@@ -119,7 +119,8 @@ class KVCache:
 
     def select(self, rows: Sequence[int]) -> KVCache:
         """A new cache with these rows, in this order; a row may be taken repeatedly."""
-        return self._taken(list(rows))
+        rows = _indices(rows, self.batch, "cache rows")
+        return self._taken(rows)
 
     def repeat(self, n: int) -> KVCache:
         """A new cache with every row n times in a row (B * n rows)."""
@@ -143,8 +144,13 @@ class KVCache:
 
         For token trees: the branch that was accepted becomes the text.
         """
-        for row, keep in enumerate(positions):
-            keep = list(keep)
+        if not isinstance(positions, Sequence) or len(positions) != self.batch:
+            raise DecodingError(f"gather needs positions for each of {self.batch} rows")
+        kept = [
+            _indices(keep, len(held), "positions of a cache row")
+            for keep, held in zip(positions, self.ids, strict=True)
+        ]
+        for row, keep in enumerate(kept):
             still = next((i for i, p in enumerate(keep) if i != p), len(keep))
             index = self.xp.asarray(keep[still:], dtype=self.xp.int64)
             for array in (self.k, self.v):
@@ -161,3 +167,13 @@ class KVCache:
             new.v[:, target, :, :S, :] = self.v[:, source, :, :S, :]
             new.ids[target] = list(self.ids[source])
         return new
+
+
+def _indices(indices: Sequence[int], n: int, what: str) -> list[int]:
+    """The indices as a list, each of them in [0, n)."""
+    if not isinstance(indices, Sequence) or isinstance(indices, str):
+        raise DecodingError(f"{what} must be a list of whole numbers, not {indices!r}")
+    for i in indices:
+        if not isinstance(i, int | np.integer) or not 0 <= i < n:
+            raise DecodingError(f"{i!r} is not one of the {n} {what}")
+    return list(indices)

@@ -25,6 +25,7 @@ from npgpt.tensorfile import (
 )
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PACKED = "packed.safetensors"  # npgpt convert --packed
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
            "flax_model.msgpack", "model.ckpt.index")  # fmt: skip
 _BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # causal masks
@@ -200,20 +201,9 @@ def _read_all(folder: Path) -> dict[str, np.ndarray]:
         return read_safetensors(folder / WEIGHTS, _is_buffer)
     if not (folder / INDEX).exists():
         raise CheckpointError(_no_weights(folder))
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        weight_map = dict(index["weight_map"])
-        shards = sorted(set(weight_map.values()))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(
-            f"{folder / INDEX}: not a safetensors index ({error})"
-        ) from None
+    weight_map = read_index(folder / INDEX)
     tensors: dict[str, np.ndarray] = {}
-    for shard in shards:
-        if not isinstance(shard, str) or shard != Path(shard).name:
-            raise CheckpointError(
-                f"{folder / INDEX}: {shard!r} is not a plain file name"
-            )
+    for shard in sorted(set(weight_map.values())):
         for name, array in read_safetensors(folder / shard, _is_buffer).items():
             if weight_map.get(name) != shard:
                 raise CheckpointError(
@@ -227,13 +217,33 @@ def _read_all(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> shard of model.safetensors.index.json, each a plain file name."""
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        weight_map = dict(index["weight_map"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a safetensors index ({error})") from None
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or shard != Path(shard).name:
+            raise CheckpointError(f"{path}: {shard!r} is not a plain file name")
+    return weight_map
+
+
 def _no_weights(folder: Path) -> str:
+    if (folder / PACKED).exists():
+        return f"{folder}: holds packed weights, which the numba backend reads"
     pickles = [name for name in PICKLES if (folder / name).exists()]
     if not pickles:
         return f"{folder}: no {WEIGHTS} in it"
+    return how_to_convert(str(folder), str(folder), pickles[0])
+
+
+def how_to_convert(where: str, name: str, pickle: str) -> str:
+    """Why a pickle is refused, and what transformers makes of it."""
     return (
-        f"{folder}: only {pickles[0]}, which can run code when it is opened; "
+        f"{where}: only {pickle}, which can run code when it is opened; "
         "convert it where you trust it, with two lines of transformers:\n"
         "    from transformers import GPT2LMHeadModel\n"
-        f'    GPT2LMHeadModel.from_pretrained("{folder}").save_pretrained("converted")'
+        f'    GPT2LMHeadModel.from_pretrained("{name}").save_pretrained("converted")'
     )

@@ -18,7 +18,17 @@ from npgpt.errors import NpgptError
 
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
+    "sample": "One next-token distribution, through every element of the chain.",
+    "strategies": "Every decoding strategy: formula, parameters, paper, example.",
+    "score": "How probable a text is, token by token.",
+    "eval": "Zero-shot LAMBADA, HellaSwag and cloze questions.",
+    "plot": "Figures: the causal mask, attention.",
+    "download": "Bring a model from the Hugging Face Hub.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",
+    "bench": "How fast, against NumPy, the machine and the peers.",
+    "warmup": "Compile all kernels now, once.",
+    "convert": "Store a model in another dtype, or packed for the kernels.",
+    "verify": "Check a model's numbers on this machine.",
 }
 
 

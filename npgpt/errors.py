@@ -26,3 +26,11 @@ class ContextOverflowError(NpgptError):
 
 class DecodingError(NpgptError):
     """Token ids, options or logits from which no next token can be chosen."""
+
+
+class DataError(NpgptError):
+    """A data file is not in the format that was asked for."""
+
+
+class PlotError(NpgptError):
+    """A figure that cannot be drawn, or not in the file that was named."""

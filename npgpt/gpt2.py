@@ -163,8 +163,8 @@ def hidden_states(
         visible = xp.asarray(np.arange(S) <= running[:, :, None])  # (B, T, S)
         mask = visible if mask is None else mask & visible
 
-    x = tap("wte", ops.embedding(xp.asarray(ids), params.wte.weight))  # (B, T, C)
-    x = x + tap("wpe", ops.embedding(xp.asarray(positions), params.wpe.weight))
+    x = tap("wte", backend.embedding(xp.asarray(ids), params.wte.weight))  # (B, T, C)
+    x = x + tap("wpe", backend.embedding(xp.asarray(positions), params.wpe.weight))
     x = tap("embed", x)
     states = [x]
     for i, block in enumerate(params.h[:layers]):
@@ -281,7 +281,7 @@ def attention_scale(config: GPT2Config, layer: int) -> float:
 
 def check_ids(ids: Any, config: GPT2Config) -> Int[np.ndarray, "B T"]:
     """Token ids as an integer array (B, T) within the vocabulary, or DecodingError."""
-    ids = np.asarray(ids)
+    ids = as_array(ids)
     if ids.ndim != 2 or 0 in ids.shape:
         raise DecodingError(f"token ids must be (B, T) with B, T >= 1, not {ids.shape}")
     if ids.dtype.kind not in "iu":
@@ -292,6 +292,14 @@ def check_ids(ids: Any, config: GPT2Config) -> Int[np.ndarray, "B T"]:
             f"token id {bad} is not in the vocabulary, 0 to {config.vocab_size - 1}"
         )
     return ids.astype(np.int64, copy=False)
+
+
+def as_array(ids: Any) -> np.ndarray:
+    """np.asarray, where what cannot be an array of ids is a DecodingError."""
+    try:
+        return np.asarray(ids)
+    except (ValueError, TypeError, OverflowError):
+        raise DecodingError("token ids must be rows of equal length") from None
 
 
 def check_positions(positions: Int[np.ndarray, "_ T"], config: GPT2Config) -> None:

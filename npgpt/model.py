@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt import checkpoint, gpt2, hub, reading
+from npgpt import checkpoint, forward, gpt2, hub
+from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
 from npgpt.decoding.generation import PROMPT, Generator
 from npgpt.errors import BackendError, DecodingError, TokenizerError
-from npgpt.reading import PREFILL_CHUNK
+from npgpt.forward import PREFILL_CHUNK
+from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
-
 
 
 class GPT2(Generator):
@@ -60,13 +61,17 @@ class GPT2(Generator):
         backend: str | Backend = "numpy",
         dtype: str = "float32",
     ) -> GPT2:
-        """Load a bundled model by name, or a folder with config.json and safetensors.
+        """Load a bundled model, a folder, or a model of the Hub ("gpt2", "owner/name").
 
-        dtype is what the model computes in: "float32" or "float64".
+        dtype is what the model computes in: "float32" or "float64", with the numba
+        backend "float32", "bfloat16" or "int8".
         """
         backend = get_backend(backend)
         folder = hub.resolve(name_or_folder)
-        params = checkpoint.load(folder)
+        load = backend.load_prepared
+        params = None if load is None else load(folder, dtype)
+        if params is None:
+            params = checkpoint.load(folder)
         return cls(params, Tokenizer.from_folder(folder), backend, dtype)
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
@@ -100,7 +105,7 @@ class GPT2(Generator):
 
         `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS.
         """
-        ids = np.asarray(ids)
+        ids = gpt2.as_array(ids)
         ids = gpt2.check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
         hidden = gpt2.hidden_states(self.params, ids, backend=self.backend, tap=tap)
         z = gpt2.logits(self.params, hidden, backend=self.backend, tap=tap)
@@ -115,7 +120,7 @@ class GPT2(Generator):
             config.n_head,
             config.n_positions if n_positions is None else n_positions,
             config.head_dim,
-            dtype=self.dtype,
+            dtype=self.backend.cache_dtype(self.dtype),
             xp=self.backend.xp,
         )
 
@@ -127,14 +132,18 @@ class GPT2(Generator):
         Rows may differ in length. Shorter ones are filled up on the right, where the
         causal mask hides the filling from every real token, and cropped afterwards.
         """
+        _check_rows(ids, cache)
         T = max(map(len, ids))
         ragged = min(map(len, ids)) < T
         if ragged and cache.lengths.max() + T > self.config.n_positions:
             return self._next_logits_by_row(ids, cache)
         padded = np.zeros((len(ids), T), np.int64)
         for row, new in enumerate(ids):
-            padded[row, : len(new)] = new
-        padded = gpt2.check_ids(padded, self.config)
+            padded[row, : len(new)] = gpt2.check_ids([new], self.config)
+        if self.backend.decode_step is not None and cache.batch == len(ids):
+            z = self.backend.decode_step(self.params, ids, cache)
+            if z is not None:
+                return z
         ends = [len(held) + len(new) for held, new in zip(cache.ids, ids, strict=True)]
         last: list[Any] = [None] * len(ids)
         for start in range(0, T, PREFILL_CHUNK):
@@ -161,15 +170,42 @@ class GPT2(Generator):
             cache.put(row, alone)
         return np.concatenate(rows)
 
-    # Other ways to read: npgpt.reading says what they do.
-    all_logits = reading.all_logits
-    next_hidden = reading.next_hidden
-    layer_logits = reading.layer_logits
-    tree_logits = reading.tree_logits
+    def score(
+        self,
+        text: str | Sequence[int],
+        *,
+        bos: bool = True,
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> Score:
+        """Log-probability of every token of a text, loss, perplexity, bits per byte.
+
+        See npgpt.score.score; `npgpt.score.score_file` reads files of any length.
+        """
+        return scoring.score(self, text, bos=bos, window=window, stride=stride)
+
+    # Other ways to read: npgpt.forward says what they do.
+    all_logits = forward.all_logits
+    next_hidden = forward.next_hidden
+    layer_logits = forward.layer_logits
+    tree_logits = forward.tree_logits
 
 
 def _one_row(ids: Any) -> np.ndarray:
-    array = np.asarray(ids)
-    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+    array = gpt2.as_array(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise DecodingError(PROMPT)
     return array
+
+
+def _check_rows(ids: Any, cache: KVCache) -> None:
+    many = Sequence | np.ndarray
+    if not isinstance(ids, many) or len(ids) != cache.batch:
+        raise DecodingError(
+            f"a cache of {cache.batch} rows reads a list of ids for each"
+        )
+    for row in ids:
+        if not isinstance(row, many) or not len(row):
+            raise DecodingError(
+                f"every row must read at least one token id, not {row!r}"
+            )

@@ -1,212 +1,142 @@
-"""Other ways to read than GPT2.next_logits: logits at many positions, layers, trees.
+"""Texts of any length as token ids, in memory that does not grow with them.
 
-Speculative decoding wants the logits after several tokens of one reading, contrastive
-search the hidden states, DoLa every layer's own prediction, token trees a mask. Each
-function takes the model (npgpt.model.GPT2 has them as methods), reads behind what the
-cache holds, and leaves choosing tokens to npgpt.decoding.
+Files are read in blocks, split into documents and encoded in pieces. The ids are those
+of encoding the whole text: a piece ends before white space that follows other text,
+where GPT-2's pre-tokenizer always begins a new word. Where a tokenizer makes no such
+promise, the whole text is encoded at once. Nothing here knows about models.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import codecs
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
 
-import numpy as np
+from npgpt.errors import TokenizerError
+from npgpt.tokenizer import Tokenizer
 
-from npgpt import gpt2
-from npgpt.cache import KVCache
-from npgpt.errors import DecodingError
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
-
-PREFILL_CHUNK = 256  # tokens read at once: bounds the scores to (B, H, 256, S)
-
-Rows = Sequence[Sequence[int]]
+BLOCK = 2**16  # bytes read and, at least, characters encoded at once
+# Python's \s holds all of Unicode's white space, so \S is none for any tokenizer.
+_LAST_CUT = re.compile(r".*\S(?=[ \t\r\n])", re.DOTALL)
 
 
-def all_logits(
-    model: Any,
-    ids: Rows,
-    cache: KVCache,
-    keep: Sequence[int] | None = None,
-    layers: int | None = None,
-) -> list[Float[np.ndarray, "_ V"]]:
-    """Read each row's new ids; the logits after its last keep[row] of them (after all).
+def read_text(
+    file: str | Path | BinaryIO, progress: Callable[[int], object] | None = None
+) -> Iterator[str]:
+    """The text of a UTF-8 file in pieces, line ends as they are.
 
-    One array (keep[row], V) a row; rows may differ in length. `layers` runs only the
-    first so many blocks, then ln_f and the output head (early exit).
+    progress is told of every so many bytes read. Raises TokenizerError where the file
+    is no UTF-8 or cannot be read.
     """
-    if layers is None and all(len(new) == 1 for new in ids):
-        return list(model.next_logits(ids, cache)[:, None])
-    keep = [len(new) for new in ids] if keep is None else keep
-    hidden = _read(model, ids, cache, layers)
-    ends = [h[len(h) - n :] for h, n in zip(hidden, keep, strict=True)]
-    return _heads(model, ends)
+    if not isinstance(file, str | Path):
+        yield from _decoded(file, getattr(file, "name", "the text"), progress)
+        return
+    try:
+        with open(file, "rb") as stream:
+            yield from _decoded(stream, str(file), progress)
+    except OSError as error:
+        raise TokenizerError(
+            f"{file}: cannot be read ({error.strerror or error})"
+        ) from None
 
 
-def next_hidden(
-    model: Any, ids: Rows, cache: KVCache
-) -> tuple[Float[np.ndarray, "B V"], list[Float[np.ndarray, "_ C"]]]:
-    """Logits after each row's last new id, and the hidden states of all its new ids.
+def _decoded(
+    stream: BinaryIO, where: str, progress: Callable[[int], object] | None
+) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
+    while True:
+        block = stream.read(BLOCK)
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            raise TokenizerError(
+                f"{where}: byte {read - held + error.start} is not UTF-8; convert the "
+                "text to UTF-8 first"
+            ) from None
+        read += len(block)
+        if progress is not None:
+            progress(len(block))
+        if text:
+            yield text
+        if not block:
+            return
 
-    Hidden states are the last layer's, after ln_f.
+
+def split_documents(
+    pieces: Iterable[str], separator: str | None
+) -> Iterator[Iterator[str]]:
+    """The documents between separators, each in pieces, to be read one after another.
+
+    >>> [list(d) for d in split_documents(["one--t", "wo-", "-three"], "--")]
+    [['one'], ['two'], ['thre', 'e']]
     """
-    hidden = _read(model, ids, cache)
-    z = _heads(model, [h[-1:] for h in hidden])
-    return np.concatenate(z), [model.backend.to_numpy(h) for h in hidden]
+    if not separator:
+        yield iter(pieces)
+        return
+    source, rest, more = iter(pieces), "", True
+
+    def document() -> Iterator[str]:
+        nonlocal rest, more
+        while (at := rest.find(separator)) < 0:
+            # A separator may begin in the last characters and end in the next piece.
+            sure = max(0, len(rest) - len(separator) + 1)
+            if sure:
+                yield rest[:sure]
+            rest = rest[sure:]
+            block = next(source, None)
+            if block is None:
+                more = False
+                at = len(rest)
+                break
+            rest += block
+        piece, rest = rest[:at], rest[at + len(separator) :]
+        if piece:
+            yield piece
+
+    while more:
+        yield document()
 
 
-def layer_logits(
-    model: Any,
-    ids: Rows,
-    cache: KVCache,
-    layers: Sequence[int],
-    keep: Sequence[int] | None = None,
-    *,
-    norm: bool = False,
-) -> list[Float[np.ndarray, "_ n V"]]:
-    """What chosen layers alone would predict: their hidden state through the head.
+def encode_pieces(
+    tokenizer: Tokenizer, pieces: Iterable[str], block: int = BLOCK
+) -> Iterator[list[int]]:
+    """Ids of the pieces joined, in blocks; the blocks joined are the ids of it all."""
+    if not can_be_cut(tokenizer):
+        yield tokenizer.encode("".join(pieces))
+        return
+    rest, searched = "", 0
+    for piece in pieces:
+        rest += piece
+        if len(rest) < block:
+            continue
+        found = _LAST_CUT.match(rest, searched)
+        searched = len(rest) - 1
+        if found:
+            yield tokenizer.encode(rest[: found.end()])
+            rest, searched = rest[found.end() :], 0
+    if rest:
+        yield tokenizer.encode(rest)
 
-    layers counts as Hugging Face's hidden_states do: 0 is the embedding, n_layer the
-    last, after ln_f. Earlier states go to the head as they are, or with `norm` through
-    ln_f. One array (keep[row], len(layers), V) a row.
+
+def can_be_cut(tokenizer: Tokenizer) -> bool:
+    """Whether a text may be encoded in parts that begin with white space.
+
+    GPT-2's pattern always begins a token at white space after other text, and looks
+    ahead only from within white space, so neither side of the cut sees the other.
     """
-    states = _read_states(model, ids, cache)
-    keep = [len(new) for new in ids] if keep is None else keep
-    xp, final = model.backend.xp, model.config.n_layer
-    rows = []
-    for row, n in enumerate(keep):
-        chosen = []
-        for layer in layers:
-            x = states[layer][row]
-            x = x[len(x) - n :]
-            if norm and layer < final:
-                ln, epsilon = model.params.ln_f, model.config.layer_norm_epsilon
-                x = model.backend.layer_norm(x, ln.weight, ln.bias, epsilon)
-            chosen.append(x)
-        rows.append(xp.stack(chosen, axis=1))  # (n, layers, C)
-    return [z.reshape(len(x), len(layers), -1) for z, x in
-            zip(_heads(model, [x.reshape(-1, x.shape[-1]) for x in rows]), rows,
-                strict=True)]  # fmt: skip
-
-
-def tree_logits(
-    model: Any, ids: Sequence[int], parents: Sequence[int], cache: KVCache
-) -> Float[np.ndarray, "B T V"]:
-    """Read one token tree behind every row; the logits after each of its nodes.
-
-    parents[i] < i is the node before node i, or -1 for the end of what the cache holds.
-    A node sees the text and its own ancestors alone, at the position of its depth. Keep
-    the branch that was accepted with `cache.gather`.
-    """
-    T, lengths = len(ids), cache.lengths
-    S = int(lengths.max()) + T
-    ancestors = tree_mask(parents)
-    depth = ancestors.sum(1) - 1
-    mask = np.zeros((cache.batch, T, S), bool)
-    for row, length in enumerate(lengths.tolist()):
-        mask[row, :, :length] = True
-        mask[row, :, length : length + T] = ancestors
-    hidden = gpt2.hidden_states(
-        model.params,
-        np.tile(np.asarray(ids, np.int64), (cache.batch, 1)),
-        cache,
-        backend=model.backend,
-        positions=lengths[:, None] + depth,
-        mask=model.backend.xp.asarray(mask),
-    )
-    z = gpt2.logits(model.params, hidden, backend=model.backend)
-    return model.backend.to_numpy(z)
-
-
-def tree_mask(parents: Sequence[int]) -> np.ndarray:
-    """Who is an ancestor of whom, itself included: (T, T), True where i may see j.
-
-    >>> tree_mask([-1, 0, 0]).astype(int).tolist()
-    [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
-    """
-    mask = np.eye(len(parents), dtype=bool)
-    for node, parent in enumerate(parents):
-        if not -1 <= parent < node:
-            raise DecodingError(f"tree node {node} cannot hang below node {parent}")
-        if parent >= 0:
-            mask[node] |= mask[parent]
-    return mask
-
-
-def _read(
-    model: Any, ids: Rows, cache: KVCache, layers: int | None = None
-) -> list[Any]:
-    """Hidden states of every new id: one (T, C) a row, on the backend."""
-    ids, alone = _fill_up(model, ids, cache)
-    if alone:
-        return _by_row(ids, cache, lambda new, one: _read(model, [new], one, layers)[0])
-    padded, ends, lengths = ids
-    chunks = [
-        gpt2.hidden_states(
-            model.params, padded[:, start : start + PREFILL_CHUNK], cache,
-            backend=model.backend, layers=layers,
+    pipeline = tokenizer.pipeline
+    splitter = pipeline["pre_tokenizer"] or {}
+    return (
+        splitter.get("type") == "ByteLevel"
+        and splitter.get("use_regex", True)
+        and not splitter.get("add_prefix_space")
+        and pipeline["normalizer"] is None
+        and not any(
+            token["rstrip"] or re.search(r"\s", token["content"])
+            for token in pipeline["added_tokens"]
         )
-        for start in range(0, padded.shape[1], PREFILL_CHUNK)
-    ]  # fmt: skip
-    cache.crop(ends)
-    hidden = chunks[0] if len(chunks) == 1 else model.backend.xp.concat(chunks, axis=1)
-    return [hidden[row, :length] for row, length in enumerate(lengths)]
-
-
-def _read_states(model: Any, ids: Rows, cache: KVCache) -> list[list[Any]]:
-    """Hidden states of every layer: [layer][row] is (T, C)."""
-    ids, alone = _fill_up(model, ids, cache)
-    if alone:
-        rows = _by_row(ids, cache, lambda new, one: _read_states(model, [new], one))
-        return [[row[layer][0] for row in rows] for layer in range(len(rows[0]))]
-    padded, ends, lengths = ids
-    xp, chunks = model.backend.xp, []
-    for start in range(0, padded.shape[1], PREFILL_CHUNK):
-        chunk = padded[:, start : start + PREFILL_CHUNK]
-        chunks.append(
-            gpt2.hidden_states(
-                model.params, chunk, cache, backend=model.backend,
-                output_hidden_states=True,
-            )[1]
-        )  # fmt: skip
-    cache.crop(ends)
-    states = [xp.concat(parts, axis=1) for parts in zip(*chunks, strict=True)]
-    return [[x[row, :n] for row, n in enumerate(lengths)] for x in states]
-
-
-def _fill_up(model: Any, ids: Rows, cache: KVCache) -> tuple[Any, bool]:
-    """Rows made equally long on the right, or the rows and True where that cannot fit.
-
-    The causal mask hides the filling from every real token; it is cropped afterwards.
-    """
-    lengths = [len(new) for new in ids]
-    T = max(lengths)
-    if min(lengths) < T and int(cache.lengths.max()) + T > cache.n_positions:
-        return ids, True
-    padded = np.zeros((len(ids), T), np.int64)
-    for row, new in enumerate(ids):
-        padded[row, : len(new)] = new
-    padded = gpt2.check_ids(padded, model.config)
-    ends = [len(held) + n for held, n in zip(cache.ids, lengths, strict=True)]
-    return (padded, ends, lengths), False
-
-
-def _by_row(ids: Rows, cache: KVCache, read: Any) -> list[Any]:
-    results = []
-    for row, new in enumerate(ids):
-        one = cache.select([row])
-        results.append(read(new, one))
-        cache.put(row, one)
-    return results
-
-
-def _heads(model: Any, hidden: Sequence[Any]) -> list[np.ndarray]:
-    """Logits of each row's hidden states (T, C), in one product for all rows."""
-    together = model.backend.xp.concat(list(hidden), axis=0)[None]
-    z = model.backend.to_numpy(
-        gpt2.logits(model.params, together, backend=model.backend)
     )
-    return np.split(z[0], np.cumsum([len(h) for h in hidden])[:-1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,14 @@ class Tokenizer:
 
     def __init__(self, backend: Any):
         self.backend = backend  # a tokenizers.Tokenizer
-        decoder = json.loads(backend.to_str())["decoder"]
-        self._byte_level = decoder is not None and decoder["type"] == "ByteLevel"
+        self._byte_level = type(backend.decoder).__name__ == "ByteLevel"
+
+    @cached_property
+    def pipeline(self) -> dict[str, Any]:
+        """What tokenizer.json says of everything but the vocabulary."""
+        pipeline = json.loads(self.backend.to_str())
+        del pipeline["model"]
+        return pipeline
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
@@ -173,7 +180,7 @@ def _load_json(path: Path) -> Any:
         raise TokenizerError(f"{path}: not a tokenizer file ({error})") from None
     backend.no_padding()
     backend.no_truncation()
-    return backend
+    return _with_sound_ids(backend, path)
 
 
 def _load_pair(vocabulary: Path, merges: Path) -> Any:
@@ -192,4 +199,12 @@ def _load_pair(vocabulary: Path, merges: Path) -> Any:
     backend.decoder = decoders.ByteLevel()
     if END_OF_TEXT in vocab:
         backend.add_special_tokens([END_OF_TEXT])
+    return _with_sound_ids(backend, vocabulary)
+
+
+def _with_sound_ids(backend: Any, path: Path) -> Any:
+    """The tokenizer; refused if an id is so large that saving it would fill memory."""
+    ids = backend.get_vocab().values()
+    if ids and max(ids) > 2 * len(ids) + 1024:
+        raise TokenizerError(f"{path}: {len(ids)} tokens, but an id of {max(ids)}")
     return backend

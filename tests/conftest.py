@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import hypothesis
 from jaxtyping import install_import_hook
 
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
@@ -26,8 +27,13 @@ SHAPED = (
     "npgpt.decoding.watermark",
     "npgpt.gpt2",
     "npgpt.ops",
+    "npgpt.plots",
+    "npgpt.score",
 )
 install_import_hook(SHAPED, "beartype.beartype")
+
+# `--hypothesis-profile=full` for what is long: ten times the cases of the default
+hypothesis.settings.register_profile("full", max_examples=1000)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
-
 from helpers import TINY, token_ids, unit_tensors
 
 CONFIG = replace(
@@ -45,12 +44,17 @@ def beam_cases(seeds: range):
 
 def diverse_cases(seeds: range):
     """(seed, options) of diverse beam search."""
-    for seed, (b, groups), penalty in product(seeds, ((4, 2), (4, 4), (6, 3)), (0.5, 2.0)):
-        yield seed, {
-            "num_beams": b,
-            "num_beam_groups": groups,
-            "diversity_penalty": penalty,
-        }
+    for seed, (b, groups), penalty in product(
+        seeds, ((4, 2), (4, 4), (6, 3)), (0.5, 2.0)
+    ):
+        yield (
+            seed,
+            {
+                "num_beams": b,
+                "num_beam_groups": groups,
+                "diversity_penalty": penalty,
+            },
+        )
 
 
 def contrastive_cases(seeds: range):

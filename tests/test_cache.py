@@ -93,7 +93,7 @@ def test_crop_forgets_and_never_invents():
     cache.crop(1)
     assert cache.lengths.tolist() == [1, 1]
     for lengths in (2, [0, 5], -1, [1]):
-        with pytest.raises(DecodingError, match=r"crop|lengths for"):
+        with pytest.raises(DecodingError, match="crop"):
             cache.crop(lengths)
 
 

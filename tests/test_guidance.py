@@ -121,7 +121,9 @@ def test_guidance_is_its_formula(models, name):
 )
 def test_every_strategy_works_with_every_guidance(models, name, strategy):
     options = {"dola_layers": [0, 1]} if name == "dola" else kinds(models)[name][0]
-    if name == "dola" and ("penalty_alpha" in strategy or "lookahead_window" in strategy):
+    if name == "dola" and (
+        "penalty_alpha" in strategy or "lookahead_window" in strategy
+    ):
         with pytest.raises(DecodingError):
             models[0].generate(PROMPTS[0], max_new_tokens=6, **options, **strategy)
         return
@@ -179,14 +181,18 @@ def test_divergence_is_zero_for_equals_and_at_most_ln_2():
     lp = log_softmax(np.array([1.0, 2.0, 0.5]))
     assert guidance.jensen_shannon(lp, lp) == pytest.approx(0)
     far = np.log(np.array([1e-300, 1 - 1e-12, 1e-300]))
-    assert guidance.jensen_shannon(np.log(np.array([1.0, 1e-300, 1e-300])), far) <= np.log(2)
+    assert guidance.jensen_shannon(
+        np.log(np.array([1.0, 1e-300, 1e-300])), far
+    ) <= np.log(2)
 
 
 def test_dola_is_its_formula(models):
     model = models[0]
     wrapped = Dola(model, [0, 1])
     z = wrapped.next_logits([PROMPTS[0]], wrapped.new_cache())[0]
-    rows = model.layer_logits([PROMPTS[0]], model.new_cache(), [0, 1, 2], [1], norm=True)
+    rows = model.layer_logits(
+        [PROMPTS[0]], model.new_cache(), [0, 1, 2], [1], norm=True
+    )
     lp = log_softmax(rows[0][0])
     np.testing.assert_allclose(lp[2], log_softmax(model.logits(PROMPTS[0])[0, -1]))
     js = [guidance.jensen_shannon(lp[2], lp[j]) for j in (0, 1)]
@@ -249,7 +255,11 @@ def test_classifier_free_guidance_matches_transformers():
         prompt = rng.integers(1, config.vocab_size, rng.integers(2, 6)).tolist()
         negative = rng.integers(1, config.vocab_size, rng.integers(1, 6)).tolist()
         scale = float(rng.uniform(0.3, 3))
-        more = {} if rng.random() < 0.5 else {"negative_prompt_ids": torch.tensor([negative])}
+        more = (
+            {}
+            if rng.random() < 0.5
+            else {"negative_prompt_ids": torch.tensor([negative])}
+        )
         ids = torch.tensor([prompt])
         expected = other.generate(
             ids, attention_mask=torch.ones_like(ids), guidance_scale=scale,

@@ -9,9 +9,9 @@ from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError, GenerationConfig
 from npgpt.decoding.beam import best_candidates, drawn_candidates, length_norm
-from npgpt.decoding.contrastive_search import choose
 from npgpt.decoding.choosing import minimum_bayes_risk, self_consistency
-from npgpt.decoding.power import _Chain, Draw
+from npgpt.decoding.contrastive_search import choose
+from npgpt.decoding.power import Draw, _Chain
 from npgpt.decoding.rules import Context, log_probabilities, probabilities
 
 TOY = Toy(random_table(11))
@@ -50,7 +50,9 @@ def test_score_is_what_its_tokens_add_up_to(tiny):
             norm = length_norm(len(text.ids), 0.7, kind)
             assert text.score == pytest.approx(sum(text.logprobs) / norm)
             assert text.logprobs == text.processed_logprobs
-        assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
+        assert [t.score for t in found] == sorted(
+            (t.score for t in found), reverse=True
+        )
 
 
 def test_beam_beats_greedy(tiny):
@@ -68,14 +70,24 @@ SEARCHES = {
     "contrastive": {"penalty_alpha": 0.6, "top_k": 4},
     "cot": {"cot_branches": 3},
     "best of": {"best_of": 3, "do_sample": True, "seed": 5},
-    "power": {"power_alpha": 2.0, "do_sample": True, "power_steps": 2, "power_block": 4},
+    "power": {
+        "power_alpha": 2.0,
+        "do_sample": True,
+        "power_steps": 2,
+        "power_block": 4,
+    },
 }
 
 
 @pytest.mark.parametrize("kind", SEARCHES)
 @pytest.mark.parametrize("more", [{}, {"eos_token_id": [3, 4, 9, 12]}])
 def test_batch_equals_single(tiny, kind, more):
-    options = {**SEARCHES[kind], "max_new_tokens": 10, "repetition_penalty": 1.2, **more}
+    options = {
+        **SEARCHES[kind],
+        "max_new_tokens": 10,
+        "repetition_penalty": 1.2,
+        **more,
+    }
     together = tiny.generate(PROMPTS, **options)
     alone = []
     for prompt in PROMPTS:
@@ -170,7 +182,10 @@ def test_patience_waits_for_more_texts():
 
 def test_contrastive_search_of_one_candidate_is_greedy(tiny):
     greedy = tiny.generate(PROMPTS, max_new_tokens=9)
-    for options in ({"top_k": 1, "penalty_alpha": 0.6}, {"top_k": 5, "penalty_alpha": 1e-9}):
+    for options in (
+        {"top_k": 1, "penalty_alpha": 0.6},
+        {"top_k": 5, "penalty_alpha": 1e-9},
+    ):
         found = tiny.generate(PROMPTS, max_new_tokens=9, **options)
         assert [text.ids for text in found] == [text.ids for text in greedy]
 
@@ -183,7 +198,12 @@ def test_contrastive_choice_is_its_formula():
 
 
 def test_best_of_n_is_the_likeliest_of_the_samples(tiny):
-    options = {"max_new_tokens": 8, "do_sample": True, "seed": 3, "eos_token_id": [3, 4]}
+    options = {
+        "max_new_tokens": 8,
+        "do_sample": True,
+        "seed": 3,
+        "eos_token_id": [3, 4],
+    }
     samples = tiny.generate(PROMPTS[0], num_return_sequences=6, **options)
     for by, score in (("mean", np.mean), ("sum", np.sum)):
         best = tiny.generate(PROMPTS[0], best_of=6, best_of_by=by, **options)
@@ -209,7 +229,9 @@ def test_cot_decoding_is_its_formula(tiny):
 def test_majority_and_consensus():
     assert self_consistency(["a 1", "b 2", "c 2.5", "2"]) == ("2", 0.5)
     texts = ["the red fox", "a red fox", "the red fox runs", "blue"]
-    table = [[float(len(set(a.split()) & set(b.split()))) for b in texts] for a in texts]
+    table = [
+        [float(len(set(a.split()) & set(b.split()))) for b in texts] for a in texts
+    ]
     utility = lambda a, b: float(len(set(a.split()) & set(b.split())))  # noqa: E731
     assert minimum_bayes_risk(texts, utility) == int(np.argmax(np.sum(table, axis=1)))
     with pytest.raises(DecodingError):

@@ -13,12 +13,11 @@ from helpers import FIXTURES
 
 from npgpt import GPT2, GenerationConfig
 from npgpt.checkpoint import from_tensors
-from npgpt.decoding import beam_search
+from npgpt.decoding.beam import run_beams
 from npgpt.decoding.chain import build_chain
 from npgpt.decoding.diverse_beam import DiverseBeamSearch
 from npgpt.decoding.dola import Dola
 from npgpt.decoding.hypotheses import Ends
-from npgpt.decoding.beam import run_beams
 
 KINDS = {
     "beam": ("new", cases.beam_cases),
@@ -38,7 +37,9 @@ def model(seed):
 def reversed_divergence(lp, lq):
     """Transformers 4's measure for DoLa: both terms reversed, a mean for the sum."""
     m = (np.exp(lp) + np.exp(lq)) / 2
-    return float(0.5 * np.mean(m * (np.log(m) - lp)) + 0.5 * np.mean(m * (np.log(m) - lq)))
+    return float(
+        0.5 * np.mean(m * (np.log(m) - lp)) + 0.5 * np.mean(m * (np.log(m) - lq))
+    )
 
 
 def run(kind, seed, options):

@@ -73,9 +73,7 @@ def test_acceptance_rate_is_the_common_mass():
     accepted, n = 0, 1000
     for seed in range(n):
         before = TARGET.readings
-        TARGET.generate(
-            [1], max_new_tokens=2, do_sample=True, seed=seed, **options
-        )
+        TARGET.generate([1], max_new_tokens=2, do_sample=True, seed=seed, **options)
         accepted += TARGET.readings - before == 1  # both tokens out of one reading
     rate = np.minimum(p, q).sum()
     # five standard deviations of a binomial count

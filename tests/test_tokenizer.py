@@ -150,6 +150,16 @@ def test_damaged_files_are_one_sentence(tmp_path, damage):
         Tokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize("id", [2**31, 2**32 - 1])
+def test_an_id_that_would_fill_memory_is_refused(tmp_path, id):
+    path = resolve("tales") / "tokenizer.json"
+    data = json.loads(path.read_text())
+    data["model"]["vocab"]["lying"] = id
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(TokenizerError, match=f"4097 tokens, but an id of {id}"):
+        Tokenizer.from_folder(tmp_path)
+
+
 def test_a_tokenizer_that_is_not_byte_level_streams_too(tmp_path):
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers

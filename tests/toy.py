@@ -51,7 +51,9 @@ class Toy(Generator):
             assert len(held) + len(new) <= cache.n_positions
             held.extend(new)
         keep = [len(new) for new in ids] if keep is None else keep
-        return [table[list(new)][len(new) - n :] for new, n in zip(ids, keep, strict=True)]
+        return [
+            table[list(new)][len(new) - n :] for new, n in zip(ids, keep, strict=True)
+        ]
 
     def tree_logits(self, ids, parents, cache):
         for held in cache.ids:
@@ -78,9 +80,7 @@ def law(model, prompt, length, power=1.0, **options):
             continue
         p, ids = 1.0, list(prompt)
         for step, id in enumerate(path[:end]):
-            z = run_chain(
-                chain, ids, model.table[ids[-1]], Context(len(prompt), step)
-            )
+            z = run_chain(chain, ids, model.table[ids[-1]], Context(len(prompt), step))
             p *= probabilities(z)[id]
             ids.append(id)
         texts[path[:end]] = p**power
@@ -109,4 +109,6 @@ def assert_follows(samples, expected):
     df = max(1, len(cells) - 1)
     # Wilson and Hilferty's cube: the quantile of 1 - 1e-4, normal quantile 3.719.
     limit = df * (1 - 2 / (9 * df) + 3.719 * math.sqrt(2 / (9 * df))) ** 3
-    assert statistic < limit, f"chi-square {statistic:.1f} of {df} df, limit {limit:.1f}"
+    assert statistic < limit, (
+        f"chi-square {statistic:.1f} of {df} df, limit {limit:.1f}"
+    )

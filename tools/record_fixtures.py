@@ -1,8 +1,9 @@
-"""Record what transformers computes on the suite's tiny models into tests/fixtures/.
+"""Record what transformers computes: tests/fixtures/, and the weights' reference.npz.
 
     pip install -e '.[peers]' && python tools/record_fixtures.py
 
-The suite compares npgpt with these numbers and needs neither torch nor transformers.
+The suite compares npgpt with its tiny models' numbers, `npgpt verify` with those of the
+bundled models; neither needs torch or transformers.
 """
 
 import sys
@@ -17,7 +18,10 @@ from transformers.models.gpt2 import modeling_gpt2
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from helpers import CASES, FIXTURES, token_ids, unit_tensors
 
+from npgpt import GPT2
 from npgpt.activations import ACTIVATIONS
+from npgpt.hub import bundled
+from npgpt.verify import REFERENCE, prompt_ids, record, spread
 
 
 def hf_model(config, dtype, tensors=None):
@@ -134,6 +138,18 @@ def record_activations():
     return {"x": x, **y}
 
 
+@torch.no_grad()
+def record_bundled(folder):
+    """Samples of a bundled model's intermediates, in float64, for npgpt verify."""
+    model = transformers.GPT2LMHeadModel.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    ).eval()
+    ids = np.array([prompt_ids(GPT2.from_pretrained(folder))])
+    taps = record_taps(model, torch.tensor(ids))
+    order = [name for name in record(GPT2.from_pretrained(folder), ids) if name in taps]
+    return {"ids": ids, **{n: spread(taps[n].float().numpy()) for n in order}}
+
+
 if __name__ == "__main__":
     FIXTURES.mkdir(exist_ok=True)
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
@@ -146,5 +162,9 @@ if __name__ == "__main__":
     np.savez_compressed(
         FIXTURES / "activations.npz", versions=versions, **record_activations()
     )
-    for path in sorted(FIXTURES.glob("*.npz")):
-        print(f"{path.name}: {path.stat().st_size:,} bytes, {versions}")
+    for folder in bundled().values():
+        np.savez_compressed(
+            folder / REFERENCE, source=versions.split(",")[0], **record_bundled(folder)
+        )
+    for path in (*FIXTURES.glob("*.npz"), *(f / REFERENCE for f in bundled().values())):
+        print(f"{path}: {path.stat().st_size:,} bytes, {versions}")

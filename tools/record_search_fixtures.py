@@ -20,9 +20,9 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
-import search_cases as cases  # noqa: E402
-from helpers import FIXTURES  # noqa: E402
-from record_fixtures import hf_model  # noqa: E402
+import search_cases as cases
+from helpers import FIXTURES
+from record_fixtures import hf_model
 
 KINDS = {
     "new": {"beam": cases.beam_cases},
@@ -65,9 +65,7 @@ def record(kind_cases, seeds):
     models, found = {}, []
     for seed, options in kind_cases(seeds):
         if seed not in models:
-            models[seed] = hf_model(
-                cases.CONFIG, torch.float32, cases.tensors(seed)
-            )
+            models[seed] = hf_model(cases.CONFIG, torch.float32, cases.tensors(seed))
             models[seed].generation_config.eos_token_id = cases.eos(seed)
             models[seed].generation_config.pad_token_id = 0
         found.append(generate(models[seed], seed, options))

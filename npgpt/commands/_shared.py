@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,28 +14,40 @@ from npgpt.backend import BACKENDS, get_backend
 from npgpt.errors import BackendError
 from npgpt.model import GPT2
 
+MODEL = click.option(
+    "--model", "-m", "name", default="tales", show_default=True,
+    help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
+)  # fmt: skip
+BACKEND = click.option(
+    "--backend", default="numpy", show_default=True,
+    type=click.Choice(["auto", *BACKENDS]),
+    help="What computes; auto takes the fastest one here and names it.",
+)  # fmt: skip
+DTYPE = click.option(
+    "--dtype", default="float32", show_default=True,
+    help="What it computes in: float32, float64; numba: float32, bfloat16, int8.",
+)  # fmt: skip
+
+
+def _set_threads(context: click.Context, option: click.Option, n: int | None) -> None:
+    if n is not None:
+        os.environ["NPGPT_THREADS"] = str(n)
+
+
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), expose_value=False, callback=_set_threads,
+    help="Threads of the numba backend  [default: physical cores]",
+)  # fmt: skip
+
 
 def model_options(function: Callable) -> Callable:
-    """--model, --backend and --dtype."""
-    for option in reversed(
-        (
-            click.option(
-                "--model", "-m", "name", default="tales", show_default=True,
-                help="A bundled model, or a folder with config.json and safetensors.",
-            ),
-            click.option(
-                "--backend", default="numpy", show_default=True,
-                type=click.Choice(["auto", *BACKENDS]),
-                help="What computes; auto takes the fastest one here and names it.",
-            ),
-            click.option(
-                "--dtype", default="float32", show_default=True,
-                help="What it computes in, e.g. float64.",
-            ),
-        )
-    ):  # fmt: skip
-        function = option(function)
-    return function
+    """--model, --backend, --dtype and --threads."""
+    return MODEL(backend_options(function))
+
+
+def backend_options(function: Callable) -> Callable:
+    """--backend, --dtype and --threads."""
+    return BACKEND(DTYPE(THREADS(function)))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -42,13 +55,22 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 def load_model(name: str, backend: str, dtype: str) -> GPT2:
     """The model that model_options describe."""
-    if backend == "auto":
-        backend = _best_backend()
-        click.echo(f"backend: {backend}", err=True)
-    return GPT2.from_pretrained(name, backend=backend, dtype=dtype)
+    return GPT2.from_pretrained(name, backend=chosen_backend(backend), dtype=dtype)
 
 
-def _best_backend() -> str:
+def chosen_backend(name: str) -> str:
+    """The backend of this name; for "auto" the fastest one here, which it prints."""
+    if name == "auto":
+        name = _fastest()
+        click.echo(f"backend: {name}", err=True)
+    if name == "numba" and get_backend(name):
+        from npgpt.kernels import compiling
+
+        compiling.on_compile(lambda line: click.echo(line, err=True))
+    return name
+
+
+def _fastest() -> str:
     for name in ("cupy", "numba"):
         try:
             get_backend(name)

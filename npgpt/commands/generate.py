@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
 from npgpt.decoding import GenerationConfig
-from npgpt.decoding.chain import build_chain
+from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.options import OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
@@ -19,7 +20,7 @@ from npgpt.info import describe
 from npgpt.model import GPT2
 
 
-@click.command()
+@click.command(cls=StrategyCommand)
 @click.argument("prompt", required=False)
 @model_options
 @click.option("--max-new-tokens", default=200, show_default=True, help="Tokens to add.")
@@ -37,12 +38,16 @@ from npgpt.model import GPT2
 @click.option("--overflow", default="error", show_default=True,
               type=click.Choice(OVERFLOW), help="Beyond the model's positions: refuse, "
               "end, or keep the last half and go on.")  # fmt: skip
+@strategy_options
 @json_option
 def command(prompt: str | None, name: str, backend: str, dtype: str, as_json: bool,
             greedy: bool, seed: int | None, **options: Any) -> None:  # fmt: skip
     """Continue PROMPT, or the text on stdin (PROMPT left out or "-").
 
-    Example: npgpt generate "Once upon a time" --seed 7
+    Example: npgpt generate "Once upon a time" --seed 7 --min-p 0.05
+
+    Every decoding strategy is an option here; `npgpt strategies NAME` explains one.
+    Lists are JSON: --bad-words-ids "[[5, 7]]".
     """
     prompt = _read_prompt(prompt)
     config = _config(greedy, seed, options)
@@ -97,12 +102,18 @@ def _config(
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
         options.update(temperature=None)
-    elif options["top_p"] is None and options["temperature"] > 0:
-        options.update(top_p=0.95)
+    else:
+        order = parse_order(options["chain"] or "hf")
+        if "temperature" not in order and given("temperature").name != "COMMANDLINE":
+            options.update(temperature=None)
+        feedback = options["mirostat"] or options["adaptive_target"]
+        wanted = "top_p" in order and not feedback and options["temperature"] != 0
+        if options["top_p"] is None and wanted:
+            options.update(top_p=0.95)
     return GenerationConfig(
         do_sample=not greedy,
         seed=secrets.randbelow(2**32) if seed is None else seed,
-        **options,
+        **parsed(options),
     )
 
 

@@ -18,15 +18,16 @@ from npgpt.info import describe
 def command(model: str, as_json: bool) -> None:
     """Sizes of MODEL: parameters by part, FLOPs a token, KV bytes, memory.
 
-    MODEL is a bundled model, a folder, or a published size (gpt2, gpt2-medium,
-    gpt2-large, gpt2-xl, distilgpt2), which needs no weights.
+    MODEL is a bundled model, a folder, a repository of the Hub (owner/name, of which
+    only the config is fetched), or a published size (gpt2, gpt2-medium, gpt2-large,
+    gpt2-xl, distilgpt2), which needs no file at all.
 
     Example: npgpt info gpt2
     """
     if model in PUBLISHED and model not in hub.bundled():
         config = PUBLISHED[model]
     else:
-        config = GPT2Config.from_file(hub.resolve(model) / "config.json")
+        config = GPT2Config.from_file(hub.resolve(model, weights=False) / "config.json")
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}

@@ -7,7 +7,9 @@ penalties, dry, fsd                  rules against repetition
 bias, trie, constraints, grammar     bans, forced tokens, the form of the text
 watermark, synthid                   marks in the text, and their detectors
 selectors, feedback, selection       how one token is taken
+row          one text in the making, and what is reported of each token
 sampling     the loop
+phrase_ban, exact                    loops that go back, or over several texts
 decode       which loop runs
 stopping     when a row ends
 chain        which rules run, in which order
@@ -18,7 +20,8 @@ randomness   numbers that depend on seed, row, position and purpose alone
 
 from npgpt.decoding.decode import decode
 from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Step
 from npgpt.decoding.rules import Context
-from npgpt.decoding.sampling import Step, sample
+from npgpt.decoding.sampling import sample
 
 __all__ = ["Context", "GenerationConfig", "Step", "decode", "sample"]

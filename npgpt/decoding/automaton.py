@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from re import _constants as op
 from re import _parser
 from typing import Any
@@ -177,7 +177,7 @@ def _class(items: Any) -> Ranges:
     return _invert(ranges) if negate else ranges
 
 
-@lru_cache(maxsize=None)
+@cache
 def _category(escape: str) -> tuple[tuple[int, int], ...]:
     """The ranges of \\d, \\s, \\w as Python's re sees them in Unicode."""
     match, ranges = re.compile(escape).match, []

@@ -14,7 +14,7 @@ from npgpt.decoding.constrained_beam import ConstrainedBeamSearch, constraint_se
 from npgpt.decoding.diverse_beam import DiverseBeamSearch
 from npgpt.decoding.hypotheses import Ends, check_search, steps_of
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.sampling import Step
+from npgpt.decoding.row import Step
 from npgpt.decoding.stochastic_beam import StochasticBeamSearch
 from npgpt.errors import DecodingError
 
@@ -30,9 +30,7 @@ def beam_search(
     return _steps(model, prompts, options)
 
 
-def _steps(
-    model: Any, prompts: Prompts, options: GenerationConfig
-) -> Iterator[Step]:
+def _steps(model: Any, prompts: Prompts, options: GenerationConfig) -> Iterator[Step]:
     if not options.max_new_tokens:
         return
     n = options.num_return_sequences

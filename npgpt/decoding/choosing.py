@@ -18,8 +18,9 @@ import numpy as np
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Step, record
 from npgpt.decoding.rules import probabilities
-from npgpt.decoding.sampling import Step, read_prompts, sample, step_of
+from npgpt.decoding.sampling import read_prompts, sample
 from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError
 
@@ -173,7 +174,7 @@ def _branches(
             gaps[row.index].append(probability_gap(processed))
             last = len(row.ids) == room
             steps[row.index].append(
-                step_of(row, id, logits, processed, options, eos, last=last)
+                record(row, id, logits, processed, options, eos, last=last)
             )
         alive = [i for i, row in enumerate(live) if row.finish_reason is None]
         if len(alive) < len(live) and alive:

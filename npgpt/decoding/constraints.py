@@ -72,7 +72,9 @@ class RegexMask:
             self._next[states] = found
         return self._next[states]
 
-    def mask(self, states: States, tokens_left: float = np.inf) -> Bool[np.ndarray, " V"]:
+    def mask(
+        self, states: States, tokens_left: float = np.inf
+    ) -> Bool[np.ndarray, " V"]:
         """(V,) True where a token is allowed, with so many left (itself included)."""
         allowed = np.zeros(len(self.tokens), bool)
         if tokens_left == np.inf:
@@ -157,7 +159,7 @@ def prepare_regex(pattern: str, finish_in_time: bool, setup: Any) -> Any:
     if setup.tokenizer is None:
         raise DecodingError("regex needs a tokenizer, and this model has none")
     mask = _mask(pattern, setup.tokenizer, setup.vocab_size, setup.eos)
-    return mask, setup.options.max_new_tokens if finish_in_time else np.inf
+    return mask, float(setup.options.max_new_tokens) if finish_in_time else np.inf
 
 
 @functools.lru_cache(maxsize=8)

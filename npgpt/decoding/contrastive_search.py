@@ -16,8 +16,8 @@ from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.penalties import degeneration
+from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules import probabilities
-from npgpt.decoding.sampling import Row, Step, step_of
 from npgpt.errors import ContextOverflowError, DecodingError
 
 Prompts = Sequence[Sequence[int]]
@@ -37,7 +37,9 @@ def contrastive_search(
     """
     check_search(model, prompts, options, cache, "contrastive search")
     if options.do_sample:
-        raise DecodingError("penalty_alpha (contrastive search) excludes do_sample=True")
+        raise DecodingError(
+            "penalty_alpha (contrastive search) excludes do_sample=True"
+        )
     if options.num_return_sequences > 1:
         raise DecodingError("contrastive search has one result: num_return_sequences 1")
     if options.top_k < 1:
@@ -57,17 +59,12 @@ def contrastive_search(
     return _steps(model, prompts, options)
 
 
-def _steps(
-    model: Any, prompts: Prompts, options: GenerationConfig
-) -> Iterator[Step]:
+def _steps(model: Any, prompts: Prompts, options: GenerationConfig) -> Iterator[Step]:
     if not options.max_new_tokens:
         return
     eos, room = options.eos_ids(model.config), model.config.n_positions
     chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
-    rows = [
-        new_row(i, prompt, 0, model, options)
-        for i, prompt in enumerate(prompts)
-    ]
+    rows = [new_row(i, prompt, 0, model, options) for i, prompt in enumerate(prompts)]
     k = min(options.top_k, model.config.vocab_size)
     longest = max(map(len, prompts)) + options.max_new_tokens
     cache = model.new_cache(len(rows), n_positions=min(longest, room))
@@ -84,7 +81,7 @@ def _steps(
             candidates, p, scores = ranked[i]
             h = np.concatenate(h_next[i * k : (i + 1) * k])  # (k, C)
             best = choose(p, h, hidden[i], options.penalty_alpha)
-            yield step_of(row, candidates[best], logits, scores, options, eos,
+            yield record(row, candidates[best], logits, scores, options, eos,
                           last=len(row.ids) + 1 == room)  # fmt: skip
             hidden[i] = np.concatenate([hidden[i], h[best : best + 1]])
             for j in range(k):
@@ -113,9 +110,7 @@ def _candidates(
     return best.tolist(), p[best], z
 
 
-def choose(
-    p: np.ndarray, h: np.ndarray, previous: np.ndarray, alpha: float
-) -> int:
+def choose(p: np.ndarray, h: np.ndarray, previous: np.ndarray, alpha: float) -> int:
     """Index of the candidate with the best (1 - alpha) p - alpha max cos(h, previous).
 
     p (k,), h (k, C), previous (S, C); the more probable one wins a tie.

@@ -9,7 +9,8 @@ from npgpt.cache import KVCache
 from npgpt.decoding.catalogue import STRATEGIES
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.registry import resolve
-from npgpt.decoding.sampling import Step, sample
+from npgpt.decoding.row import Step
+from npgpt.decoding.sampling import sample
 from npgpt.errors import DecodingError
 
 

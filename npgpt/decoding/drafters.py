@@ -16,8 +16,8 @@ from npgpt.decoding.chain import run_chain
 from npgpt.decoding.guided import check_same_vocabulary
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import DRAFT
+from npgpt.decoding.row import Row
 from npgpt.decoding.rules import Context, Rule, probabilities
-from npgpt.decoding.sampling import Row
 from npgpt.decoding.selectors import inverse_cdf
 from npgpt.decoding.speculative import Draft, Pace
 from npgpt.errors import DecodingError
@@ -65,7 +65,9 @@ class ModelDrafter:
         for i, row in enumerate(rows):
             held = self.cache.ids[i]
             same = 0
-            while same < min(len(held), len(row.ids) - 1) and held[same] == row.ids[same]:
+            while (
+                same < min(len(held), len(row.ids) - 1) and held[same] == row.ids[same]
+            ):
                 same += 1
             self.cache.crop_row(i, same)
 
@@ -137,7 +139,9 @@ class EarlyExit(ModelDrafter):
         self.cache = cache
         drafts = super().propose(rows, limits, cache)
         # Positions read by the first layers alone have to be read again by all.
-        cache.crop([min(a, b) for a, b in zip(held, cache.lengths.tolist(), strict=True)])
+        cache.crop(
+            [min(a, b) for a, b in zip(held, cache.lengths.tolist(), strict=True)]
+        )
         return drafts
 
     def _start(self, rows: Sequence[Row], room: int) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.decode import decode
 from npgpt.decoding.healing import heal
-from npgpt.decoding.sampling import Step
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Step
 from npgpt.errors import DecodingError
 
 PROMPT = "a prompt must be a text or a flat list of whole-number token ids"

@@ -83,7 +83,7 @@ class GrammarMask:
 def grammar(
     z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask
 ) -> Float[np.ndarray, " V"]:
-    """Keep v if the parser lives on after its bytes; the end where a sentence is whole.
+    """Keep v if the parser lives on after it; the end where a sentence is whole.
 
     The mask comes before truncation, so top-p and the like see allowed tokens only.
     (llama.cpp draws first and masks only when the token does not fit: the same law

@@ -128,9 +128,7 @@ def dola(
     return _plausible(scores, lp, alpha)
 
 
-def jensen_shannon(
-    lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]
-) -> float:
+def jensen_shannon(lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]) -> float:
     """How far two distributions are apart: JS = (KL(p|m) + KL(q|m)) / 2, m their mean.
 
     From log-probabilities, in nats: 0 for equal ones, at most ln 2. Source: Lin,

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.healing import Prompt
-from npgpt.decoding.sampling import Row, Step, check_room
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Row, Step
+from npgpt.decoding.sampling import check_room
 from npgpt.decoding.selection import build_selector
 from npgpt.errors import DecodingError
 
@@ -132,7 +133,6 @@ def steps_of(
             return
 
 
-
 def new_row(
     index: int,
     prompt: Sequence[int],
@@ -142,4 +142,6 @@ def new_row(
 ) -> Row:
     """An empty row after a prompt."""
     selector = build_selector(options)
-    return Row(index, Prompt(list(prompt)), sequence, model.tokenizer, options, selector)
+    return Row(
+        index, Prompt(list(prompt)), sequence, model.tokenizer, options, selector
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.sampling import Row, Step
+from npgpt.decoding.row import Row, Step
 from npgpt.decoding.speculative import Draft, check_speculative
 from npgpt.decoding.tree import Tree, choose_greedy, choose_matching, run_trees
 from npgpt.errors import DecodingError

@@ -56,6 +56,8 @@ class Parameter:
         """
         if value is None:
             return self.default
+        if type(value) is type(self.default) and value == self.default:
+            return value
         if self.kind == "choice":
             # 1 == True and 0 == False: only the very type is the choice that was meant
             if not any(value == c and type(value) is type(c) for c in self.choices):
@@ -96,7 +98,9 @@ class Parameter:
         if self.kind in ("text", "schema"):
             return text
         if self.kind in ("function", "model", "models"):
-            raise DecodingError(f"{self.name} is {KINDS[self.kind]}: give it from Python")
+            raise DecodingError(
+                f"{self.name} is {KINDS[self.kind]}: give it from Python"
+            )
         try:
             return json.loads(text)
         except json.JSONDecodeError:
@@ -108,9 +112,10 @@ class Parameter:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+    number = not isinstance(value, bool | str) and hasattr(value, "__float__")
+    if not number or value != value:
         raise TypeError
-    return value
+    return float(value)
 
 
 def _whole(value: Any) -> int:

@@ -19,9 +19,9 @@ from npgpt.decoding import verification
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules import Context
 from npgpt.decoding.rules import Rule as ChainRule
-from npgpt.decoding.sampling import Row, Step, step_of
 from npgpt.errors import DecodingError
 
 Prompts = Sequence[Sequence[int]]
@@ -111,7 +111,10 @@ def _advance(
 
     def context(i: int) -> Context:
         return Context(
-            row.prompt_length, len(before) + i - row.prompt_length, row.seed, row.sequence
+            row.prompt_length,
+            len(before) + i - row.prompt_length,
+            row.seed,
+            row.sequence,
         )
 
     if rule is None:
@@ -124,9 +127,7 @@ def _advance(
     steps = []
     for i, id in enumerate(verdict.tokens):
         full = len(row.ids) == room
-        steps.append(
-            step_of(row, id, logits[i], processed[i], options, eos, last=full)
-        )
+        steps.append(record(row, id, logits[i], processed[i], options, eos, last=full))
         if row.finish_reason is not None:
             break
     return steps, min(verdict.accepted, len(steps))
@@ -195,7 +196,9 @@ def check_speculative(
         raise DecodingError(f"{what} does not go with trace_decode_token_ids")
     for name in ("typical_acceptance", "assistant_ensemble_weight"):
         if o.is_set(name) and o.greedy:
-            raise DecodingError(f"{name} (lossy) changes nothing without do_sample=True")
+            raise DecodingError(
+                f"{name} (lossy) changes nothing without do_sample=True"
+            )
 
 
 def rule_of(options: GenerationConfig, has_q: bool) -> verification.Rule | None:
@@ -250,7 +253,9 @@ def assisted(
     if options.assistant_tree:
         return _tree(model, prompts, options, cache)
     make = partial(ModelDrafter, options.assistant_model, options)
-    return speculate(model, prompts, options, cache, make, "assistant_model", has_q=True)
+    return speculate(
+        model, prompts, options, cache, make, "assistant_model", has_q=True
+    )
 
 
 def _tree(

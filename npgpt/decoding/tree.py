@@ -16,8 +16,8 @@ from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.hypotheses import new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import ACCEPT, DRAFT
+from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules import Context, probabilities
-from npgpt.decoding.sampling import Row, Step, step_of
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.verification import draw, residual
 from npgpt.errors import DecodingError
@@ -153,7 +153,7 @@ def _one_row(
             processed = run_chain(chain, row.ids, logits, row.context)
             y, below = choose(tree, node, processed, row.context)
             full = len(row.ids) == room
-            steps.append(step_of(row, y, logits, processed, options, eos, last=full))
+            steps.append(record(row, y, logits, processed, options, eos, last=full))
             if below is None or row.finish_reason is not None:
                 break
             kept.append(below)

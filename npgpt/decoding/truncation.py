@@ -162,8 +162,8 @@ def top_n_sigma(z: Float[np.ndarray, " V"], n: float) -> Float[np.ndarray, " V"]
     """
     if n <= 0:
         return z
-    std = z[z > -np.inf].std(dtype=np.float64)
-    return keep(z, z >= check(z) - z.dtype.type(n * std))
+    top, std = check(z), z[z > -np.inf].std(dtype=np.float64)
+    return keep(z, z >= top - z.dtype.type(n * std))
 
 
 def xtc(

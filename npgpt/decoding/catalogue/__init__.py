@@ -50,7 +50,7 @@ def find(name: str) -> Strategy:
     ('C4', 'min-p')
     """
     wanted = name.casefold().replace("_", "-")
-    for of in (_names, _parameters):
+    for of in (_names, _parameters, _function):
         for strategy in STRATEGIES:
             if wanted in (x.casefold().replace("_", "-") for x in of(strategy)):
                 return strategy
@@ -60,7 +60,11 @@ def find(name: str) -> Strategy:
 
 
 def _names(strategy: Strategy) -> list[str]:
-    return [strategy.code, strategy.name, strategy.function.rpartition(".")[2]]
+    return [strategy.code, strategy.name]
+
+
+def _function(strategy: Strategy) -> list[str]:
+    return [strategy.function.rpartition(".")[2]]
 
 
 def _parameters(strategy: Strategy) -> list[str]:

@@ -158,6 +158,8 @@ STRATEGIES = (
         "exact.exact_sampling",
         (Parameter("exact_constraint", "choice", "off", "How.",
                    choices=("off", "rejection", "asap", "smc")),
+         Parameter("exact_rounds", "whole", 1000,
+                   "Texts tried by rejection, or learned from by asap.", 1),
          Parameter("smc_particles", "whole", 16, "Particles of smc.", 1)),
         "Park et al. 2024 (2405.21047), Lew et al. 2023 (2306.03081)", kind="search",
         formula="y ~ p(y | y matches)",

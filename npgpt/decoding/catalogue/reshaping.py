@@ -47,6 +47,7 @@ STRATEGIES = (
         "reshaping.skew",
         (Parameter("skew", "number", 0.0, "Above 0: towards rarer tokens."),),
         "turboderp, ExLlamaV2 (no paper)", element="skew", sampling=True,
+        keeps_top=False,
         formula="p' = diff(F^exp(s)),  F cumulative over p sorted down",
     ),
     Strategy(

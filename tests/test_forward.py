@@ -5,7 +5,7 @@ import pytest
 from helpers import CASES, TINY, tiny_params
 
 from npgpt import GPT2, DecodingError
-from npgpt.reading import tree_mask
+from npgpt.forward import tree_mask
 
 PROMPTS = [[5, 9, 5, 9, 5], [1, 2], [3, 4, 5, 6, 7, 8, 3, 4]]
 
@@ -37,7 +37,9 @@ def test_all_logits_reach_the_last_position(model):
     long = [(7 * i) % 40 for i in range(room)]
     cache = model.new_cache(2)
     model.next_logits([long[:-2], [1, 2]], cache)
-    z = model.all_logits([long[-2:], [3, 4, 5]], cache)  # filled up, row 0 would overflow
+    z = model.all_logits(
+        [long[-2:], [3, 4, 5]], cache
+    )  # filled up, row 0 would overflow
     close(z[0], model.logits(long)[0, -2:])
     close(z[1], model.logits([1, 2, 3, 4, 5])[0, -3:])
 

@@ -1,0 +1,160 @@
+"""How kernels are compiled: threads that may be shared, a cache on disk, one notice.
+
+`kernel` is numba.njit with this project's settings. Machine code is kept in Numba's
+cache beside these files, or in the user's cache folder where that cannot be written, or
+nowhere where nothing can: then every process compiles anew. Importing this module
+starts no thread and compiles nothing.
+
+Threads are TBB's where it is installed: its pool survives fork and calls from several
+Python threads, and idles without spinning (a spinning pool slows NumPy's BLAS down, and
+is slowed down by it). Otherwise Numba picks its own layer and LOCK keeps callers apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import types
+from numba.core import config as numba_config
+from numba.core import event
+from numba.extending import intrinsic
+
+# Sums may be reordered and x / y be x * (1 / y); NaN and infinity keep their meaning.
+FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
+
+LOCK = threading.RLock()  # one parallel region at a time, whatever the layer
+
+
+def load_tbb() -> bool:
+    """Make pip's tbb findable: it lies in the environment's lib folder, not on a path."""
+    if not sys.platform.startswith("linux"):
+        return False
+    folders = {Path(sys.prefix), Path(numba.__file__).parents[4]}
+    for path in [folder / "lib" / "libtbb.so.12" for folder in folders]:
+        if path.exists():
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+                return True
+    return False
+
+
+# "auto" prefers tbb, then omp; omp kills a forked child, so workqueue under our lock
+# is the safer second. A choice made by the user (NUMBA_THREADING_LAYER) stays.
+if "NUMBA_THREADING_LAYER" not in os.environ:
+    numba_config.THREADING_LAYER = "tbb" if load_tbb() else "default"
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may run on: hyperthreads add no bandwidth."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # macOS and Windows have none
+        return max(1, os.cpu_count() or 1)
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            package = (topology / "physical_package_id").read_text()
+            cores.add((package, (topology / "core_id").read_text()))
+        except OSError:
+            cores.add(("cpu", str(cpu)))
+    return max(1, len(cores))
+
+
+def set_threads(n: int | None = None) -> int:
+    """Use n threads from now on; the number in use.
+
+    None: what NPGPT_THREADS says, else one a physical core.
+    """
+    limit = numba_config.NUMBA_NUM_THREADS
+    if n is None and os.environ.get("NPGPT_THREADS", "").isdigit():
+        n = int(os.environ["NPGPT_THREADS"])
+    wanted = physical_cores() if n is None else n
+    chosen = max(1, min(wanted, limit))
+    numba.set_num_threads(chosen)
+    return chosen
+
+
+class _Clock(event.Listener):
+    """Adds up the time that Numba spends compiling; cache hits do not count."""
+
+    def __init__(self):
+        self.seconds = self.unsaid = 0.0
+        self.depth, self.start = 0, 0.0
+
+    def on_start(self, _):
+        if not self.depth:
+            self.start = time.perf_counter()
+        self.depth += 1
+
+    def on_end(self, _):
+        self.depth -= 1
+        if not self.depth:
+            took = time.perf_counter() - self.start
+            self.seconds += took
+            self.unsaid += took
+
+
+_clock = _Clock()
+event.register("numba:compile", _clock)
+_show: list[Callable[[str], Any]] = []
+
+
+def on_compile(show: Callable[[str], Any] | None) -> None:
+    """Call show("compiling kernels, once: 9 s") after something had to be compiled."""
+    _show[:] = [] if show is None else [show]
+
+
+def report() -> None:
+    """Say what compiling took since the last report, if anyone would notice."""
+    if _clock.unsaid > 0.2 and not _clock.depth:
+        for show in _show:
+            show(f"compiling kernels, once: {_clock.unsaid:.0f} s")
+        _clock.unsaid = 0.0
+
+
+def compile_seconds() -> float:
+    """Time that this process has spent compiling kernels."""
+    return _clock.seconds
+
+
+@intrinsic
+def stay_apart(typingctx):
+    """As a function's first line: LLVM shall call it and not copy it into its callers.
+
+    Without this the step kernel becomes five copies of its largest parts, and a minute
+    of compiling.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def kernel(function: Callable | None = None, **options: Any) -> Any:
+    """numba.njit with fast floats, no GIL, and a cache where one can be had."""
+    if function is None:
+        return lambda f: kernel(f, **options)
+    settings = {"nogil": True, "fastmath": FAST, "error_model": "numpy", **options}
+    try:
+        compiled = numba.njit(cache=True, **settings)(function)
+    except RuntimeError:  # "cannot cache function: no locator available"
+        warnings.warn(
+            "no folder for compiled kernels can be written; set NUMBA_CACHE_DIR, or "
+            "every start compiles them anew",
+            stacklevel=2,
+        )
+        compiled = numba.njit(**settings)(function)
+    return compiled

@@ -1,0 +1,186 @@
+"""Packed weights: matrices in the order in which the kernels read them, once, at load.
+
+A matrix W (n inputs, m outputs) becomes panels of 16 outputs. Inside a panel the inputs
+follow each other, so that a product reads memory from front to back, in decoding and in
+prompts alike, on every tier:
+
+    float32    data (m / 16, n, 16)
+    bfloat16   data (m / 16, n / 2, 16, 2), uint16: the upper half of the float32,
+               rounded to nearest even; relative error at most 2^-8
+    int8       data (m / 16, n / 4, 16, 4) and scales (m / 16, n / 64, 16): each column
+               has one float32 scale s = max |w| / 127 for every 64 inputs; what is
+               stored is round(w / s), so |error| <= s / 2 = max |w| / 254
+
+n and m are filled up with zeros. With int8 weights the activations x are quantised in
+the same way as they come: one scale a row and 64 inputs, t = max |x| / 127. A group's
+sum of products is then exact in int32 and off by at most
+sum_i (|x_i| s + |w_i| t) / 2 + 64 s t / 4 from the product of floats.
+
+Nothing here is a copy beside another: a table that is also the output head is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.vector import GROUP
+
+PANEL = 16  # columns of a panel
+STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+_MULTIPLE = {"float32": 16, "bfloat16": 32, "int8": GROUP}  # of n, filled up
+
+
+def padded(n: int, dtype: str) -> int:
+    """Inputs of a packed matrix, with the filling.
+
+    >>> padded(48, "float32"), padded(48, "int8")
+    (48, 64)
+    """
+    return -(-n // _MULTIPLE[dtype]) * _MULTIPLE[dtype]
+
+
+def sizes(n: int, m: int, dtype: str) -> tuple[int, int]:
+    """How many numbers data and scales of a packed (n, m) matrix have.
+
+    >>> sizes(768, 2304, "int8")
+    (1769472, 27648)
+    """
+    K, columns = padded(n, dtype), -(-m // PANEL) * PANEL
+    return K * columns, K // GROUP * columns if dtype == "int8" else 0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed matrix. It stands in the parameters where the array stood.
+
+    shape is that of the array; .T turns it around without touching a number, and
+    numpy.asarray(packed) gives the float32 numbers back, as they were rounded.
+    """
+
+    data: np.ndarray  # flat
+    scales: np.ndarray  # flat; empty unless int8
+    inputs: int
+    outputs: int
+    dtype: str
+    is_table: bool = False  # (outputs, inputs), as embeddings are stored
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the array that was packed."""
+        both = (self.inputs, self.outputs)
+        return both[::-1] if self.is_table else both
+
+    @property
+    def ndim(self) -> int:
+        """Always 2."""
+        return 2
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data and scales: what one product reads."""
+        return self.data.nbytes + self.scales.nbytes
+
+    @property
+    def T(self) -> Packed:
+        """The transpose: the same numbers, seen as outputs and inputs exchanged."""
+        return replace(self, is_table=not self.is_table)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        unpacked = unpack(self)
+        return unpacked if dtype is None else unpacked.astype(dtype, copy=False)
+
+
+def pack(array: Any, dtype: str, is_table: bool = False, out: Any = None) -> Packed:
+    """Pack a float array: (inputs, outputs), or (outputs, inputs) for a table.
+
+    `out` is a pair of flat arrays to write into (data, scales), of `sizes` numbers.
+    """
+    w = np.asarray(array)
+    if w.ndim != 2 or 0 in w.shape or w.dtype.kind != "f":
+        raise ValueError(f"cannot pack an array of {w.dtype} with shape {w.shape}")
+    w = (w.T if is_table else w).astype(np.float32, copy=False)
+    if not w.dtype.isnative or w.ctypes.data % 4:
+        w = np.array(w, np.float32)
+    n, m = w.shape
+    many, scale_count = sizes(n, m, dtype)
+    if out is None:
+        out = np.zeros(many, STORED[dtype]), np.zeros(scale_count, np.float32)
+    data, scales = out
+    if data.shape != (many,) or scales.shape != (scale_count,):
+        raise ValueError(f"{data.shape} and {scales.shape} do not hold a {n} x {m}")
+    K = padded(n, dtype)
+    with LOCK:
+        if dtype == "float32":
+            _pack_float32(w, data.reshape(-1, K, PANEL))
+        elif dtype == "bfloat16":
+            _pack_bfloat16(w.view(np.uint32), data.reshape(-1, K // 2, PANEL, 2))
+        else:
+            _pack_int8(
+                w,
+                data.reshape(-1, K // 4, PANEL, 4),
+                scales.reshape(-1, K // GROUP, PANEL),
+            )
+    return Packed(data, scales, n, m, dtype, is_table)
+
+
+def unpack(packed: Packed) -> np.ndarray:
+    """The float32 array that the packed numbers stand for."""
+    n, m, K = packed.inputs, packed.outputs, padded(packed.inputs, packed.dtype)
+    if packed.dtype == "float32":
+        w = packed.data.reshape(-1, K, PANEL)
+    elif packed.dtype == "bfloat16":
+        bits = packed.data.reshape(-1, K // 2, PANEL, 2).transpose(0, 1, 3, 2)
+        w = (bits.astype(np.uint32) << 16).view(np.float32).reshape(-1, K, PANEL)
+    else:
+        numbers = packed.data.reshape(-1, K // 4, PANEL, 4).transpose(0, 1, 3, 2)
+        w = numbers.reshape(-1, K // GROUP, GROUP, PANEL).astype(np.float32)
+        w *= packed.scales.reshape(-1, K // GROUP, 1, PANEL)
+        w = w.reshape(-1, K, PANEL)
+    w = w.transpose(1, 0, 2).reshape(K, -1)[:n, :m]
+    return np.ascontiguousarray(w.T if packed.is_table else w)
+
+
+@kernel(parallel=True)
+def _pack_float32(w, data):
+    n, m = w.shape
+    for p in prange(data.shape[0]):
+        for k in range(n):
+            for j in range(min(PANEL, m - p * PANEL)):
+                data[p, k, j] = w[k, p * PANEL + j]
+
+
+@kernel(parallel=True)
+def _pack_bfloat16(bits, data):
+    n, m = bits.shape
+    for p in prange(data.shape[0]):
+        for k in range(n):
+            for j in range(min(PANEL, m - p * PANEL)):
+                x = bits[k, p * PANEL + j]
+                if x & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+                    x = np.uint32(0x7FC00000)  # rounding could make NaN infinite
+                else:
+                    x += np.uint32(0x7FFF) + ((x >> np.uint32(16)) & np.uint32(1))
+                data[p, k // 2, j, k % 2] = np.uint16(x >> np.uint32(16))
+
+
+@kernel(parallel=True, fastmath=False)
+def _pack_int8(w, data, scales):
+    n, m = w.shape
+    for p in prange(data.shape[0]):
+        for g in range(scales.shape[1]):
+            for j in range(min(PANEL, m - p * PANEL)):
+                top = np.float32(0)
+                for k in range(g * GROUP, min(n, (g + 1) * GROUP)):
+                    top = max(top, abs(w[k, p * PANEL + j]))
+                scale = top / np.float32(127)
+                scales[p, g, j] = scale
+                inverse = np.float32(0) if top == 0 else np.float32(1) / scale
+                for k in range(g * GROUP, min(n, (g + 1) * GROUP)):
+                    q = np.rint(w[k, p * PANEL + j] * inverse)
+                    q = min(max(q, np.float32(-127)), np.float32(127))
+                    data[p, k // 4, j, k % 4] = np.int8(q)

@@ -1,0 +1,78 @@
+"""Tiers: which vector instructions a kernel may use, found once, or forced.
+
+    portable   plain vector arithmetic, which LLVM fits to any processor
+    avx2       int8 products by vpmaddubsw, 32 at a time
+    avx512     int8 products by vpdpbusd (VNNI), 64 at a time
+    amx        bfloat16 products of prompts on the tile unit, 8,192 at a time
+
+Each includes those above it. A tier travels through the kernels as a tuple of that
+length: Numba compiles a function anew for every type of its arguments, and the length
+of a tuple is part of its type, so each tier has its own machine code and its own place
+in the cache on disk, and no kernel asks at run time. NPGPT_CPU_TIER forces one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+
+from npgpt.errors import BackendError
+
+TIERS = ("portable", "avx2", "avx512", "amx")
+_NEEDS = {
+    "portable": (),
+    "avx2": ("avx2", "fma"),
+    "avx512": ("avx512f", "avx512bw", "avx512vnni"),
+    "amx": ("amx-tile", "amx-bf16"),
+}
+
+
+@functools.cache
+def available() -> tuple[str, ...]:
+    """The tiers that this processor reports and this system grants, lowest first."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
+    found = []
+    for tier in TIERS:
+        if not all(features.get(name) for name in _NEEDS[tier]):
+            break
+        if tier == "amx" and not _tiles_granted():
+            break
+        found.append(tier)
+    return tuple(found)
+
+
+def _tiles_granted() -> bool:
+    """Ask Linux for the tile registers; without its leave the first use kills us."""
+    if not sys.platform.startswith("linux"):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
+
+
+def current() -> str:
+    """The tier in use: the highest available, or what NPGPT_CPU_TIER says.
+
+    Raises BackendError where that names no tier or one that this processor lacks.
+    """
+    forced = os.environ.get("NPGPT_CPU_TIER", "")
+    if not forced:
+        return available()[-1]
+    if forced not in TIERS:
+        raise BackendError(
+            f"NPGPT_CPU_TIER is {forced!r}, not one of {', '.join(TIERS)}"
+        )
+    if forced not in available():
+        raise BackendError(
+            f"NPGPT_CPU_TIER asks for {forced!r}, which this processor or system does "
+            f"not have; it has {', '.join(available())}"
+        )
+    return forced
+
+
+def isa(tier: str | None = None) -> tuple[int, ...]:
+    """The tuple that stands for a tier in a kernel's arguments."""
+    return (0,) * TIERS.index(current() if tier is None else tier)

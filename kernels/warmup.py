@@ -1,0 +1,50 @@
+"""Run every kernel once on tiny inputs, so that it is compiled or found in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt import kernels
+from npgpt.checkpoint import expected_shapes, from_tensors
+from npgpt.config import GPT2Config
+from npgpt.kernels.compiling import compile_seconds
+from npgpt.kernels.step import _step
+from npgpt.model import GPT2
+
+TINY = GPT2Config(
+    vocab_size=40, n_positions=80, n_embd=32, n_layer=1, n_head=2,
+    bos_token_id=0, eos_token_id=None,
+)  # fmt: skip
+
+
+def warm_up(
+    dtypes: Sequence[str], say: Callable[[str], Any] = lambda line: None
+) -> tuple[float, str]:
+    """Seconds spent compiling, and the folder that keeps the result."""
+    before = compile_seconds()
+    large = np.ones((9, 2000), np.float32)
+    say("functions")
+    for x in (large, large[:1]):
+        kernels.softmax(x)
+        kernels.gelu(x)
+        kernels.layer_norm(np.tile(x, 2), np.tile(x[0], 2), np.tile(x[0], 2))
+    kernels.bias_gelu(large, large[0])
+    kernels.cross_entropy(large, np.zeros(9, np.int64))
+    tensors = {
+        name: np.ones(shape, np.float32)
+        for name, shape in expected_shapes(TINY).items()
+    }
+    for dtype in dtypes:
+        say(f"weights, attention and the whole step in {dtype}")
+        model = GPT2(from_tensors(TINY, tensors), backend="numba", dtype=dtype)
+        model.logits([[1, 2, 3]])
+        cache = model.new_cache()
+        model.next_logits([list(range(10))], cache)
+        model.next_logits([[1]], cache)
+    stats = getattr(_step, "_cache", None)
+    where = getattr(stats, "cache_path", None) or str(Path(kernels.__file__).parent)
+    return compile_seconds() - before, where

@@ -1,0 +1,11 @@
+"""What `npgpt bench` measures, and against what.
+
+functions   each twin against its NumPy reference, and against the machine's ceiling
+engines     a model that can be timed: npgpt's backends, and the peers
+worker      one engine in a process of its own, which waits while others are timed
+compare     all engines in turn, again and again; medians, spread, the roofline
+report      the table and the figure
+
+Every number is a median of runs in which the engines took turns, so that a busy minute
+of the machine meets all of them. Compiling is never inside a timing.
+"""

@@ -1,0 +1,217 @@
+"""(b), (c), (d): whole models end to end, all engines in turn; and the roofline.
+
+Engines live in processes of their own (npgpt.bench.worker). One sample of every engine
+makes a round; rounds repeat. A sample of decoding is the mean of 8 steps, a sample of
+a prompt is one reading of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from npgpt.bench.functions import median_and_spread
+from npgpt.bench.worker import Worker
+from npgpt.config import GPT2Config
+from npgpt.errors import BackendError
+
+PROMPTS = (128, 512, 1024)
+CONTEXTS = (16, 512, 1000)
+BATCHES = (1, 8)
+OWN = ("numpy:float32", "numba:float32", "numba:bfloat16", "numba:int8")
+PEERS = (
+    "transformers:float32", "transformers:bfloat16",
+    "llama.cpp:F32", "llama.cpp:F16", "llama.cpp:Q8_0",
+)  # fmt: skip
+PATIENCE = 8.0  # seconds: an engine slower than this reads no longer prompts
+STEPS = 8  # decoded tokens of one sample
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One engine at one task. tokens_per_second counts the tokens of all rows."""
+
+    engine: str
+    task: str  # "prefill" or "decode"
+    tokens: int  # of the prompt, or of the context
+    batch: int
+    seconds: float  # of the prompt, or of one step
+    spread: float
+    tokens_per_second: float
+    roofline: float | None = None  # predicted tokens a second, from bytes and ceiling
+
+
+def tasks(config: GPT2Config, quick: bool) -> list[tuple[str, int, int]]:
+    """What is timed: (task, tokens, batch), within the model's positions."""
+    room = config.n_positions
+    prompts = [T for T in PROMPTS if room >= T] or [room]
+    contexts = [T for T in CONTEXTS if room >= T + STEPS] or [16]
+    if quick:
+        prompts, contexts = prompts[:1], contexts[:1]
+    found = [("prefill", T, 1) for T in prompts]
+    found += [("decode", T, B) for B in BATCHES for T in contexts if B == 1 or T == 16]
+    return found
+
+
+def compare(
+    folder: str,
+    config: GPT2Config,
+    engines: Sequence[str],
+    threads: int,
+    rounds: int,
+    quick: bool = False,
+    say: Callable[[str], Any] = lambda line: None,
+) -> dict[str, Any]:
+    """Time every engine at every task; a dictionary with `measured` and the ceiling."""
+    workers, absent = {}, {}
+    for name in engines:
+        say(f"starting {name}")
+        try:
+            workers[name] = Worker(name, folder, threads)
+        except BackendError as error:
+            absent[name] = str(error)
+    meter = next((w for n, w in workers.items() if n.startswith("numba")), None)
+    measured, reads = [], []
+    patience: dict[str, int] = {}  # engine -> the longest prompt that it is given
+    try:
+        sizes = {n: w.ask("step_bytes") for n, w in workers.items() if _is_own(n)}
+        warm_up(workers)
+        for task, tokens, batch in tasks(config, quick):
+            times: dict[str, list[float]] = {name: [] for name in workers}
+            mine = [
+                name
+                for name in workers
+                if (batch == 1 or not name.startswith("llama"))
+                and tokens <= patience.get(name, tokens)
+            ]
+            arguments = (tokens,) if task == "prefill" else (tokens, batch, STEPS)
+            for turn in range(rounds + 1):
+                say(f"{task} {tokens}, batch {batch}: round {turn} of {rounds}")
+                for name in mine:
+                    if task == "prefill" and tokens >= patience.get(name, tokens + 1):
+                        continue
+                    seconds = workers[name].ask(task, *arguments)
+                    if turn:  # the first round fills caches
+                        times[name].append(seconds)
+                    elif task == "prefill" and seconds > PATIENCE:
+                        patience[name] = tokens  # once is enough, and no longer ones
+                        times[name].append(seconds)
+                if meter is not None:
+                    reads.append(500_000_000 / meter.ask("read", 500_000_000))
+            for name in mine:
+                measured.append(_measured(name, task, tokens, batch, times[name]))
+        ceiling = median_and_spread(reads)[0] if reads else None
+        loop, cached = {}, {}
+        if meter is not None:
+            for name in sizes:
+                loop[name] = [workers[name].ask("generate", 64) for _ in range(rounds)]
+                size = sizes[name] // 4 * 4
+                cached[name] = [size / meter.ask("read", size) for _ in range(rounds)]
+        memory = {name: workers[name].ask("memory") for name in sizes}
+    finally:
+        for worker in workers.values():
+            worker.close()
+    kv = 2 * config.n_layer * config.n_embd
+    return {
+        "read_ceiling": ceiling,
+        "step_bytes": sizes,
+        "peak_memory": memory,
+        "absent": absent,
+        "greedy_loop_seconds": {n: median_and_spread(t)[0] for n, t in loop.items()},
+        "cached_read_rate": {n: median_and_spread(t)[0] for n, t in cached.items()},
+        "measured": [
+            asdict(with_roofline(m, sizes.get(m.engine), ceiling, kv)) for m in measured
+        ],
+    }
+
+
+def _is_own(engine: str) -> bool:
+    return not engine.startswith(("transformers", "llama"))
+
+
+def warm_up(workers: dict[str, Worker]) -> None:
+    """One short run of each engine: kernels are compiled or loaded here, untimed."""
+    for worker in workers.values():
+        worker.ask("prefill", 8)
+        worker.ask("decode", 8, 1, 1)
+
+
+def _measured(
+    name: str, task: str, tokens: int, batch: int, times: list[float]
+) -> Measured:
+    seconds, spread = median_and_spread(times)
+    rate = (tokens if task == "prefill" else batch) / seconds
+    return Measured(name, task, tokens, batch, seconds, spread, rate)
+
+
+def with_roofline(
+    m: Measured, step_bytes: int | None, ceiling: float | None, kv_numbers: int
+) -> Measured:
+    """Tokens a second if a step cost its bytes alone: weights once, and the cache."""
+    if m.task != "decode" or step_bytes is None or ceiling is None:
+        return m
+    width = 4 if m.engine.endswith("float32") else 2
+    moved = step_bytes + m.batch * m.tokens * kv_numbers * width
+    return Measured(**{**asdict(m), "roofline": ceiling / moved * m.batch})
+
+
+def goals(result: dict[str, Any]) -> list[tuple[str, float | None, float, bool]]:
+    """The project's aims as (what, found, wanted, larger is better), from one run.
+
+    None where a part of the ratio was not measured.
+    """
+    rate = {
+        (m["engine"], m["task"], m["tokens"], m["batch"]): m["tokens_per_second"]
+        for m in result["measured"]
+    }
+    roof = {
+        m["engine"]: m["tokens_per_second"] / m["roofline"]
+        for m in result["measured"]
+        if m["task"] == "decode" and m["batch"] == 1 and m["tokens"] == 16
+        if m["roofline"]
+    }
+
+    def ratio(a: str, b: str, task: str = "decode", T: int = 16) -> float | None:
+        one, other = rate.get((a, task, T, 1)), rate.get((b, task, T, 1))
+        return one / other if one and other else None
+
+    f32, bf16, int8 = (f"numba:{d}" for d in ("float32", "bfloat16", "int8"))
+    near = rate.get((f32, "decode", 16, 1))
+    far = rate.get((f32, "decode", 1000, 1))
+    eight = rate.get((f32, "decode", 16, 8))
+    found = [
+        ("float32 decode / read ceiling", roof.get(f32), 0.90, True),
+        ("float32 decode / llama.cpp F32", ratio(f32, "llama.cpp:F32"), 1.25, True),
+        (
+            "float32 decode / transformers",
+            ratio(f32, "transformers:float32"),
+            1.5,
+            True,
+        ),
+        ("bfloat16 decode / read ceiling", roof.get(bf16), 0.80, True),
+        ("bfloat16 decode / llama.cpp F16", ratio(bf16, "llama.cpp:F16"), 1.5, True),
+        ("int8 decode / llama.cpp Q8_0", ratio(int8, "llama.cpp:Q8_0"), 2.5, True),
+        (
+            "step at context 1,000 / at 16",
+            near / far if near and far else None,
+            1.25,
+            False,
+        ),
+        (
+            "batch 8 / batch 1, tokens/s",
+            eight / near if eight and near else None,
+            4.0,
+            True,
+        ),
+    ]
+    for T in PROMPTS:
+        theirs = ratio("transformers:float32", f32, "prefill", T)
+        llama = ratio("llama.cpp:F32", f32, "prefill", T)
+        half = ratio("transformers:bfloat16", bf16, "prefill", T)
+        found += [
+            (f"prefill {T} float32, time / transformers", theirs, 0.95, False),
+            (f"prefill {T} float32, time / llama.cpp F32", llama, 0.7, False),
+            (f"prefill {T} bfloat16, time / transformers", half, 1.0, False),
+        ]
+    return found

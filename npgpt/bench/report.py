@@ -1,0 +1,120 @@
+"""The bench's table, and its figure for a slide: decoding and prompts, all engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from npgpt.bench.compare import goals
+from npgpt.errors import NpgptError
+
+COLOURS = {"numpy": "#8c8c8c", "numba": "#1f5fa8", "transformers": "#d9912b",
+           "llama.cpp": "#5a8f53"}  # fmt: skip
+
+
+def function_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Part (a) as text."""
+    yield (f"{'function':<14}{'shape':<20}{'NumPy':>10}{'Numba':>10}{'times':>7}"
+           f"{'GB/s':>7}{'GFLOP/s':>9}{'ceiling':>8}{'error':>9}{'compile':>9}"
+           f"{'pays after':>11}")  # fmt: skip
+    for row in rows:
+        faster = row["numpy_seconds"] / row["numba_seconds"]
+        pays = row["pays_after_calls"]
+        after = f"{pays:,.0f} calls" if pays is not None else "never"
+        yield (
+            f"{row['function']:<14}{row['shape']:<20}"
+            f"{_time(row['numpy_seconds']):>10}{_time(row['numba_seconds']):>10}"
+            f"{faster:>6.1f}x{row['gigabytes_per_second']:>7.1f}"
+            f"{row['gigaflops_per_second']:>9.1f}{row['ceiling_share']:>8.0%}"
+            f"{row['error']:>9.0e}{row['compile_seconds']:>8.1f}s{after:>11}"
+            + (f"  {row['note']}" if row["note"] else "")
+        )
+
+
+def model_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Parts (b) to (d) as text."""
+    if result["read_ceiling"]:
+        yield f"read ceiling {result['read_ceiling'] / 1e9:.1f} GB/s"
+    yield (f"{'engine':<24}{'task':<9}{'tokens':>7}{'batch':>6}{'time':>11}"
+           f"{'spread':>8}{'tok/s':>10}{'roofline':>10}{'reached':>9}")  # fmt: skip
+    for m in result["measured"]:
+        roof = m["roofline"]
+        reached = f"{m['tokens_per_second'] / roof:>9.0%}" if roof else f"{'':>9}"
+        predicted = f"{roof:>10,.0f}" if roof else f"{'':>10}"
+        yield (
+            f"{m['engine']:<24}{m['task']:<9}{m['tokens']:>7,}{m['batch']:>6}"
+            f"{_time(m['seconds']):>11}{m['spread']:>8.0%}"
+            f"{m['tokens_per_second']:>10,.1f}{predicted}{reached}"
+        )
+    for name, seconds in result["greedy_loop_seconds"].items():
+        bytes_, rate = result["step_bytes"][name], result["cached_read_rate"][name]
+        share = bytes_ / rate / seconds
+        yield (
+            f"{name:<24}greedy generation {1 / seconds:,.0f} tok/s, {share:.0%} of what "
+            f"its {bytes_ / 1e6:,.0f} MB cost at {rate / 1e9:.0f} GB/s"
+        )
+    for name, size in result["peak_memory"].items():
+        yield f"{name:<24}peak memory {size / 1e6:,.0f} MB"
+    for name, reason in result["absent"].items():
+        yield f"{name:<24}not measured: {reason}"
+
+
+def goal_lines(result: dict[str, Any]) -> Iterator[str]:
+    """Each aim of the project, what this run found, and whether it is reached."""
+    for what, found, wanted, larger in goals(result):
+        if found is None:
+            continue
+        reached = found >= wanted if larger else found <= wanted
+        sign = "at least" if larger else "at most"
+        mark = "reached" if reached else "not reached"
+        yield f"{what:<46}{found:>6.2f}  {sign} {wanted:<5} {mark}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:,.1f} us"
+    return f"{seconds * 1e3:,.2f} ms"
+
+
+def figure(result: dict[str, Any], title: str, path: str | Path) -> None:
+    """Draw decoding (with each roofline) and prompts into a PNG, SVG or PDF file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    decode = [
+        m for m in result["measured"] if m["task"] == "decode" and m["batch"] == 1
+    ]
+    nearest = min((m["tokens"] for m in decode), default=0)
+    decode = [m for m in decode if m["tokens"] == nearest]
+    prompts = [m for m in result["measured"] if m["task"] == "prefill"]
+    shown = max((m["tokens"] for m in prompts if m["tokens"] <= 512), default=0)
+    prompts = [m for m in prompts if m["tokens"] == shown]
+    drawing, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    for axis, rows, what in (
+        (axes[0], decode, f"decoding, context {nearest}"),
+        (axes[1], prompts, f"reading a prompt of {shown}"),
+    ):
+        rows = sorted(rows, key=lambda m: m["tokens_per_second"])
+        for y, m in enumerate(rows):
+            colour = COLOURS[m["engine"].partition(":")[0]]
+            rate = m["tokens_per_second"]
+            axis.barh(y, rate, color=colour, xerr=rate * m["spread"], ecolor="#444444")
+            axis.text(rate * (1 + m["spread"]), y, f"  {rate:,.0f}", va="center")
+            if m["roofline"]:
+                axis.plot([m["roofline"]] * 2, [y - 0.4, y + 0.4], "k:", lw=1.5)
+        axis.set_yticks(range(len(rows)), [m["engine"] for m in rows])
+        axis.set_xlabel("tokens a second (dotted: what memory allows)"
+                        if axis is axes[0] else "tokens a second")  # fmt: skip
+        axis.set_title(what)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.15)
+    drawing.suptitle(title)
+    try:
+        drawing.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise NpgptError(f"{path}: the figure cannot be written ({error})") from None
+    finally:
+        pyplot.close(drawing)

@@ -1,0 +1,106 @@
+"""Command-line options of decoding, made from the catalogue: one each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from npgpt.decoding.catalogue import SECTIONS
+from npgpt.decoding.options import OPTIONS
+from npgpt.decoding.registry import Parameter
+
+SEEN = ("temperature", "top_k", "top_p", "min_new_tokens")  # the verb's own
+
+
+def option_name(parameter: str) -> str:
+    """The flag of a parameter.
+
+    >>> option_name("min_p")
+    '--min-p'
+    """
+    return "--" + parameter.replace("_", "-")
+
+
+class StrategyCommand(click.Command):
+    """A command whose help lists strategy options by section, after its own."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """The verb's own options, then one block a section."""
+        params = self.get_params(ctx)
+        own = [
+            p
+            for p in params
+            if isinstance(p, click.Option) and not hasattr(p, "section")
+        ]
+        records = [r for p in own if (r := p.get_help_record(ctx))]
+        with formatter.section("Options"):
+            formatter.write_dl(records)
+        for section in SECTIONS:
+            lines = [
+                r
+                for p in self.get_params(ctx)
+                if getattr(p, "section", None) == section
+                and (r := p.get_help_record(ctx))
+            ]
+            if lines:
+                with formatter.section(section):
+                    formatter.write_dl(lines)
+
+
+def strategy_options(function: Callable) -> Callable:
+    """Every parameter of every strategy as an option; --chain and --set besides."""
+    command_options = []
+    done = {*SEEN, "do_sample"}
+    for section, strategies in SECTIONS.items():
+        for strategy in strategies:
+            for parameter in strategy.parameters:
+                if parameter.name not in done and parameter.kind != "function":
+                    done.add(parameter.name)
+                    command_options.append(_option(parameter, section))
+    for option in reversed(command_options):
+        function = option(function)
+    return click.option(
+        "--chain", help="Order of the rules: hf, llama.cpp, vllm, or names: "
+        '"penalties;top_k;temperature"  [default: hf]',
+    )(function)  # fmt: skip
+
+
+def _option(parameter: Parameter, section: str) -> Callable:
+    class Option(click.Option):
+        pass
+
+    Option.section = section
+    flag = parameter.kind == "flag"
+    kind: dict[str, Any] = {} if flag else {"metavar": _metavar(parameter)}
+    shown = parameter.default
+    tail = "" if flag or shown in (None, (), {}, "") else f"  [default: {_show(shown)}]"
+    return click.option(
+        option_name(parameter.name), parameter.name, is_flag=flag, default=None,
+        flag_value=True if flag else None, cls=Option, help=parameter.help + tail,
+        **kind,
+    )  # fmt: skip
+
+
+def _metavar(parameter: Parameter) -> str:
+    if parameter.kind == "choice":
+        return "|".join(map(str, parameter.choices))
+    names = {"number": "X", "whole": "N", "text": "TEXT", "texts": "JSON|TEXT"}
+    return names.get(parameter.kind, "JSON")
+
+
+def _show(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) < 30 else text[:27] + "..."
+
+
+def parsed(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, with texts turned into values."""
+    return {
+        name: OPTIONS[name].parse(value) if isinstance(value, str) else value
+        for name, value in options.items()
+        if value is not None
+    }

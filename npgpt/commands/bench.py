@@ -1,0 +1,115 @@
+"""`npgpt bench`: how fast, against NumPy, against the machine, against the peers."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from npgpt import checkpoint, hub
+from npgpt.commands._shared import echo_json, json_option
+from npgpt.config import PUBLISHED, GPT2Config
+
+
+@click.command()
+@click.option("--model", "-m", "name", default="tales", show_default=True,
+              help="A bundled model, or a folder.")  # fmt: skip
+@click.option("--random", "size", type=click.Choice(list(PUBLISHED)),
+              help="Random weights of a published size, instead of a model.")  # fmt: skip
+@click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
+@click.option("--engine", "engines", multiple=True,
+              help="Only these, e.g. numba:int8 or llama.cpp:Q8_0.")  # fmt: skip
+@click.option("--functions/--no-functions", default=True, show_default=True,
+              help="Each function by itself, NumPy against Numba.")  # fmt: skip
+@click.option("--end-to-end/--no-end-to-end", default=True, show_default=True,
+              help="Whole models: prompts and decoding.")  # fmt: skip
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
+              help="How often the engines take turns.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1),
+              help="Threads  [default: physical cores]")  # fmt: skip
+@click.option("--quick", is_flag=True, help="The shortest prompt and context only.")
+@click.option("--figure", "picture", type=click.Path(dir_okay=False),
+              help="Draw the result into this PNG or SVG file.")  # fmt: skip
+@json_option
+def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
+            functions: bool, end_to_end: bool, rounds: int, threads: int | None,
+            quick: bool, picture: str | None, as_json: bool) -> None:  # fmt: skip
+    """Measure functions and whole models; every engine in a process of its own.
+
+    Example: npgpt bench --random gpt2 --peers --figure speed.png
+    """
+    from npgpt.bench import compare, report
+    from npgpt.bench.worker import Worker
+    from npgpt.kernels.compiling import physical_cores
+
+    threads = physical_cores() if threads is None else threads
+    chosen = engines or (*compare.OWN, *(compare.PEERS if peers else ()))
+    say = lambda line: click.echo(f"\r\033[K{line}", nl=False, err=True)
+    result: dict[str, Any] = {"machine": _machine(threads)}
+    lines: list[str] = [f"# {result['machine']}"]
+    with ExitStack() as stack:
+        if size is None:
+            folder = hub.resolve(name)
+            config = GPT2Config.from_file(folder / "config.json")
+        else:
+            config = PUBLISHED[size]
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            say(f"making random weights of {size}")
+            checkpoint.save(random_params(config), folder)
+        if functions:
+            say("functions, from an empty cache of compiled kernels")
+            empty = stack.enter_context(tempfile.TemporaryDirectory())
+            worker = Worker("functions:float32", str(folder), threads,
+                            NUMBA_CACHE_DIR=empty)  # fmt: skip
+            result["functions"] = worker.ask("functions")
+            worker.close()
+            lines += report.function_lines(result["functions"])
+        if end_to_end:
+            models = compare.compare(
+                str(folder), config, chosen, threads, rounds, quick, say
+            )
+            result.update(model=size or name, **models)
+            lines += ["", f"# {size or name}", *report.model_lines(models)]
+            if size == "gpt2":
+                lines += ["", *report.goal_lines(models)]
+            if picture:
+                title = f"{size or name}, {_machine(threads)}"
+                report.figure(models, title, picture)
+    click.echo("\r\033[K", nl=False, err=True)
+    if as_json:
+        echo_json(result)
+    else:
+        click.echo("\n".join(lines))
+
+
+def random_params(config: GPT2Config, seed: int = 0) -> Any:
+    """Parameters at the scale of GPT-2's initialisation: speed depends on shapes."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in checkpoint.expected_shapes(config).items():
+        x = rng.standard_normal(shape, dtype=np.float32)
+        x *= 0.02 / (2 * config.n_layer) ** 0.5 if "c_proj.w" in name else 0.02
+        if "ln_" in name and name.endswith("weight"):
+            x += 1
+        tensors[name] = x
+    return checkpoint.from_tensors(config, tensors)
+
+
+def _machine(threads: int) -> str:
+    from npgpt.kernels.tiers import current
+
+    processor = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{processor}, {threads} threads, tier {current()}"

@@ -1,0 +1,57 @@
+"""`npgpt convert`: a model's folder with the weights in another form."""
+
+from __future__ import annotations
+
+import click
+
+from npgpt import checkpoint, hub
+from npgpt.commands._shared import echo_json, json_option
+from npgpt.errors import CheckpointError
+from npgpt.tokenizer import Tokenizer
+
+PLAIN = ("float32", "float16", "bfloat16")
+PACKED = ("float32", "bfloat16", "int8")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--dtype", default="bfloat16", show_default=True,
+              type=click.Choice([*PLAIN, "int8"]), help="Of the numbers stored.")  # fmt: skip
+@click.option("--packed", is_flag=True, help="In the order in which the Numba kernels "
+              "read them: the next start is a memory map.")  # fmt: skip
+@json_option
+def command(model: str, folder: str, dtype: str, packed: bool, as_json: bool) -> None:
+    """Write MODEL into FOLDER in another dtype, or packed for the Numba kernels.
+
+    A packed folder loads with --backend numba and the same --dtype only; any other
+    folder is read by npgpt and by transformers.
+
+    Example: npgpt convert gpt2 gpt2-int8 --dtype int8 --packed
+    """
+    if packed and dtype not in PACKED:
+        raise click.UsageError(f"--packed stores {', '.join(PACKED)}, not {dtype}")
+    if not packed and dtype not in PLAIN:
+        raise click.UsageError("int8 needs --packed")
+    source = hub.resolve(model)
+    params = checkpoint.load(source)
+    if packed:
+        from npgpt.backend import get_backend
+
+        backend = get_backend("numba")
+        from npgpt.kernels.packed_file import save_packed
+
+        save_packed(backend.prepare(params, dtype, backend.xp), folder)
+    else:
+        checkpoint.save(params, folder, dtype)
+    tokenizer = Tokenizer.from_folder(source)
+    if tokenizer is not None:
+        try:
+            tokenizer.save(folder)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot be written ({error})") from None
+    form = "packed " if packed else ""
+    if as_json:
+        echo_json({"folder": folder, "dtype": dtype, "packed": packed})
+    else:
+        click.echo(f"{folder}: {model} as {form}{dtype}")

@@ -1,0 +1,30 @@
+"""`npgpt download`: bring a model from the Hugging Face Hub into the cache."""
+
+from __future__ import annotations
+
+import click
+
+from npgpt import hub
+from npgpt.commands._shared import echo_json, json_option
+
+
+@click.command()
+@click.argument("model")
+@click.option("--revision", help="A branch, a tag or a commit  [default: main]")
+@json_option
+def command(model: str, revision: str | None, as_json: bool) -> None:
+    """Download MODEL and print the folder it is in.
+
+    MODEL is gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, or owner/name on the
+    Hub. Only config.json, the tokenizer and safetensors weights are fetched, into
+    huggingface_hub's cache (HF_HOME); what is there already is not fetched again, and
+    an interrupted download goes on where it stopped. HF_TOKEN, HF_ENDPOINT and
+    HF_HUB_OFFLINE hold.
+
+    Example: npgpt download gpt2
+    """
+    folder = hub.download(model, revision)
+    if as_json:
+        echo_json({"model": model, "folder": str(folder)})
+    else:
+        click.echo(folder)

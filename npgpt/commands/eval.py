@@ -1,0 +1,91 @@
+"""`npgpt eval`: zero-shot tests on files of the user's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from npgpt import evaluate
+from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+
+
+@click.group()
+def command() -> None:
+    """Test a model on LAMBADA, HellaSwag or cloze questions, without training on them.
+
+    FILE is your copy in the published format. docs/evaluation.md says what the real
+    GPT-2 reaches.
+
+    Example: npgpt eval hellaswag hellaswag_val.jsonl --model gpt2 --limit 100
+    """
+
+
+def test_options(function: Callable) -> Callable:
+    """FILE, --limit, the model's options and --json."""
+    limit = click.option("--limit", type=click.IntRange(1), help="Only the first so "
+                         "many items.")  # fmt: skip
+    return click.argument("file", type=click.Path())(
+        model_options(limit(json_option(function)))
+    )
+
+
+@command.command("lambada")
+@test_options
+def lambada(file: str, limit: int | None, **options: Any) -> None:
+    """Last words: accuracy and perplexity. FILE: {"text": ...} or a text a line.
+
+    Example: npgpt eval lambada lambada_test.jsonl --model gpt2
+    """
+    _run(evaluate.read_lambada(file, limit), evaluate.lambada, **options)
+
+
+@command.command("hellaswag")
+@test_options
+@click.option("--style", type=click.Choice(evaluate.STYLES), default="llm.c",
+              show_default=True, help="Whose text and whose acc_norm: per token, or "
+              "per character.")  # fmt: skip
+def hellaswag(file: str, limit: int | None, style: str, **options: Any) -> None:
+    """Choose among endings. FILE: HellaSwag's jsonl with ctx, endings and label.
+
+    Example: npgpt eval hellaswag hellaswag_val.jsonl --model gpt2 --limit 100
+    """
+    norm = "tokens" if style == "llm.c" else "characters"
+    questions = evaluate.read_hellaswag(file, limit, style)
+    _run(questions, evaluate.multiple_choice, norm=norm, **options)
+
+
+@command.command("cloze")
+@test_options
+def cloze(file: str, limit: int | None, **options: Any) -> None:
+    """Fill XXXXX from candidates. FILE: as the Children's Book Test has it.
+
+    Example: npgpt eval cloze cbtest_CN_test_2500ex.txt --model gpt2
+    """
+    _run(evaluate.read_cloze(file, limit), evaluate.multiple_choice, **options)
+
+
+def _run(items: list[Any], test: Callable, name: str, backend: str, dtype: str,
+         as_json: bool, **options: Any) -> None:  # fmt: skip
+    from tqdm import tqdm
+
+    model = load_model(name, backend, dtype)
+    start = time.perf_counter()
+    with tqdm(total=len(items), leave=False, disable=None) as bar:
+        result = asdict(test(model, items, progress=bar.update, **options))
+    seconds = time.perf_counter() - start
+    if as_json:
+        echo_json({"model": name, "backend": model.backend.name, "dtype": model.dtype,
+                   **result})  # fmt: skip
+    else:
+        for label, value in result.items():
+            shown = f"{value:.4f}" if isinstance(value, float) else value
+            click.echo(f"{label:<15} {shown}")
+    click.echo(
+        f"[{name}, {model.backend.name} {model.dtype}: {len(items):,} items in "
+        f"{seconds:.1f} s]",
+        err=True,
+    )

@@ -1,0 +1,153 @@
+"""`npgpt sample`: one step of decoding under the lens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
+from npgpt.decoding import GenerationConfig
+from npgpt.decoding.inspect import Choice, look
+from npgpt.model import GPT2
+
+
+@click.command(cls=StrategyCommand)
+@click.argument("prompt")
+@model_options
+@click.option("--temperature", type=float, help="Divides the logits; 0 is greedy.")
+@click.option("--top-k", type=int, help="Keep the k most probable tokens.")
+@click.option("--top-p", type=float, help="Keep the nucleus of this probability.")
+@click.option("--min-new-tokens", type=int, help="No end of text before so many.")
+@click.option("--max-new-tokens", type=int, help="For rules that count to the end.")
+@click.option("--greedy", is_flag=True, help="Take the most probable token.")
+@click.option("--seed", default=0, show_default=True, help="Names the draw.")
+@click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
+@click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Write it as a figure.")
+@strategy_options
+@json_option
+def command(prompt: str, name: str, backend: str, dtype: str, as_json: bool,
+            greedy: bool, seed: int, show: bool, tokens: int, figure: Path | None,
+            **options: Any) -> None:  # fmt: skip
+    """The next-token distribution after PROMPT, before and after each element.
+
+    What was cut, what was rescaled, the uniform number drawn, the token taken. Nothing
+    is on unless asked for.
+
+    Example: npgpt sample "Once upon a" --show --top-k 50 --top-p 0.9
+    """
+    config = GenerationConfig(do_sample=not greedy, seed=seed, **parsed(options))
+    model = load_model(name, backend, dtype)
+    choice = look(model, model.encode(prompt), config)
+    shown = _shown(choice, tokens)
+    if as_json:
+        echo_json(_fields(model, choice, shown))
+    elif show:
+        _print(model, choice, shown)
+    else:
+        click.echo(prompt + _text(model, choice.token_id))
+    if figure is not None:
+        draw(model, prompt, choice, shown, figure)
+        click.echo(f"wrote {figure}", err=True)
+
+
+def _shown(choice: Choice, n: int) -> list[int]:
+    """The model's best n tokens, and the one taken if it is not among them."""
+    first = choice.stages[0].p
+    best = np.argsort(-first, kind="stable")[:n].tolist()
+    return best if choice.token_id in best else [*best, choice.token_id]
+
+
+def _text(model: GPT2, id: int) -> str:
+    return f"<{id}>" if model.tokenizer is None else model.tokenizer.decode([id])
+
+
+def _sentence(stage: Any) -> str:
+    words = [f"{stage.left:,} tokens", f"entropy {stage.entropy:.2f} nats"]
+    if stage.cut > 0:
+        words.append(f"cut {stage.cut:.1%} of the probability")
+    words.append("rescaled" if stage.rescaled else "")
+    return ", ".join(word for word in words if word)
+
+
+def _taken(model: GPT2, choice: Choice) -> str:
+    low, high = choice.interval
+    token = repr(_text(model, choice.token_id))
+    if choice.u is None:
+        return f"{choice.selector} takes {token}"
+    return (
+        f"{choice.selector} drew u = {choice.u:.4f} and takes {token}, whose slice of "
+        f"the last distribution is {low:.4f} to {high:.4f}"
+    )
+
+
+def _print(model: GPT2, choice: Choice, shown: list[int]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for stage in choice.stages:
+        table = Table.grid(padding=(0, 1))
+        top = max(float(stage.p[shown].max()), 1e-9)
+        for id in shown:
+            p = float(stage.p[id])
+            bar = "█" * max(round(40 * p / top), 1) if p > 0 else "[dim]cut[/dim]"
+            mark = "[bold green]◀[/bold green]" if id == choice.token_id else ""
+            table.add_row(escape(repr(_text(model, id))), f"{p:.4f}", bar, mark)
+        rest = 1 - float(stage.p[shown].sum())
+        table.add_row("[dim]all others[/dim]", f"{max(rest, 0):.4f}", "", "")
+        console.print(f"[bold]{escape(stage.name)}[/bold]  {_sentence(stage)}")
+        console.print(table)
+    console.print(escape(_taken(model, choice)))
+
+
+def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
+    return {
+        "stages": [
+            {
+                "name": stage.name, "left": stage.left, "entropy": stage.entropy,
+                "cut": stage.cut, "rescaled": stage.rescaled,
+                "tokens": [
+                    {"id": id, "text": _text(model, id), "p": float(stage.p[id])}
+                    for id in shown
+                ],
+            }
+            for stage in choice.stages
+        ],
+        "selector": choice.selector,
+        "u": choice.u,
+        "token_id": choice.token_id,
+        "token": _text(model, choice.token_id),
+        "interval": list(choice.interval),
+    }  # fmt: skip
+
+
+def draw(
+    model: GPT2, prompt: str, choice: Choice, shown: list[int], path: Path
+) -> None:
+    """The stages as bars side by side; the token taken is dark."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    n = len(choice.stages)
+    figure = Figure(figsize=(2.6 * n + 1.2, 0.28 * len(shown) + 1.6))
+    axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+    labels = [repr(_text(model, id)) for id in shown]
+    colors = ["#1f3b73" if id == choice.token_id else "#9db7dd" for id in shown]
+    for axis, stage in zip(axes, choice.stages, strict=True):
+        axis.barh(range(len(shown)), stage.p[shown], color=colors)
+        axis.set_title(f"{stage.name}\n{stage.left:,} tokens", fontsize=9)
+        axis.set_xlabel("probability", fontsize=8)
+        axis.tick_params(labelsize=8)
+    axes[0].set_yticks(range(len(shown)), labels, family="monospace")
+    axes[0].invert_yaxis()
+    figure.suptitle(f"{prompt!r}: {_taken(model, choice)}", fontsize=9, wrap=True)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,139 @@
+"""`npgpt score`: how probable a text is, token by token and as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.score import Score, TokenScore, score_file
+
+# Backgrounds from improbable to probable: ColorBrewer's RdYlGn, readable in black.
+SHADES = ("#d73027", "#f46d43", "#fdae61", "#fee08b", "#d9ef8b", "#a6d96a", "#66bd63")
+EDGES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # probability from which the next one holds
+
+
+@click.command()
+@click.argument("file", type=click.Path(allow_dash=True))
+@model_options
+@click.option("--separator", help="What stands between documents that are scored each "
+              "for itself; \\n and \\t are understood.")  # fmt: skip
+@click.option("--window", type=int, help="Tokens read at once  [default: all that the "
+              "model has positions for]")  # fmt: skip
+@click.option("--stride", type=int, help="Tokens that each further window adds; fewer "
+              "give each more context  [default: the window, no overlap]")  # fmt: skip
+@click.option("--bos/--no-bos", default=True, help="Let the text follow "
+              "<|endoftext|>, or leave its first token out.")  # fmt: skip
+@click.option("--tokens/--no-tokens", default=None, help="Every token, coloured by its "
+              "probability; piped: log-probability, id, text  [default: on a "
+              "terminal]")  # fmt: skip
+@json_option
+def command(file: str, name: str, backend: str, dtype: str, separator: str | None,
+            tokens: bool | None, as_json: bool, **options: Any) -> None:  # fmt: skip
+    """Log-probability, perplexity and bits per byte of the text in FILE ("-": stdin).
+
+    Example: npgpt score story.txt --stride 128
+    """
+    if separator is not None:
+        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    show = _painter(tokens, as_json)
+    model = load_model(name, backend, dtype)
+    found: list[TokenScore] = []
+    start = time.perf_counter()
+    with _progress(file, hidden=show is not None) as bar:
+        result = score_file(
+            model,
+            sys.stdin.buffer if file == "-" else file,
+            separator=separator,
+            progress=bar.update,
+            on_token=found.append if as_json and tokens else show,
+            **options,
+        )
+    seconds = time.perf_counter() - start
+    if as_json:
+        _print_json(name, model, result, found if tokens else None)
+    else:
+        if show is not None:
+            click.echo("\n")
+        _print(result)
+    click.echo(
+        f"[{name}, {model.backend.name} {model.dtype}: {result.num_tokens:,} tokens at "
+        f"{result.num_tokens / seconds:,.0f} tok/s]",
+        err=True,
+    )
+
+
+def _progress(file: str, hidden: bool) -> Any:
+    from tqdm import tqdm
+
+    known = file != "-" and os.path.isfile(file)
+    return tqdm(
+        total=os.path.getsize(file) if known else None,
+        unit="B", unit_scale=True, desc="scoring", leave=False,
+        disable=True if hidden else None,  # None: where stderr is no terminal
+    )  # fmt: skip
+
+
+def _painter(tokens: bool | None, as_json: bool) -> Callable | None:
+    """What shows a token as soon as it is scored; None shows nothing."""
+    if as_json or tokens is False:
+        return None
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        return _print_row if tokens else None
+    for shade, edge in zip(SHADES, (0, *EDGES), strict=True):
+        console.print(Text(f" ≥{edge:g} ", f"black on {shade}"), end="")
+    console.print(" probability", style="dim")
+
+    def paint(token: TokenScore) -> None:
+        p = math.exp(token.logprob)
+        shade = SHADES[sum(p >= edge for edge in EDGES)]
+        known = not math.isnan(p)
+        # The colour of a line's end would run to the edge of the terminal.
+        for line in token.text.splitlines(keepends=True):
+            text = line.rstrip("\r\n")
+            console.print(Text(text, f"black on {shade}" if known else "dim"), end="")
+            if text != line:
+                console.print()
+
+    return paint
+
+
+def _print_row(token: TokenScore) -> None:
+    text = json.dumps(token.text, ensure_ascii=False)
+    click.echo(f"{token.logprob:.4f}\t{token.id}\t{text}")
+
+
+def _print(result: Score) -> None:
+    bits = result.bits_per_byte
+    for label, value in (
+        ("tokens", f"{result.num_tokens:,}"),
+        ("bytes", f"{result.num_bytes:,}"),
+        ("log-probability", f"{result.logprob:,.4f} nats"),
+        ("loss", f"{result.loss:.4f} nats a token"),
+        ("perplexity", f"{result.perplexity:,.4f}"),
+        ("bits per byte", "unknown" if bits is None else f"{bits:.4f}"),
+    ):
+        click.echo(f"{label:<16} {value}")
+
+
+def _print_json(
+    name: str, model: Any, result: Score, found: list[TokenScore] | None
+) -> None:
+    value = {"model": name, "backend": model.backend.name, "dtype": model.dtype}
+    value |= result.summary()
+    if found is not None:
+        value["ids"] = [token.id for token in found]
+        value["tokens"] = [token.text for token in found]
+        value["logprobs"] = [token.logprob for token in found]
+    echo_json(value)

@@ -1,0 +1,117 @@
+"""`npgpt verify`: is this model computed right, on this machine?"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import click
+
+from npgpt import checkpoint, golden, hub, verify
+from npgpt.commands._shared import (
+    backend_options,
+    chosen_backend,
+    echo_json,
+    json_option,
+)
+from npgpt.verify import Check, first_divergence
+
+
+@click.command()
+@click.argument("model", default="tales")
+@backend_options
+@click.option(
+    "--ops",
+    "own",
+    type=click.Path(dir_okay=False),
+    help="A Python file whose softmax, layer_norm, gelu, linear or attention are used "
+    "in place of npgpt's.",
+)
+@click.option(
+    "--all", "every", is_flag=True, help="Every tensor, not the worst of each."
+)
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context, model: str, backend: str, dtype: str, own: str | None,
+    every: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare MODEL's numbers with recorded and published ones, and with themselves.
+
+    Float64 against float32, cached against uncached, batch against single, backend
+    against backend. Exit status 1 if a tensor diverges; the first one is named.
+
+    Example: npgpt verify tales --ops mine.py
+    """
+    if own is not None and backend != "numpy":
+        raise click.UsageError("--ops replaces NumPy functions: leave --backend out")
+    folder = hub.resolve(model)
+    reference = folder / verify.REFERENCE
+    checks = list(
+        verify.verify(
+            checkpoint.load(folder),
+            verify.own_functions(own) if own else chosen_backend(backend),
+            dtype,
+            reference if reference.exists() else None,
+            golden.MODELS.get(model),
+        )
+    )
+    wrong = first_divergence(checks)
+    if as_json:
+        rows = [{**check._asdict(), "ok": check.ok} for check in checks]
+        first = wrong.tensor if wrong else None
+        echo_json({"model": model, "ok": wrong is None, "first": first, "checks": rows})
+    else:
+        _print_table(checks if every else _worst(checks), len(checks))
+        if wrong:
+            hint = _function_of(wrong.tensor)
+            click.echo(f"first tensor that diverges: {wrong.tensor} ({wrong.check})")
+            if hint:
+                click.echo(f"it is made by {hint}, from tensors that agree")
+        else:
+            click.echo(f"all {len(checks)} tensors agree")
+    ctx.exit(0 if wrong is None else 1)
+
+
+def _worst(checks: list[Check]) -> list[Check]:
+    """Of each check the tensor closest to, or furthest beyond, what is tolerated."""
+
+    def badness(check: Check) -> tuple[bool, float]:
+        return not check.ok, check.error / (check.tolerance or 1.0)
+
+    groups = groupby(checks, key=lambda check: check.check)
+    return [max(group, key=badness) for _, group in groups]
+
+
+def _print_table(checks: list[Check], total: int) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{len(checks)} of {total} comparisons" if len(checks) < total else None
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in ("check", "tensor"):
+        table.add_column(name)
+    for name in ("error", "tolerated"):
+        table.add_column(name, justify="right")
+    table.add_column("because of")
+    table.add_column("")
+    for check in checks:
+        table.add_row(
+            check.check,
+            check.tensor,
+            f"{check.error:.1e}",
+            f"{check.tolerance:.1e}",
+            check.why,
+            "ok" if check.ok else "[bold red]WRONG[/]",
+        )
+    Console().print(table)
+
+
+def _function_of(tensor: str) -> str:
+    """Which function makes a tensor of the forward pass."""
+    makers = {
+        "ln_": "layer_norm", ".q": "linear", ".k": "linear", ".v": "linear",
+        ".scores": "attention", ".weights": "softmax", ".context": "attention",
+        ".out": "linear", ".pre": "linear", ".act": "gelu", "logits": "linear",
+    }  # fmt: skip
+    return next((maker for part, maker in makers.items() if part in tensor), "")

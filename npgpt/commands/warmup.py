@@ -1,0 +1,35 @@
+"""`npgpt warmup`: compile every kernel now, so that no later run has to wait."""
+
+from __future__ import annotations
+
+import click
+
+from npgpt.commands._shared import echo_json, json_option
+from npgpt.errors import BackendError
+
+
+@click.command()
+@click.option("--dtype", "dtypes", multiple=True,
+              type=click.Choice(["float32", "bfloat16", "int8"]),
+              help="Only for these  [default: all]")  # fmt: skip
+@json_option
+def command(dtypes: tuple[str, ...], as_json: bool) -> None:
+    """Compile the Numba kernels for this processor into the cache on disk.
+
+    Example: npgpt warmup --dtype float32
+    """
+    try:
+        from npgpt.kernels.warmup import warm_up
+    except ImportError as error:
+        raise BackendError(
+            f"there are no kernels to compile without numba ({error}); install it with "
+            "pip install 'npgpt[numba]'"
+        ) from None
+    say = lambda line: click.echo(line, err=True)
+    seconds, where = warm_up(dtypes or ("float32", "bfloat16", "int8"), say)
+    if as_json:
+        echo_json({"compile_seconds": seconds, "cache": where})
+    elif seconds:
+        click.echo(f"compiled in {seconds:.0f} s; kept in {where}")
+    else:
+        click.echo(f"nothing to do: all kernels are in {where}")

@@ -1,0 +1,127 @@
+"""SynthID text watermark: tokens compete in a tournament of secret bits.
+
+Everything is a function of the new tokens: the context of a step, and which contexts
+have been seen. The table of bits is this project's own; with another system's table the
+scores are that system's.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from npgpt.decoding.rules import probabilities
+from npgpt.decoding.watermark import Detection
+from npgpt.errors import DecodingError
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float, Int64
+
+Ids = Sequence[int]
+_MULTIPLIER, _INCREMENT = np.int64(6364136223846793005), np.int64(1)
+
+
+def synthid(
+    z: Float[np.ndarray, " V"],
+    generated: Ids,
+    keys: Ids,
+    ngram_len: int,
+    context_history_size: int,
+    sampling_table_size: int,
+    table: np.ndarray | None = None,
+) -> Float[np.ndarray, " V"]:
+    """Log-probabilities after one round a key: p_v <- p_v (1 + g_v - sum g p).
+
+    g_v in {0, 1} is looked up by the hash of the last ngram_len - 1 new tokens (zeros
+    before the first: the prompt takes no part, as in transformers), v and the key. A
+    context seen before in the history is left unmarked. A removed token stays -inf
+    (transformers: the smallest float). Source: Dathathri et al., "Scalable watermarking
+    for identifying large language model outputs" (2024).
+
+    >>> z = synthid(np.zeros(4), [1], [3, 5], 3, 8, 64)
+    >>> round(float(np.exp(z).sum()), 6)
+    1.0
+    """
+    width = ngram_len - 1
+    text = np.array([0] * width + list(generated), np.int64)
+    contexts = np.lib.stride_tricks.sliding_window_view(text, width)
+    hashes = hash_tokens(np.ones(len(contexts), np.int64), contexts)
+    now, before = hashes[-1], hashes[:-1][-context_history_size:]
+    if (before == now).any():
+        return z
+    if table is None:
+        table = bits(sampling_table_size)
+    p = probabilities(z)
+    ngrams = hash_tokens(np.full(len(z), now), np.arange(len(z))[:, None])
+    for key in keys:
+        rounds = hash_tokens(ngrams, np.full((len(z), 1), key))
+        g = table[rounds % len(table)]
+        p = p * (1 + g - np.dot(g, p))
+    with np.errstate(divide="ignore"):
+        return np.log(p).astype(z.dtype)
+
+
+def hash_tokens(
+    start: Int64[np.ndarray, " n"], tokens: Int64[np.ndarray, "n k"]
+) -> Int64[np.ndarray, " n"]:
+    """x <- (x + token) 6364136223846793005 + 1 modulo 2^64, token after token.
+
+    >>> hash_tokens(np.ones(1, np.int64), np.array([[0]])).tolist()
+    [6364136223846793006]
+    """
+    x = start
+    with np.errstate(over="ignore"):
+        for column in tokens.T:
+            x = (x + column) * _MULTIPLIER + _INCREMENT
+    return x
+
+
+@functools.lru_cache(maxsize=4)
+def bits(size: int) -> np.ndarray:
+    """The table of secret bits, (size,) of 0 and 1.
+
+    >>> bits(1 << 16)[:8].tolist()
+    [0, 0, 0, 1, 1, 0, 1, 1]
+    """
+    return (np.random.Philox(key=0).random_raw(size) >> np.uint64(63)).astype(np.int64)
+
+
+def detect(
+    ids: Ids,
+    synthid_keys: Ids,
+    ngram_len: int = 5,
+    sampling_table_size: int = 65536,
+    table: np.ndarray | None = None,
+) -> Detection:
+    """Whether a text has the mark: the mean of its bits g, 1/2 if unmarked.
+
+    score z = (mean g - 1/2) 2 sqrt(n) of n bits, about normal in unmarked text. Each
+    context counts once. Needs new tokens only, at least ngram_len of them.
+
+    >>> text = np.random.default_rng(0).integers(0, 50, 200).tolist()
+    >>> detect(text, [654, 400, 836]).p_value > 0.01
+    True
+    """
+    if len(ids) < ngram_len:
+        raise DecodingError(
+            f"the text has {len(ids)} tokens; SynthID tests {ngram_len} at a time"
+        )
+    text = np.asarray(ids, np.int64)
+    ngrams = np.lib.stride_tricks.sliding_window_view(text, ngram_len)
+    _, first = np.unique(ngrams[:, :-1], axis=0, return_index=True)
+    ngrams = ngrams[np.sort(first)]
+    if table is None:
+        table = bits(sampling_table_size)
+    hashes = hash_tokens(np.ones(len(ngrams), np.int64), ngrams)
+    g = [
+        table[hash_tokens(hashes, np.full((len(ngrams), 1), key)) % len(table)]
+        for key in synthid_keys
+    ]
+    n = len(ngrams) * len(g)
+    z = (float(np.mean(g)) - 0.5) * 2 * math.sqrt(n)
+    return Detection(z, math.erfc(z / math.sqrt(2)) / 2, len(ngrams))

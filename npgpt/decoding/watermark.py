@@ -1,0 +1,221 @@
+"""Watermarks: a hidden preference while writing, and a test that finds it in a text.
+
+Whoever knows the key can count how often the preference was met, without the model.
+Green lists (KGW, Unigram) add to logits; the Gumbel watermark changes nothing but where
+the random numbers come from. SynthID is in npgpt.decoding.synthid.
+
+The pseudo-random functions are this project's own: marks of other systems are not found
+here, nor these there.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from npgpt.decoding.selectors import gumbel_max
+from npgpt.errors import DecodingError
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float, UInt64
+
+Ids = Sequence[int]
+_MASK = 2**64 - 1
+
+
+class Detection(NamedTuple):
+    """What a detector found: its statistic, the chance of it in unmarked text."""
+
+    score: float
+    p_value: float
+    tokens: int  # that were tested
+    found: int | None = None  # of them green
+
+
+def mix(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """A bijection of 64-bit numbers that looks random (splitmix64, Steele et al. 2014).
+
+    >>> mix(np.array([1], np.uint64)).tolist()
+    [6238072747940578789]
+    """
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def seed_of(key: int, tokens: Ids) -> int:
+    """One 64-bit number from a key and some tokens, in their order.
+
+    >>> seed_of(1, [2, 3]) == seed_of(1, [3, 2])
+    False
+    """
+    seed = np.array([key & _MASK], np.uint64)
+    for token in tokens:
+        seed = mix(seed + np.uint64(token) + np.uint64(0x9E3779B97F4A7C15))
+    return int(mix(seed)[0])
+
+
+def green_list(seed: int, V: int, ratio: float) -> Bool[np.ndarray, " V"]:
+    """(V,) True for the floor(ratio V) tokens that this seed makes green.
+
+    >>> int(green_list(7, 100, 0.25).sum())
+    25
+    """
+    green = np.zeros(V, bool)
+    draws = np.random.Philox(key=seed).random_raw(V)
+    green[np.argsort(draws)[: math.floor(ratio * V)]] = True
+    return green
+
+
+def left_hash(
+    z: Float[np.ndarray, " V"],
+    ids: Ids,
+    ratio: float,
+    bias: float,
+    key: int,
+    width: int,
+) -> Float[np.ndarray, " V"]:
+    """z_v + bias for the tokens that the last `width` tokens make green.
+
+    Source: Kirchenbauer et al., "A Watermark for Large Language Models" (2023).
+
+    >>> z = left_hash(np.zeros(8), [3, 5], 0.25, 2.0, 15485863, 1)
+    >>> sorted(z.tolist())
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0]
+    """
+    green = green_list(seed_of(key, ids[-width:]), len(z), ratio)
+    return z + green * z.dtype.type(bias)
+
+
+def self_hash(
+    z: Float[np.ndarray, " V"],
+    ids: Ids,
+    ratio: float,
+    bias: float,
+    key: int,
+    width: int,
+) -> Float[np.ndarray, " V"]:
+    """z_v + bias for every token that is green given itself and the last tokens.
+
+    The seed of a token is the smallest of its hashes with each of the last `width`
+    tokens and with itself; the token is green with probability `ratio`. All V tokens
+    are tested (transformers: the 40 best). Source: Kirchenbauer et al., "On the
+    Reliability of Watermarks for Large Language Models" (2023).
+
+    >>> z = self_hash(np.zeros(8), [3, 5], 0.5, 2.0, 15485863, 1)
+    >>> set(z.tolist()) == {0.0, 2.0}
+    True
+    """
+    tokens = np.arange(len(z), dtype=np.uint64)
+    return z + self_green(tokens, ids, ratio, key, width) * z.dtype.type(bias)
+
+
+def self_green(
+    tokens: UInt64[np.ndarray, " n"], ids: Ids, ratio: float, key: int, width: int
+) -> Bool[np.ndarray, " n"]:
+    """Which of these candidates are green after ids."""
+    own = mix(tokens + np.uint64(seed_of(key, ())))
+    seeds = mix(own + tokens)
+    for id in ids[-width:]:
+        seeds = np.minimum(seeds, mix(own + np.uint64(id) + np.uint64(0x9E3779B9)))
+    return mix(seeds ^ own) < np.uint64(min(int(ratio * 2**64), _MASK))
+
+
+def unigram(
+    z: Float[np.ndarray, " V"], ratio: float, bias: float, key: int
+) -> Float[np.ndarray, " V"]:
+    """z_v + bias on one fixed green list, which survives any reordering of the text.
+
+    Source: Zhao et al., "Provable Robust Watermarking for AI-Generated Text" (2023).
+
+    >>> sorted(unigram(np.zeros(4), 0.5, 2.0, 1).tolist())
+    [0.0, 0.0, 2.0, 2.0]
+    """
+    return z + green_list(seed_of(key, ()), len(z), ratio) * z.dtype.type(bias)
+
+
+def gumbel(z: Float[np.ndarray, " V"], ids: Ids, key: int, width: int) -> int:
+    """argmax u_v^(1/p_v) with u = PRF(key, last `width` tokens): Gumbel-max by a key.
+
+    Over keys the token is a draw from softmax(z), so one text shows no trace; the same
+    last tokens give the same numbers again. Source: Aaronson (2022); Kuditipudi et al.,
+    "Robust Distortion-free Watermarks for Language Models" (2023).
+
+    >>> gumbel(np.array([0.0, 0.0, -np.inf]), [4], 15485863, 1) in (0, 1)
+    True
+    """
+    return gumbel_max(z, _uniforms(key, ids[-width:], len(z)))
+
+
+def _uniforms(key: int, context: Ids, V: int) -> np.ndarray:
+    draws = np.random.Philox(key=seed_of(key, context)).random_raw(V)
+    return (draws >> np.uint64(11)) * 2.0**-53
+
+
+def detect(
+    ids: Ids,
+    vocab_size: int,
+    watermark: str,
+    greenlist_ratio: float = 0.25,
+    hashing_key: int = 15485863,
+    context_width: int = 1,
+) -> Detection:
+    """Whether a text has the mark of a green list or of the Gumbel watermark.
+
+    Green lists: z = (g - ratio T) / sqrt(T ratio (1 - ratio)), g green of T tokens,
+    about normal in unmarked text, p = erfc(z / sqrt 2) / 2; Kirchenbauer et al. call
+    z > 3 a find. Gumbel: S = sum -ln(1 - u_y), which has the law Gamma(T, 1). A token
+    after the same context counts once: its repetition proves nothing new. The first
+    context_width tokens have no context and are not tested.
+
+    >>> text = np.random.default_rng(0).integers(0, 50, 200).tolist()
+    >>> detect(text, 50, "lefthash").p_value > 0.01
+    True
+    """
+    width = 0 if watermark == "unigram" else context_width
+    tests = dict.fromkeys(
+        (tuple(ids[t - width : t]), ids[t]) for t in range(width, len(ids))
+    )
+    T, ratio, key = len(tests), greenlist_ratio, hashing_key
+    if not T:
+        raise DecodingError(f"the text is too short to test: {len(ids)} tokens")
+    if watermark == "gumbel":
+        S = 0.0
+        for context, token in tests:
+            S -= math.log1p(-float(_uniforms(key, context, vocab_size)[token]))
+        return Detection(S, gamma_tail(T, S), T)
+    if watermark == "unigram":
+        # One list for all tokens: each distinct token is one test.
+        lists = {(): green_list(seed_of(key, ()), vocab_size, ratio)}
+    elif watermark == "lefthash":
+        lists = {c: green_list(seed_of(key, c), vocab_size, ratio) for c, _ in tests}
+    elif watermark != "selfhash":
+        raise DecodingError(
+            f"no detector for {watermark!r}; there are lefthash, selfhash, unigram, "
+            "gumbel, and npgpt.decoding.synthid.detect"
+        )
+    g = sum(
+        bool(self_green(np.array([token], np.uint64), context, ratio, key, width)[0])
+        if watermark == "selfhash"
+        else bool(lists[context][token])
+        for context, token in tests
+    )
+    z = (g - ratio * T) / math.sqrt(T * ratio * (1 - ratio))
+    return Detection(z, math.erfc(z / math.sqrt(2)) / 2, T, g)
+
+
+def gamma_tail(n: int, x: float) -> float:
+    """P(Gamma(n, 1) > x) = e^-x sum_(k<n) x^k / k! for a whole n.
+
+    >>> round(gamma_tail(1, 2.0), 4)  # e^-2
+    0.1353
+    """
+    if x <= 0:
+        return 1.0
+    logs = [k * math.log(x) - x - math.lgamma(k + 1) for k in range(n)]
+    top = max(logs)
+    return min(1.0, math.exp(top) * sum(math.exp(log - top) for log in logs))

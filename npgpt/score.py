@@ -1,0 +1,250 @@
+"""How probable a text is: P(x_1..x_n) = product of P(x_i | x_<i), token by token.
+
+Texts longer than the model reads are scored in windows, files in constant memory.
+Nothing is generated here; tests that pick an answer by its score are in npgpt.evaluate.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from npgpt import gpt2
+from npgpt.errors import ContextOverflowError, DecodingError, TokenizerError
+from npgpt.reading import encode_pieces, read_text, split_documents
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float, Int
+
+CHUNK = 128  # positions whose hidden states or logits are held at once
+
+
+class TokenScore(NamedTuple):
+    """One token of a text. The texts joined are the text; logprob is in nats."""
+
+    id: int
+    text: str
+    logprob: float  # NaN for a first token that nothing stands before
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Probability of a text. All of it is of the tokens that have a probability.
+
+    logprob = sum of log P(x_i | x_<i), in nats; loss = -logprob / num_tokens;
+    perplexity = exp(loss); bits_per_byte = -logprob / ln 2 / num_bytes, with the UTF-8
+    bytes of the tokens' text: the one figure that models of other tokenizers share.
+    """
+
+    logprob: float
+    num_tokens: int
+    num_bytes: int  # 0 where there is no tokenizer
+    ids: list[int] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-probability of a token, in nats."""
+        return -self.logprob / self.num_tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): among how many equally likely tokens the model chooses."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits that the text costs when the model compresses it, for each byte."""
+        if not self.num_bytes:
+            return None
+        return -self.logprob / math.log(2) / self.num_bytes
+
+    def summary(self) -> dict[str, Any]:
+        """The figures without the lists, as the command prints them."""
+        names = ("num_tokens", "num_bytes", "logprob", "loss", "perplexity",
+                 "bits_per_byte")  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+def score(
+    model: Any,
+    text: Any,
+    *,
+    bos: bool = True,
+    window: int | None = None,
+    stride: int | None = None,
+) -> Score:
+    """Score a text, or its token ids, token by token.
+
+    With `bos` the text follows <|endoftext|>, so that its first token has a probability
+    too; without, that token is left out. Beyond `window` tokens (all that the model
+    reads) the context moves on by `stride` tokens (as many: no overlap); every token is
+    counted once, and a smaller stride gives it more context and takes more time.
+    Raises DecodingError for options or ids that cannot be, and an empty text.
+
+    >>> from npgpt import GPT2
+    >>> result = GPT2.from_pretrained("tales").score("Once upon a time")
+    >>> result.tokens, [round(x, 2) for x in result.logprobs]
+    (['Once', ' upon', ' a', ' time'], [-2.0, -0.44, -0.18, -0.18])
+    """
+    options = _Options.of(model, bos, window, stride)
+    empty = isinstance(text, str | Sequence | np.ndarray) and not len(text)
+    ids = [] if empty else model.encode(text)
+    tokens = list(_tokens(model, _document(model, ids, options)))
+    total = _total(tokens)
+    return replace(
+        total,
+        ids=[token.id for token in tokens],
+        tokens=[token.text for token in tokens],
+        logprobs=[token.logprob for token in tokens],
+    )
+
+
+def score_file(
+    model: Any,
+    file: str | Path | Any,
+    *,
+    separator: str | None = None,
+    bos: bool = True,
+    window: int | None = None,
+    stride: int | None = None,
+    progress: Callable[[int], object] | None = None,
+    on_token: Callable[[TokenScore], object] | None = None,
+) -> Score:
+    """Score a UTF-8 file of any length in constant memory; the result keeps no lists.
+
+    The file is a path or a binary stream.
+    `separator` parts it into documents that know nothing of each other and is not
+    scored itself. progress hears the bytes that are read, on_token every token.
+    """
+    options = _Options.of(model, bos, window, stride)
+    if model.tokenizer is None:
+        raise TokenizerError("this model has no tokenizer files to read a text with")
+
+    def tokens() -> Iterator[TokenScore]:
+        for document in split_documents(read_text(file, progress), separator):
+            ids = chain.from_iterable(encode_pieces(model.tokenizer, document))
+            for token in _tokens(model, _document(model, ids, options)):
+                if on_token is not None:
+                    on_token(token)
+                yield token
+
+    return _total(tokens())
+
+
+class _Options(NamedTuple):
+    bos: int | None
+    window: int
+    stride: int
+
+    @classmethod
+    def of(cls, model: Any, bos: bool, window: int | None, stride: int | None) -> Any:
+        room = model.config.n_positions
+        window = room if window is None else window
+        stride = window if stride is None else stride
+        if window > room:
+            raise ContextOverflowError(
+                f"window {window} is more than the model's {room} positions"
+            )
+        if not 1 <= stride <= window:
+            raise DecodingError(
+                f"window and stride need 1 <= stride <= window, not {stride} and "
+                f"{window}"
+            )
+        if bos and model.config.bos_token_id is None:
+            raise DecodingError(
+                "the config names no bos_token_id for the first token to follow; "
+                "leave the first token out (bos=False, --no-bos)"
+            )
+        return cls(model.config.bos_token_id if bos else None, window, stride)
+
+
+def _tokens(model: Any, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
+    """Ids with their texts; a character of several tokens comes with the last."""
+    tokenizer = model.tokenizer
+    stream = None if tokenizer is None else tokenizer.stream()
+    for id, logprob in scored:
+        if stream is None:
+            yield TokenScore(id, "", logprob, 0)
+        else:
+            size = len(tokenizer.token_bytes(id))
+            yield TokenScore(id, stream.push(id), logprob, size)
+
+
+def _total(tokens: Iterable[TokenScore]) -> Score:
+    total, num_tokens, num_bytes = 0.0, 0, 0
+    for token in tokens:
+        if not math.isnan(token.logprob):
+            total += token.logprob
+            num_tokens += 1
+            num_bytes += token.num_bytes
+    if not num_tokens:
+        raise DecodingError(
+            "there is nothing to score: the text is empty, or its only token has "
+            "nothing before it (bos=False)"
+        )
+    return Score(total, num_tokens, num_bytes)
+
+
+def _document(
+    model: Any, ids: Iterable[int], options: _Options
+) -> Iterator[tuple[int, float]]:
+    """Every id with its log-probability, window by window."""
+    ids = iter(ids)
+    start = options.bos
+    if start is None:
+        start = next(ids, None)
+        if start is None:
+            return
+        yield start, math.nan
+    cache = model.new_cache(1, n_positions=options.window)
+    x, more = [start], options.window
+    while new := list(islice(ids, more)):
+        x += new  # inputs x[:-1], targets x[1:], of which the last are new
+        yield from zip(new, last_logprobs(model, x, len(new), cache), strict=True)
+        x, more = x[options.stride :], options.stride
+
+
+def last_logprobs(model: Any, ids: list[int], n: int, cache: Any = None) -> list[float]:
+    """log P(x_i | x_<i) of the last n of these ids, in nats.
+
+    The ids before the last must fit the model's positions; a cache is emptied and used.
+    """
+    x = gpt2.check_ids([ids], model.config)
+    if cache is None:
+        cache = model.new_cache(1, n_positions=max(1, len(ids) - 1))
+    cache.crop(0)
+    logprobs: list[float] = []
+    first = len(ids) - 1 - n  # the input whose target is the first new one
+    for start in range(0, len(ids) - 1, CHUNK):
+        chunk = x[:, start : min(start + CHUNK, len(ids) - 1)]
+        hidden = gpt2.hidden_states(model.params, chunk, cache, backend=model.backend)
+        at = max(first - start, 0)
+        if at >= chunk.shape[1]:
+            continue
+        z = gpt2.logits(model.params, hidden[:, at:, :], backend=model.backend)
+        targets = x[0, start + at + 1 : start + chunk.shape[1] + 1]
+        logprobs += token_logprobs(model.backend.to_numpy(z)[0], targets).tolist()
+    return logprobs
+
+
+def token_logprobs(
+    z: Float[np.ndarray, "T V"], targets: Int[np.ndarray, " T"]
+) -> Float[np.ndarray, " T"]:
+    """Log-probability of one target a row, log softmax(z)[target], in nats, float64.
+
+    >>> token_logprobs(np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([1, 0])).round(4)
+    array([-0.2877, -0.6931])
+    """
+    top = z.max(axis=-1)
+    total = np.exp(z - top[:, None]).sum(axis=-1, dtype=np.float64)
+    return (z[np.arange(len(z)), targets] - top).astype(np.float64) - np.log(total)

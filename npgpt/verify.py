@@ -1,0 +1,321 @@
+"""Is this model computed right, on this machine? Checks that need no other library.
+
+Each check compares tensors in the order of the forward pass, so the first one that
+diverges names the place. A learner's own functions can be put in the place of ours.
+What is compared with other libraries was recorded by tools/record_fixtures.py, or is
+published (npgpt.golden).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npgpt import checkpoint, golden, gpt2, ops
+from npgpt.backend import BACKENDS, NUMPY, Backend
+from npgpt.errors import BackendError, NpgptError
+from npgpt.model import GPT2
+
+REFERENCE = "reference.npz"  # beside a bundled model's weights
+REPLACEABLE = ("softmax", "layer_norm", "gelu", "linear", "attention")
+ROUNDING = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "bfloat16": 2.0**-9,
+    "int8": 2.0**-7,
+}
+
+
+class Check(NamedTuple):
+    """One tensor compared: its error, what is tolerated and why."""
+
+    check: str
+    tensor: str
+    error: float
+    tolerance: float
+    why: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is tolerated; NaN is not."""
+        return self.error <= self.tolerance
+
+
+class Recorder:
+    """A tap that keeps a copy of every tensor it wants."""
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def wants(self, name: str) -> bool:
+        """Scores and weights only where attention is ours: a twin may not have them."""
+        plain = self.backend.attention is ops.attention
+        return plain or not name.endswith(("scores", "weights"))
+
+    def __call__(self, name: str, array: Any) -> Any:
+        """Keep a copy and hand the array on."""
+        self.arrays[name] = np.array(self.backend.to_numpy(array))
+        return array
+
+
+def verify(
+    params: gpt2.GPT2Params,
+    backend: str | Backend = "numpy",
+    dtype: str = "float32",
+    reference: Path | None = None,
+    published: golden.Published | None = None,
+) -> Iterator[Check]:
+    """All checks of a model on a backend and dtype, as they are made.
+
+    `reference` is a file that tools/record_fixtures.py wrote for these weights,
+    `published` what others printed of them.
+
+    >>> from npgpt import checkpoint, hub
+    >>> checks = list(verify(checkpoint.load(hub.resolve("tales-mini"))))
+    >>> all(check.ok for check in checks)
+    True
+    """
+    model = GPT2(params, backend=backend, dtype=dtype)
+    ids = prompt_ids(model)
+    yield from check_weights(params)
+    if reference is not None:
+        yield from check_recorded(model, reference)
+    if published is not None:
+        yield from check_published(model, params, published)
+    yield from check_precision(model, params, ids)
+    yield from check_cache(model, ids)
+    yield from check_batch(model, ids)
+    yield from check_backends(model, params, ids)
+
+
+def first_divergence(checks: list[Check]) -> Check | None:
+    """The first tensor that differs too much, in the order of the forward pass."""
+    return next((check for check in checks if not check.ok), None)
+
+
+def prompt_ids(model: GPT2, T: int = 12) -> list[int]:
+    """T token ids for the checks: spread over the vocabulary, the same every time."""
+    T = min(T, model.config.n_positions)
+    bits = np.random.Philox(key=0).random_raw(T)
+    return (bits % np.uint64(model.config.vocab_size)).astype(int).tolist()
+
+
+def tolerance(model: GPT2) -> float:
+    """Relative error that rounding explains: unit * 8 * sqrt(2 L) * sqrt(C).
+
+    Each of the 2 L sublayers adds an error of its own; a sum of C rounded products is
+    off by sqrt(C) units; 8 for the spread between vectors.
+    """
+    growth = 8 * math.sqrt(2 * model.config.n_layer) * math.sqrt(model.config.n_embd)
+    return ROUNDING[model.dtype] * growth
+
+
+def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
+    """Largest ||x - r|| / ||r|| over the vectors of the last axis; inf if masks differ.
+
+    >>> relative_error(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
+    0.1
+    """
+    if x.shape != reference.shape:
+        return math.inf
+    seen = reference > -np.inf  # hidden attention scores are -inf in both
+    if ((x > -np.inf) != seen).any():
+        return math.inf
+    x, reference = np.where(seen, x, 0.0), np.where(seen, reference, 0.0)
+    size = np.linalg.norm(reference, axis=-1)
+    size = np.maximum(size, 1e-3 * size.max() + 1e-30)  # a vector near 0 has no scale
+    return float((np.linalg.norm(x - reference, axis=-1) / size).max())
+
+
+def spread(array: np.ndarray, n: int = 64) -> np.ndarray:
+    """n values of a tensor, evenly spread: what is recorded of a large one."""
+    flat = array.reshape(-1)
+    return flat[np.linspace(0, flat.size - 1, min(n, flat.size)).astype(int)]
+
+
+def record(model: GPT2, ids: Any) -> dict[str, np.ndarray]:
+    """Every intermediate of one forward pass, by tap name, in its order."""
+    recorder = Recorder(model.backend)
+    model.logits(ids, tap=recorder)
+    return recorder.arrays
+
+
+def compare(
+    check: str,
+    arrays: dict[str, np.ndarray],
+    references: dict[str, np.ndarray],
+    tolerated: float,
+    why: str,
+) -> Iterator[Check]:
+    """One Check for every tensor that both sides have, in order."""
+    for name, reference in references.items():
+        if name in arrays:
+            error = relative_error(arrays[name], reference)
+            yield Check(check, name, error, tolerated, why)
+
+
+def check_weights(params: gpt2.GPT2Params) -> Iterator[Check]:
+    """No weight is NaN or infinite: the number of tensors that hold one."""
+    bad = [
+        name for name, x in checkpoint.named_tensors(params).items()
+        if not np.isfinite(np.sum(x))
+    ]  # fmt: skip
+    label = bad[0] if bad else "all"
+    yield Check("weights are finite", label, float(len(bad)), 0.0, "a count of tensors")
+
+
+def check_recorded(model: GPT2, path: Path) -> Iterator[Check]:
+    """Samples of every tensor against what transformers computed."""
+    with np.load(path) as file:
+        recorded = {name: file[name] for name in file.files}
+    ids, source = recorded.pop("ids"), str(recorded.pop("source"))
+    arrays = {name: spread(array) for name, array in record(model, ids).items()}
+    yield from compare(
+        f"as {source}", arrays, recorded, tolerance(model),
+        f"{model.dtype}, {model.config.n_layer} layers",
+    )  # fmt: skip
+
+
+def check_precision(
+    model: GPT2, params: gpt2.GPT2Params, ids: list[int]
+) -> Iterator[Check]:
+    """This backend and dtype against plain NumPy in float64."""
+    exact = record(GPT2(params, dtype="float64"), ids)
+    label = f"{model.backend.name} {model.dtype}, NumPy float64"
+    why = f"{model.dtype}, {model.config.n_layer} layers"
+    yield from compare(label, record(model, ids), exact, tolerance(model), why)
+
+
+def check_cache(model: GPT2, ids: list[int]) -> Iterator[Check]:
+    """Logits with the cache, in two parts and token by token, against none."""
+    whole = model.logits(ids)[0]
+    why = "order of sums"
+    for split in (1, len(ids) // 2, len(ids) - 1):
+        cache = model.new_cache()
+        model.next_logits([ids[:split]], cache)
+        z = model.next_logits([ids[split:]], cache)[0]
+        error = relative_error(z, whole[-1])
+        label = f"logits[{len(ids) - 1}], split at {split}"
+        yield Check("cached, uncached", label, error, 2 * tolerance(model), why)
+    cache = model.new_cache()
+    for t, id in enumerate(ids):
+        error = relative_error(model.next_logits([[id]], cache)[0], whole[t])
+        label = f"logits[{t}], token by token"
+        yield Check("cached, uncached", label, error, 2 * tolerance(model), why)
+
+
+def check_batch(model: GPT2, ids: list[int]) -> Iterator[Check]:
+    """Rows of different length together, against each alone."""
+    rows = [ids, ids[: len(ids) // 2], ids[-3:]]
+    together = model.next_logits(rows, model.new_cache(len(rows)))
+    why = "order of sums"
+    for i, row in enumerate(rows):
+        alone = model.next_logits([row], model.new_cache())[0]
+        error = relative_error(together[i], alone)
+        yield Check(
+            "batch, single", f"logits, row {i}", error, 2 * tolerance(model), why
+        )
+
+
+def check_backends(
+    model: GPT2, params: gpt2.GPT2Params, ids: list[int]
+) -> Iterator[Check]:
+    """Every other backend of this machine against NumPy, in float32."""
+    expected = record(GPT2(params), ids)
+    why = "order of sums"
+    for name in BACKENDS:
+        if name in ("numpy", model.backend.name):
+            continue
+        try:
+            other = GPT2(params, backend=name)
+        except BackendError:
+            continue
+        tolerated = 2 * tolerance(other)
+        arrays = record(other, ids)
+        yield from compare(f"{name}, NumPy", arrays, expected, tolerated, why)
+
+
+def check_published(
+    model: GPT2, params: gpt2.GPT2Params, published: golden.Published
+) -> Iterator[Check]:
+    """Values that others printed of these weights (npgpt.golden names the sources)."""
+    for (row, column), values in published.wte_corners.items():
+        corner = params.wte.weight[row]
+        corner = corner[column : column + 3 if column >= 0 else None]
+        error = float(np.abs(corner - values).max())
+        why = "printed with 8 decimals"
+        yield Check("published weights", f"wte[{row}, {column}:]", error, 1e-7, why)
+    for prompt, logits in published.top_logits:
+        z = model.logits(prompt)[0, -1]
+        error = max(abs(float(z[id]) - value) for id, value in logits.items())
+        why = "the source ran ONNX, perhaps in reduced precision"
+        yield Check("published logits", f"after {prompt[0]}...", error, 1e-2, why)
+    for what, tokens, shape, loss, tolerated in published.losses:
+        ids = np.array(tokens)
+        z = model.logits(ids[:-1].reshape(shape))
+        error = abs(ops.cross_entropy(z, ids[1:].reshape(shape)) - loss)
+        why = "the tolerance of the source's own test"
+        yield Check("published loss", what, error, tolerated, why)
+    for case in published.greedy:
+        result = model.generate(case.prompt, max_new_tokens=len(case.new))
+        error = float(sum(a != b for a, b in zip(result.ids, case.new, strict=False)))
+        why = "the same tokens"
+        yield Check("published greedy text", case.source, error, 0.0, why)
+
+
+def own_functions(path: str | Path) -> Backend:
+    """A NumPy backend with the functions that a Python file defines in place of ours.
+
+    The file may define any of REPLACEABLE, with the arguments that npgpt.ops gives
+    them. Raises NpgptError if it cannot be run or defines none of them.
+    """
+    path = Path(path)
+    spec = importlib.util.spec_from_file_location("own_functions", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise NpgptError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise NpgptError(f"{path}: {type(error).__name__}: {error}") from None
+    found = {
+        name: _guarded(getattr(module, name), f"{path}: {name}")
+        for name in REPLACEABLE
+        if callable(getattr(module, name, None))
+        and getattr(module, name) is not getattr(ops, name)
+    }
+    if not found:
+        raise NpgptError(f"{path}: defines none of {', '.join(REPLACEABLE)}")
+    return replace(NUMPY, name=path.name, **found)
+
+
+def _guarded(function: Callable, where: str) -> Callable:
+    """The function; what it raises becomes one sentence that tells the shapes."""
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        expected = getattr(ops, where.rpartition(" ")[2])(*args, **kwargs).shape
+        try:
+            result = function(*args, **kwargs)
+        except Exception as error:
+            given = [*args, *kwargs.values()]
+            shapes = ", ".join(str(x.shape) for x in given if hasattr(x, "shape"))
+            what = f"{type(error).__name__}: {error}"
+            raise NpgptError(
+                f"{where} raised {what}; it was given arrays of {shapes}"
+            ) from None
+        if not isinstance(result, np.ndarray):
+            what = f"a {type(result).__name__}, not an array of {expected}"
+            raise NpgptError(f"{where} returned {what}")
+        if result.shape != expected:
+            what = f"an array of {result.shape}, not {expected}"
+            raise NpgptError(f"{where} returned {what}")
+        return result
+
+    return guarded

@@ -1,0 +1,223 @@
+"""`npgpt verify` agrees with what is right and names what is wrong."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import TINY, tiny_params, token_ids
+
+from npgpt import GPT2, NpgptError, checkpoint, golden, hub, ops, verify
+from npgpt.verify import first_divergence
+
+NPGPT = str(Path(sys.executable).parent / "npgpt")
+RIGHT = """
+import numpy as np
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+"""
+
+
+@pytest.mark.parametrize("name", hub.bundled())
+def test_bundled_models_agree_with_what_was_recorded(name, backend):
+    folder = hub.resolve(name)
+    params = checkpoint.load(folder)
+    checks = list(verify.verify(params, backend, reference=folder / verify.REFERENCE))
+    assert first_divergence(checks) is None
+    recorded = [check for check in checks if check.check.startswith("as transformers")]
+    layers = params.config.n_layer
+    assert len(recorded) >= 5 + 12 * layers  # a fused attention has no scores
+    assert recorded[-1].tensor == "logits"
+
+
+def test_float64_is_checked_at_its_own_tolerance():
+    checks = list(verify.verify(tiny_params(), dtype="float64"))
+    assert first_divergence(checks) is None
+    assert max(check.tolerance for check in checks) < 1e-12
+
+
+WRONG = {  # a mistake that learners make, the first tensor that shows it
+    "layer_norm without epsilon's place": (
+        "def layer_norm(x, weight, bias, epsilon=1e-5):\n"
+        "    c = x - x.mean(-1, keepdims=True)\n"
+        "    return c / (x.std(-1, keepdims=True, ddof=1) + epsilon) * weight + bias",
+        "h.0.ln_1",
+    ),
+    "linear without its bias": (
+        "def linear(x, weight, bias=None):\n    return x @ weight",
+        "h.0.attn.q",
+    ),
+    "the other gelu": (
+        "from npgpt.activations import gelu_erf\ndef gelu(x):\n    return gelu_erf(x)",
+        "h.0.mlp.act",
+    ),
+    "softmax over the wrong axis": (
+        "import numpy as np\n"
+        "def softmax(x):\n"
+        "    e = np.exp(x - x.max())\n"
+        "    return e / e.sum(axis=-2, keepdims=True)",
+        "h.0.attn.weights",
+    ),
+    "attention without the scale": (
+        "from npgpt import ops\n"
+        "def attention(q, k, v, *, causal=True, mask=None, window=None, scale=None):\n"
+        "    return ops.attention(q, k, v, causal=causal, mask=mask, scale=1.0)",
+        "h.0.attn.context",
+    ),
+}
+
+
+def run(own, tmp_path, *args):
+    path = tmp_path / "mine.py"
+    path.write_text(own)
+    return subprocess.run(
+        [NPGPT, "verify", "tales-mini", "--ops", str(path), *args],
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def checks_of(own, tmp_path):
+    (tmp_path / "mine.py").write_text(own)
+    folder = hub.resolve("tales-mini")
+    backend = verify.own_functions(tmp_path / "mine.py")
+    reference = folder / verify.REFERENCE
+    return list(verify.verify(checkpoint.load(folder), backend, reference=reference))
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_the_first_tensor_that_diverges_is_named(mistake, tmp_path):
+    own, tensor = WRONG[mistake]
+    wrong = first_divergence(checks_of(own, tmp_path))
+    assert (wrong.check, wrong.tensor) == ("as transformers 5.23.0", tensor)
+
+
+def test_the_command_names_it_and_fails(tmp_path):
+    own, tensor = WRONG["the other gelu"]
+    done = run(own, tmp_path)
+    assert done.returncode == 1
+    assert f"first tensor that diverges: {tensor} (as transformers 5.23" in done.stdout
+    assert "made by gelu" in done.stdout
+    done = run(own, tmp_path, "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert (result["ok"], result["first"]) == (False, tensor)
+
+
+def test_a_mask_from_the_wrong_corner_shows_only_with_a_cache(tmp_path):
+    own = (
+        "import numpy as np\n"
+        "from npgpt import ops\n"
+        "def attention(q, k, v, *, causal=True, mask=None, window=None, scale=None):\n"
+        "    T, S = q.shape[2], k.shape[2]\n"
+        "    if causal:\n"
+        "        mask = np.tril(np.ones((1, T, S), bool))\n"  # right only where T == S
+        "    return ops.attention(q, k, v, causal=False, mask=mask, scale=scale)\n"
+    )
+    wrong = first_divergence(checks_of(own, tmp_path))
+    assert (wrong.check, wrong.tensor) == (
+        "cached, uncached",
+        "logits[11], split at 1",
+    )
+
+
+def test_own_functions_that_are_right_pass(tmp_path):
+    done = run(RIGHT, tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "tensors agree" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        ("def soft(x): pass", "defines none of softmax, layer_norm"),
+        ("def softmax(x:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("def gelu(x): return x @ x", "gelu raised ValueError"),
+        ("def gelu(x): return x.shape", "gelu returned a tuple, not an array of"),
+        (
+            "def gelu(x): return x[0]",
+            "gelu returned an array of (12, 384), not (1, 12,",
+        ),
+    ],
+)
+def test_own_files_that_cannot_run_are_one_sentence(own, sentence, tmp_path):
+    done = run(own, tmp_path)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_own_file_is_named():
+    with pytest.raises(NpgptError, match="nowhere"):
+        verify.own_functions("nowhere.py")
+
+
+def test_weights_that_are_not_finite_are_named():
+    params = tiny_params()
+    params.h[1].mlp.c_fc.bias[3] = np.nan
+    wrong = first_divergence(list(verify.check_weights(params)))
+    assert wrong.tensor == "h.1.mlp.c_fc.bias"
+
+
+def published_of(params):
+    """What somebody might publish of a model."""
+    model = GPT2(params)
+    ids = tuple(token_ids(TINY, 1, 9)[0].tolist())
+    new = tuple(model.generate(ids, max_new_tokens=9).ids)
+    z = model.logits(ids)[0]
+    loss = ops.cross_entropy(z[:-1], np.array(ids[1:]))
+    return golden.Published(
+        greedy=(golden.Greedy("x", ids, new, "us"),),
+        top_logits=(golden.TopLogits(ids, {3: float(z[-1, 3])}),),
+        losses=(golden.Loss("ids", ids, (1, 8), loss, 1e-4),),
+        wte_corners={(-1, -3): tuple(params.wte.weight[-1, -3:].tolist())},
+    )
+
+
+def published_checks(params, published):
+    return list(verify.check_published(GPT2(params), params, published))
+
+
+def test_published_values_hold_for_their_weights_and_no_others():
+    published = published_of(tiny_params())
+    assert first_divergence(published_checks(tiny_params(), published)) is None
+    others = published_checks(tiny_params(seed=1), published)
+    assert not any(check.ok for check in others)
+
+
+def test_every_published_value_is_well_formed():
+    for model in golden.MODELS.values():
+        for case in model.greedy:
+            assert all(0 <= id < 50257 for id in case.prompt + case.new)
+        for loss in model.losses:
+            assert len(loss.ids) == loss.shape[0] * loss.shape[1] + 1
+
+
+def test_published_ids_are_the_published_texts(shared):
+    cases = json.loads((shared / "gpt2-golden" / "generations.json").read_text())
+    texts = {tuple(case["full_text_ids_retokenised"]) for case in cases}
+    for case in golden.GREEDY:
+        assert case.prompt + case.new in texts
+    batch = json.loads((shared / "gpt2-golden" / "llmc_debug_batch.json").read_text())
+    assert list(golden.LOSSES[1].ids) == batch["tokens"]
+
+
+def test_relative_error_sees_one_wrong_vector_among_large_ones():
+    reference = np.full((10, 4), 1e4)
+    reference[3] = 10.0
+    x = reference.copy()
+    x[3, 0] += 1
+    assert verify.relative_error(x, reference) == pytest.approx(0.05)
+    masked = np.where(np.eye(4) > 0, -np.inf, 1.0)
+    assert verify.relative_error(masked, masked) == 0
+    assert verify.relative_error(np.ones((4, 4)), masked) == np.inf
+    assert verify.relative_error(np.ones((2, 4)), np.ones((1, 4))) == np.inf
+
+
+def test_a_deeper_model_tolerates_more():
+    deep = GPT2(tiny_params(replace(TINY, n_layer=3)))
+    assert verify.tolerance(deep) > verify.tolerance(GPT2(tiny_params()))
