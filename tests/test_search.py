@@ -327,3 +327,47 @@ def test_what_cannot_work_is_refused(tiny, options):
     with pytest.raises((DecodingError, Exception)) as caught:
         tiny.generate([5], **options)
     assert type(caught.value).__name__ in ("DecodingError", "ContextOverflowError")
+
+
+def test_bench_compares_a_model_with_itself(tales):
+    from npgpt.bench.decoding import Comparison, measure
+
+    found = measure(tales, tales, new_tokens=8, rounds=1)
+    assert [one.same_tokens for one in found] == [None, True, True]
+    assert all(one.tokens_per_second > 0 for one in found)
+    assert "1.50 x 2.0 (goal 2: NOT met)" in str(Comparison("x", 3.0, 2.0, 2.0))
+
+
+def test_searches_from_the_command_line():
+    import json
+
+    from click.testing import CliRunner
+
+    from npgpt.cli import main
+
+    def call(*options):
+        return CliRunner().invoke(
+            main, ["generate", "Once", "--greedy", "--max-new-tokens", "6", *options]
+        )
+
+    plain = json.loads(call("--json").stdout)["generations"][0]
+    for options in (
+        ["--assistant-model", "tales-mini"],
+        ["--prompt-lookup-num-tokens", "4"],
+        ["--lookahead-window", "3"],
+    ):
+        found = call("--json", *options)
+        assert found.exit_code == 0, found.output
+        assert json.loads(found.stdout)["generations"][0]["ids"] == plain["ids"]
+    beam = json.loads(call("--json", "--num-beams", "3").stdout)["generations"][0]
+    assert beam["score"] * 6 >= sum(plain["logprobs"])
+    for options in (
+        ["--guidance-scale", "1.5", "--negative-prompt", "A king"],
+        ["--penalty-alpha", "0.6", "--top-k", "4"],
+        ["--dola-layers", "low"],
+        ["--amateur-model", "tales-mini"],
+    ):
+        assert call(*options).exit_code == 0
+    refused = call("--num-beams", "3", "--prompt-lookup-num-tokens", "4")
+    assert refused.exit_code == 1
+    assert "choose one" in refused.stderr
