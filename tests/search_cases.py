@@ -16,7 +16,7 @@ NEW = 12  # tokens
 
 
 def tensors(seed: int) -> dict:
-    """Weights of the model of this seed: flatter than unit scale, so that beams differ."""
+    """Weights of the model of this seed, flatter than unit scale: beams differ."""
     weights = unit_tensors(CONFIG, seed)
     weights["lm_head.weight"] = weights["lm_head.weight"] * np.float32(0.6)
     weights["wpe.weight"] = weights["wpe.weight"] * np.float32(2.0)

@@ -1,4 +1,4 @@
-"""Other ways to read: several positions, layers, trees, and the cache that they edit."""
+"""Other ways to read: several positions, layers, trees; the cache they edit."""
 
 import numpy as np
 import pytest

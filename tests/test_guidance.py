@@ -67,7 +67,9 @@ def kinds(models):
         )
 
     return {
-        "negative": ({"guidance_scale": 1.7, "negative_prompt": negative}, classifier_free),
+        "negative": (
+            {"guidance_scale": 1.7, "negative_prompt": negative}, classifier_free
+        ),
         "no prompt": ({"guidance_scale": 1.7}, without_prompt),
         "aware": (
             {"context_aware_alpha": 0.5, "prompt_without_context": negative}, aware
@@ -263,7 +265,8 @@ def test_classifier_free_guidance_matches_transformers():
         ids = torch.tensor([prompt])
         expected = other.generate(
             ids, attention_mask=torch.ones_like(ids), guidance_scale=scale,
-            max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=None, **more,
+            max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=None,
+            **more,
         )[0, len(prompt) :].tolist()  # fmt: skip
         found = own.generate(
             prompt, guidance_scale=scale, max_new_tokens=6,

@@ -74,7 +74,7 @@ def run(kind, seed, options):
 
 
 def named_by_first_end(sequences, seed):
-    """Transformers 4 writes the first end id whichever ended the text; so do we here."""
+    """Transformers 4 writes the first end id whichever ended the text; so here."""
     ends = cases.eos(seed)
     return [[*ids[:-1], ends[0] if ids[-1] in ends else ids[-1]] for ids in sequences]
 
@@ -91,7 +91,7 @@ def check(kind, seeds, recorded):
         ]
         expected = named_by_first_end(expected, seed)
         expected_scores = recorded[f"{kind}/scores"][i][: len(scores)]
-        # Two float32 paths: a score of magnitude 10 to 200 is known to about 1e-4 of it.
+        # Two float32 paths: a score of 10 to 200 is known to about 1e-4 of it.
         np.testing.assert_allclose(
             scores, expected_scores, rtol=1e-4, atol=1e-4, err_msg=f"{seed} {options}"
         )

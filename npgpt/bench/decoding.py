@@ -61,14 +61,18 @@ def measure(
         "greedy": lambda: model.generate(prompt, **options).ids,
         "beam": lambda: model.generate(prompt, num_beams=4, **options).ids,
         "greedy, quoting": lambda: model.generate(quote, **options).ids,
-        "lookup": lambda: model.generate(
-            quote, prompt_lookup_num_tokens=10, max_matching_ngram_size=3, **options
-        ).ids,
+        "lookup": lambda: (
+            model.generate(
+                quote, prompt_lookup_num_tokens=10, max_matching_ngram_size=3, **options
+            ).ids
+        ),
     }
     if assistant is not None:
-        runs["assisted"] = lambda: model.generate(
-            prompt, assistant_model=assistant, num_assistant_tokens=4, **options
-        ).ids
+        runs["assisted"] = lambda: (
+            model.generate(
+                prompt, assistant_model=assistant, num_assistant_tokens=4, **options
+            ).ids
+        )
     best, ids = _times(runs, rounds)
     greedy = n / best["greedy"]
     found = [
@@ -80,9 +84,11 @@ def measure(
     ]  # fmt: skip
     if assistant is not None:
         found.append(
-            Comparison("greedy with an assistant", n / best["assisted"], greedy, 0.0,
-                       ids["assisted"] == ids["greedy"])  # fmt: skip
-        )
+            Comparison(
+                "greedy with an assistant", n / best["assisted"], greedy, 0.0,
+                ids["assisted"] == ids["greedy"],
+            )
+        )  # fmt: skip
     return found
 
 

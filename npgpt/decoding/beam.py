@@ -51,7 +51,7 @@ def run_beams(
     searches: Sequence[Search],
     options: GenerationConfig,
 ) -> None:
-    """Feed every search, one a prompt, until all are done; one reading a step for all."""
+    """Feed every search, one a prompt, until all are done; a step is one reading."""
     z, cache = read_prompts(model, prompts, options, None)
     rows = [[i] for i in range(len(prompts))]  # the cache rows of each search's beams
     live = list(searches)
@@ -97,7 +97,8 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
 
 
 def length_norm(length: int, alpha: float, kind: str = "hf") -> float:
-    """What a score is divided by: length^alpha ("hf"), or GNMT's ((5 + length)/6)^alpha.
+    """What a score is divided by: length^alpha ("hf"), or GNMT's ((5 +
+    length)/6)^alpha.
 
     alpha 0 divides by 1: the plain sum of log-probabilities, which likes short texts.
     Source: Wu et al., "Google's Neural Machine Translation System" (2016).
@@ -111,7 +112,8 @@ def length_norm(length: int, alpha: float, kind: str = "hf") -> float:
 def best_candidates(
     lp: np.ndarray, scores: Sequence[float], n: int
 ) -> list[tuple[float, int, int]]:
-    """The n best (score + lp, beam, token) of all pairs, best first; lowest ids on ties.
+    """The n best (score + lp, beam, token) of all pairs, best first; lowest ids on
+    ties.
 
     >>> lp = np.log(np.array([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0001]]))
     >>> [(b, v) for s, b, v in best_candidates(lp, [0.0, -1.0], 3)]
@@ -159,9 +161,9 @@ class BeamSearch:
     the full length ("never"), or as soon as num_beams texts are finished (True;
     `patience` times as many with patience).
 
-    With do_sample the candidates are drawn without replacement instead. Sources: Lowerre,
-    "The Harpy Speech Recognition System" (1976); Kasai et al., "A Call for Clarity in
-    Beam Search" (2022) for patience; the rules are those of Transformers 5.
+    With do_sample the candidates are drawn without replacement instead. Sources:
+    Lowerre, "The Harpy Speech Recognition System" (1976); Kasai et al., "A Call for
+    Clarity in Beam Search" (2022) for patience; the rules are those of Transformers 5.
     """
 
     prompt: Sequence[int]

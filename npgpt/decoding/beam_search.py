@@ -1,4 +1,5 @@
-"""The beam searches as strategies: (model, prompts, options) -> Steps of the best texts.
+"""The beam searches as strategies: (model, prompts, options) -> Steps of the best
+texts.
 
 Which rule the beams follow depends on the options; npgpt.decoding.beam has the loop.
 """

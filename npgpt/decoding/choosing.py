@@ -137,8 +137,8 @@ def cot_decoding(
 
     The score is the mean gap p_1 - p_2 between the two most probable tokens. The paper
     takes it over the answer's tokens alone, which only a parser of answers knows; here
-    it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning Without
-    Prompting" (2024).
+    it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
+    Without Prompting" (2024).
     """
     check_search(model, prompts, options, cache, "cot_branches")
     if not options.greedy:

@@ -1,8 +1,8 @@
 """Lexically constrained beam search: texts that must contain given words.
 
 Beams that have said more of the words are kept in banks of their own, so that they are
-not crowded out by likelier texts that say none. A phrase is said when its tokens come in
-a row; tokenisation is the caller's (" word" and "word" are different tokens).
+not crowded out by likelier texts that say none. A phrase is said when its tokens come
+in a row; tokenisation is the caller's (" word" and "word" are different tokens).
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def _length(constraint: Constraint) -> int:
 
 
 def constraint_set(words: Sequence[Any], vocab_size: int) -> tuple[Constraint, ...]:
-    """force_words_ids checked: each entry is a phrase, or a list of phrases to choose of.
+    """force_words_ids checked: each entry is a phrase, or a list of phrases to choose
+    of.
 
     >>> constraint_set([[5, 6], [[7], [8, 9]]], 10)
     (((5, 6),), ((7,), (8, 9)))
@@ -119,14 +120,14 @@ def constraint_set(words: Sequence[Any], vocab_size: int) -> tuple[Constraint, .
 class ConstrainedBeamSearch(BeamSearch):
     """Beam search whose texts contain every word of `words`.
 
-    To the best beams of a step are added, for each beam, the tokens that bring one of its
-    constraints further. All are sorted by bank (tokens of constraints met), then score,
-    and the beams filled round-robin: the best of each bank, the second best, and so on.
-    The end of the text is allowed once all constraints are met. If the budget ends
-    before, the best texts without all words are returned. Sources: Anderson et al.,
-    "Guided Open Vocabulary Image Captioning with Constrained Beam Search" (2016); Post
-    and Vilar, "Fast Lexically Constrained Decoding with Dynamic Beam Allocation" (2018);
-    the details are those of Transformers 4.
+    To the best beams of a step are added, for each beam, the tokens that bring one of
+    its constraints further. All are sorted by bank (tokens of constraints met), then
+    score, and the beams filled round-robin: the best of each bank, the second best, and
+    so on. The end of the text is allowed once all constraints are met. If the budget
+    ends before, the best texts without all words are returned. Sources: Anderson et
+    al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search" (2016);
+    Post and Vilar, "Fast Lexically Constrained Decoding with Dynamic Beam Allocation"
+    (2018); the details are those of Transformers 4.
     """
 
     words: tuple[Constraint, ...] = ()

@@ -1,8 +1,8 @@
 """Contrastive search: probable tokens that are unlike what the text has said before.
 
 One model and its hidden states; contrastive *decoding*, with two models, is guidance
-(npgpt.decoding.guidance.contrastive). Each step reads the k candidates of every row side
-by side, so it costs a reading of k tokens.
+(npgpt.decoding.guidance.contrastive). Each step reads the k candidates of every row
+side by side, so it costs a reading of k tokens.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def contrastive_search(
         (1 - penalty_alpha) p_v - penalty_alpha max_j cos(h_v, h_j),
 
     h_v being the last hidden state (after ln_f) of v and h_j those of the text so far.
-    Deterministic; top_k 1 is greedy search. Sources: Su et al., "A Contrastive Framework
-    for Neural Text Generation" (2022); Su and Collier, "Contrastive Search Is What You
-    Need" (2022).
+    Deterministic; top_k 1 is greedy search. Sources: Su et al., "A Contrastive
+    Framework for Neural Text Generation" (2022); Su and Collier, "Contrastive Search Is
+    What You Need" (2022).
     """
     check_search(model, prompts, options, cache, "contrastive search")
     if options.do_sample:
@@ -102,7 +102,8 @@ def _candidates(
 ) -> tuple[list[int], np.ndarray, np.ndarray]:
     """The k most probable tokens, their probabilities, and the processed logits.
 
-    Removed tokens fill up what is missing of k, with probability 0; `choose` skips them.
+    Removed tokens fill up what is missing of k, with probability 0; `choose` skips
+    them.
     """
     z = run_chain(chain, row.ids, logits, row.context)
     p = probabilities(z)

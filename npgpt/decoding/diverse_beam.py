@@ -1,4 +1,5 @@
-"""Diverse beam search: groups of beams, each kept away from what the earlier ones chose.
+"""Diverse beam search: groups of beams, each kept away from what the earlier ones
+chose.
 
 The dissimilarity is Hamming's, between tokens of the same step; the paper's other ones
 (n-grams, embeddings) are not here.
@@ -22,12 +23,13 @@ from npgpt.decoding.rules import Rule
 class DiverseBeamSearch:
     """num_beams in groups: in each step one group after another takes its beam step.
 
-    Group g scores log p_v - diversity_penalty (times v was chosen at this step by groups
-    before g), and the penalty stays in its sums. A group has ended when it holds as many
-    texts as it has beams and none of its candidates can improve on the worst; what it
-    would choose then counts no more (`count_ended`, a token id, counts it as often as
-    the group has beams, as Transformers 4 did with its padding). The texts of all groups
-    are ranked together. Source: Vijayakumar et al., "Diverse Beam Search" (2016).
+    Group g scores log p_v - diversity_penalty (times v was chosen at this step by
+    groups before g), and the penalty stays in its sums. A group has ended when it holds
+    as many texts as it has beams and none of its candidates can improve on the worst;
+    what it would choose then counts no more (`count_ended`, a token id, counts it as
+    often as the group has beams, as Transformers 4 did with its padding). The texts of
+    all groups are ranked together. Source: Vijayakumar et al., "Diverse Beam Search"
+    (2016).
     """
 
     def __init__(self, prompt: Sequence[int], chain: Sequence[Rule],

@@ -74,7 +74,7 @@ class ModelDrafter:
     def _read(
         self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
     ) -> np.ndarray:
-        """Logits after every row's draft; a row that has stopped reads its end again."""
+        """Logits after every row's draft; one that has stopped reads its end again."""
         unread, active = [], set(going)
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
             text = row.ids + draft.tokens
@@ -91,10 +91,7 @@ class ModelDrafter:
             row.prompt_length, row.step + len(draft.tokens), row.seed, row.sequence
         )
         z = run_chain(self.chain, row.ids + draft.tokens, logits, context)
-        if self.greedy:
-            x = int(z.argmax())
-        else:
-            x = inverse_cdf(z, context.uniform(DRAFT))
+        x = int(z.argmax()) if self.greedy else inverse_cdf(z, context.uniform(DRAFT))
         draft.tokens.append(x)
         if self.greedy and not self.threshold:
             return True
@@ -134,7 +131,7 @@ class EarlyExit(ModelDrafter):
             raise DecodingError("assistant_early_exit does not go with guidance")
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
-        """Drafts by the first layers, in the model's own cache, which is cropped after."""
+        """Drafts by the first layers, in the model's own cache, cropped after."""
         held = cache.lengths.tolist()
         self.cache = cache
         drafts = super().propose(rows, limits, cache)

@@ -30,9 +30,9 @@ def classifier_free(
 ) -> Float[np.ndarray, " V"]:
     """Away from what the negative prompt would say: l' = l_n + scale (l - l_n).
 
-    l and l_n are log-softmax of the logits with the prompt and with the negative (or no)
-    prompt; scale 1 gives l. Source: Sanchez et al., "Stay on topic with Classifier-Free
-    Guidance" (2023).
+    l and l_n are log-softmax of the logits with the prompt and with the negative (or
+    no) prompt; scale 1 gives l. Source: Sanchez et al., "Stay on topic with
+    Classifier-Free Guidance" (2023).
 
     >>> z, negative = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(classifier_free(z, negative, 2.0))).round(4).tolist()
@@ -91,8 +91,9 @@ def improved_contrastive(
 ) -> Float[np.ndarray, " V"]:
     """Contrastive decoding on logits: (1 + beta) z - beta z_amateur where plausible.
 
-    beta 0 is the expert itself, cut to the tokens with p >= alpha max p. Source: O'Brien
-    and Lewis, "Contrastive Decoding Improves Reasoning in Large Language Models" (2023).
+    beta 0 is the expert itself, cut to the tokens with p >= alpha max p. Source:
+    O'Brien and Lewis, "Contrastive Decoding Improves Reasoning in Large Language
+    Models" (2023).
 
     >>> z, amateur = np.array([[2.0, 1.0, -5.0], [1.0, 1.0, 0.0]])
     >>> improved_contrastive(z, amateur).tolist()
@@ -114,8 +115,8 @@ def dola(
     l - l_j for the plausible tokens (p >= alpha max p), where layer j is the candidate
     whose distribution has the largest Jensen-Shannon divergence from the last. Source:
     Chuang et al., "DoLa: Decoding by Contrasting Layers" (2023). The authors' code and
-    Transformers 4 take a mean of reversed terms for the divergence and do not remove the
-    implausible tokens' contrast but set it to -1e-3; this is the paper's rule.
+    Transformers 4 take a mean of reversed terms for the divergence and do not remove
+    the implausible tokens' contrast but set it to -1e-3; this is the paper's rule.
 
     >>> z = np.log(np.array([0.6, 0.3, 0.1]))
     >>> layers = np.log(np.array([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3]]))

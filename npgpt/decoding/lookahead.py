@@ -22,8 +22,8 @@ class Jacobi:
     """A block of guesses, improved all at once: y_i <- argmax p(. | x, y_<i).
 
     Each reading of the block is one Jacobi iteration; what agrees with its own reading
-    is final, so n tokens take at most n readings. Source: Santilli et al., "Accelerating
-    Transformer Inference for Translation via Parallel Decoding" (2023).
+    is final, so n tokens take at most n readings. Source: Santilli et al.,
+    "Accelerating Transformer Inference for Translation via Parallel Decoding" (2023).
     """
 
     def __init__(self, num_tokens: int):
@@ -51,15 +51,16 @@ class Jacobi:
 
 
 class Lookahead:
-    """A window of Jacobi trajectories that fills a pool of n-grams, and its best guesses.
+    """A window of Jacobi trajectories that fills a pool of n-grams, and its best
+    guesses.
 
-    The window has `levels` = ngram - 1 rows of `window` tokens: row 0 continues the text,
-    the token below another follows it. A reading adds a new last row; a column with it
-    is an n-gram of the model's own, and goes into the pool under its first token. The
-    pool's n-grams that begin with the text's last token are the draft. All of it is one
-    token tree. Source: Fu et al., "Break the Sequential Dependency of LLM Inference
-    Using Lookahead Decoding" (2024); the window is not moved by more than one place when
-    several tokens were accepted.
+    The window has `levels` = ngram - 1 rows of `window` tokens: row 0 continues the
+    text, the token below another follows it. A reading adds a new last row; a column
+    with it is an n-gram of the model's own, and goes into the pool under its first
+    token. The pool's n-grams that begin with the text's last token are the draft. All
+    of it is one token tree. Source: Fu et al., "Break the Sequential Dependency of LLM
+    Inference Using Lookahead Decoding" (2024); the window is not moved by more than one
+    place when several tokens were accepted.
     """
 
     def __init__(self, window: int, ngram: int, guesses: int):
@@ -100,7 +101,7 @@ class Lookahead:
         return node
 
     def observe(self, row: Row, tree: Tree, z: np.ndarray) -> None:
-        """New n-grams for the pool, and the window's next rows; z[0] is the text's end."""
+        """New n-grams for the pool, the window's next rows; z[0] is the text's end."""
         if not self.columns:
             return
         new = [int(z[1 + node].argmax()) for node in self.columns]

@@ -36,11 +36,11 @@ def power_sampling(
 ) -> Iterator[Step]:  # fmt: skip
     """G12: texts from p^alpha, p what the chain makes of the model.
 
-    Block by block: power_block tokens are added from the proposal (temperature 1/alpha),
-    then power_steps times a place m is drawn evenly from the new text x and everything
-    from m on proposed anew; the proposal x' replaces x with probability min(1, A),
-    A = (p(x')/p(x))^alpha q(x | x')/q(x' | x) |x|/|x'|. Source: Karan and Du, "Reasoning
-    with Sampling: Your Base Model is Smarter Than You Think" (2025).
+    Block by block: power_block tokens are added from the proposal (temperature
+    1/alpha), then power_steps times a place m is drawn evenly from the new text x and
+    everything from m on proposed anew; the proposal x' replaces x with probability
+    min(1, A), A = (p(x')/p(x))^alpha q(x | x')/q(x' | x) |x|/|x'|. Source: Karan and
+    Du, "Reasoning with Sampling: Your Base Model is Smarter Than You Think" (2025).
     """
     check_search(model, prompts, options, cache, "power sampling")
     return _steps(model, prompts, options)

@@ -42,7 +42,7 @@ class Drafter(Protocol):
         """One Draft a row; `cache` is the model's, and must be left as it was."""
 
     def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
-        """Row `index` kept so many of its draft; z (len + 1, V) is what the model said."""
+        """Row `index` kept so many of its draft; z (len + 1, V): the model's logits."""
 
     def select(self, rows: Sequence[int]) -> None:
         """Only these rows go on."""
@@ -79,8 +79,9 @@ def run(
         ]
         z = model.all_logits(unread, cache, [len(draft.tokens) + 1 for draft in drafts])
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            steps, accepted = _advance(row, draft, z[i], chain, rule, options, eos, room,
-                                       bonus)  # fmt: skip
+            steps, accepted = _advance(
+                row, draft, z[i], chain, rule, options, eos, room, bonus
+            )
             drafter.observe(i, draft, accepted, z[i])
             yield from steps
             cache.crop_row(i, min(len(row.ids) - 1, len(cache.ids[i])))

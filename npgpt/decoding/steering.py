@@ -66,8 +66,8 @@ def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
     """F5: the last layer against its early ones."""
     if not hasattr(model, "layer_logits"):
         raise DecodingError(
-            "dola_layers needs a plain model: its layers cannot be seen through another "
-            "guidance"
+            "dola_layers needs a plain model: its layers cannot be seen through "
+            "another guidance"
         )
     return Dola(model, options.dola_layers)
 
@@ -107,7 +107,7 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
 
 
 def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
-    """F6, anti-LM: away from what is likely without the prompt, or for another model."""
+    """F6, anti-LM: away from what is likely without the prompt, or elsewhere."""
     weight = options.anti_lm_weight
     if options.anti_lm_model is not None:
         parts = [Part(model), Part(options.anti_lm_model)]
@@ -119,7 +119,8 @@ def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
 def negative_context(
     model: Any, prompts: Prompts, negative: Any, options: GenerationConfig
 ) -> Callable[[int, Sequence[int]], Sequence[int]]:
-    """What stands in place of each prompt: one text for all, a list of them, or nothing.
+    """What stands in place of each prompt: one text for all, a list of them, or
+    nothing.
 
     Nothing means the prompt's last token alone.
     """
@@ -134,8 +135,8 @@ def negative_context(
         rows = rows * len(prompts)
     if len(rows) != len(prompts):
         raise DecodingError(
-            f"{len(rows)} negative prompts for {len(prompts)} prompts; give one, or one "
-            "for each"
+            f"{len(rows)} negative prompts for {len(prompts)} prompts; give one, or "
+            "one for each"
         )
     room = model.config.n_positions
     longest = max(map(len, rows))

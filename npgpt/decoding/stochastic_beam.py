@@ -26,8 +26,8 @@ class StochasticBeamSearch:
     A beam carries phi = log p(text so far) and G, a Gumbel variable with location phi.
     Its children v get G_v ~ Gumbel(phi_v), conditioned on their maximum being G:
     g_v = phi_v + Gumbel, Z = max g, u = G - g_v + log(1 - exp(g_v - Z)),
-    G_v = G - max(0, u) - log(1 + exp(-|u|)). Finished texts keep their G and stay in the
-    competition. The score of a text is its G. Source: Kool, van Hoof and Welling,
+    G_v = G - max(0, u) - log(1 + exp(-|u|)). Finished texts keep their G and stay in
+    the competition. The score of a text is its G. Source: Kool, van Hoof and Welling,
     "Stochastic Beams and Where to Find Them" (2019).
     """
 

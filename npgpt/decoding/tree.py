@@ -1,8 +1,8 @@
 """Token trees: several drafts that share their beginnings, read in one pass.
 
-A tree is a list of tokens and of their parents' places (-1 hangs on the text). Its nodes
-see the text and their own ancestors alone; the branch that stands stays in the cache.
-Rows are verified one after another, each with its own cache.
+A tree is a list of tokens and of their parents' places (-1 hangs on the text). Its
+nodes see the text and their own ancestors alone; the branch that stands stays in the
+cache. Rows are verified one after another, each with its own cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Prompts = Sequence[Sequence[int]]
 
 
 class Tree(NamedTuple):
-    """Drafted tokens below the text; q[i] are the probabilities node i was drawn from."""
+    """Drafted tokens below the text, and the probabilities they were drawn from."""
 
     tokens: list[int]
     parents: list[int]

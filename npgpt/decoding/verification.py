@@ -1,9 +1,9 @@
 """Verification: which drafted tokens stand, and the token that follows them.
 
 One rule a function, for one position: given what the target and the drafter say there,
-accept the drafted token or replace it. `verify` walks a draft with any of them. Ordinary
-speculative sampling and matching keep the target's law exactly; typical acceptance and
-ensemble verification do not (they are lossy), and say so.
+accept the drafted token or replace it. `verify` walks a draft with any of them.
+Ordinary speculative sampling and matching keep the target's law exactly; typical
+acceptance and ensemble verification do not (they are lossy), and say so.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def match(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
 def speculative(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
     """Accept x, drawn from q, with probability min(1, p(x)/q(x)); else max(p - q, 0).
 
-    The token has the law p: q(x) min(1, p/q) + (1 - a) max(p - q, 0)/(1 - a) = p. A draft
-    without q was certain of itself: q is one-hot. Sources: Leviathan et al., "Fast
-    Inference from Transformers via Speculative Decoding" (2022); Chen et al.,
+    The token has the law p: q(x) min(1, p/q) + (1 - a) max(p - q, 0)/(1 - a) = p. A
+    draft without q was certain of itself: q is one-hot. Sources: Leviathan et al.,
+    "Fast Inference from Transformers via Speculative Decoding" (2022); Chen et al.,
     "Accelerating Large Language Model Decoding with Speculative Sampling" (2023).
     """
     q_x = 1.0 if q is None else q[x]
@@ -121,9 +121,9 @@ def verify(
 ) -> Verdict:
     """The tokens that stand: drafted ones up to the first that was replaced, and it.
 
-    z(i, tokens) are the target's processed logits at position i after these tokens, q[i]
-    the drafter's probabilities there. If all stand and `bonus` is set, one more token
-    follows from the target's logits behind the draft, which were computed anyway.
+    z(i, tokens) are the target's processed logits at position i after these tokens,
+    q[i] the drafter's probabilities there. If all stand and `bonus` is set, one more
+    token follows from the target's logits behind the draft, which were computed anyway.
     """
     tokens: list[int] = []
     for i, x in enumerate(draft):

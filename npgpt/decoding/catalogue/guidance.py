@@ -5,7 +5,8 @@ from __future__ import annotations
 from npgpt.decoding.registry import Parameter, Strategy
 
 ALPHA = Parameter("contrastive_alpha", "number", 0.1,
-                  "Plausible: p of at least this share of the largest.", 0, 1)  # fmt: skip
+                  "Plausible: p of at least this share of the largest.", 0,
+                  1)  # fmt: skip
 ANTI = "anti_lm_weight"
 
 STRATEGIES = (
