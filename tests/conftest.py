@@ -16,6 +16,7 @@ SHAPED = (
     "npgpt.decoding.feedback",
     "npgpt.decoding.fsd",
     "npgpt.decoding.grammar",
+    "npgpt.decoding.guidance",
     "npgpt.decoding.healing",
     "npgpt.decoding.penalties",
     "npgpt.decoding.reshaping",

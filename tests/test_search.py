@@ -268,7 +268,7 @@ def test_power_sampling_reaches_its_law():
     expected = law(TOY, [0], 2, power=3.0)
     found = TOY.generate(
         [0], max_new_tokens=2, num_return_sequences=400, do_sample=True,
-        power_alpha=3.0,        power_steps=8, power_block=2,
+        power_alpha=3.0, power_steps=8, power_block=2,
     )  # fmt: skip
     assert_follows([tuple(text.ids) for text in found], expected)
 
