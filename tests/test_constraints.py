@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import REJECT, MarkovModel, follows
 
@@ -47,7 +47,7 @@ def test_regex_mask_is_brute_force(pattern):
             for id, token in enumerate(TOKENS[1:], start=1):
                 reach = any(match.startswith(text + token) for match in found)
                 # a match longer than the enumeration may begin with a long text
-                assert allowed[id] == reach or len((text + token)) >= 4, (ids, token)
+                assert allowed[id] == reach or len(text + token) >= 4, (ids, token)
             assert allowed[0] == (text in found)
 
 
@@ -129,7 +129,7 @@ SCHEMA = {
 
 def test_every_output_is_json_of_its_schema(tales):
     pytest.importorskip("llguidance")
-    for seed in range(6):
+    for seed in range(3):
         g = tales.generate(
             "The king:", json_schema=SCHEMA, do_sample=True, seed=seed,
             max_new_tokens=80,
@@ -159,7 +159,7 @@ def balanced(text):
 def test_every_output_is_a_sentence_of_its_grammar(tales):
     pytest.importorskip("llguidance")
     ended = 0
-    for generation in generations(tales, 10, grammar=NESTED, temperature=2.0):
+    for generation in generations(tales, 6, grammar=NESTED, temperature=2.0):
         if generation.finish_reason == "eos":
             ended += 1
             assert balanced(generation.text)
@@ -194,16 +194,13 @@ def test_grammar_equals_regex_on_a_regular_language(tales):
         (dict(json_schema={"type": "nothing"}), "nothing"),
         (dict(json_schema="{"), "json_schema must be"),
         (dict(regex="("), "regex"),
-        (dict(choice=[]), None),
+        (dict(choice=[]), "choice must be a list"),
         (dict(choice="abc"), "choice must be a list"),
     ],
 )
 def test_bad_constraints_are_refused_before_any_step(tales, options, sentence):
     if any(name in options for name in ("grammar", "json_schema")):
         pytest.importorskip("llguidance")
-    if sentence is None:
-        assert tales.generate("A", max_new_tokens=1, **options)  # an empty list is off
-        return
     with pytest.raises(DecodingError, match=sentence):
         tales.stream("A", **options)
 
@@ -235,6 +232,7 @@ def test_choice_writes_one_of_its_texts(tales):
         assert generation.finish_reason == "eos"
 
 
+@settings(deadline=None, max_examples=25)  # each example runs the model
 @given(st.data())
 def test_healed_text_begins_with_the_prompt(tales, data):
     text = data.draw(st.sampled_from(
@@ -258,21 +256,21 @@ def test_healing_takes_back_whole_characters(tales):
 
 def test_banned_phrases_never_occur_and_streaming_holds_them_back(tales):
     banned = ["little", "The", "was a", "old man"]
-    options = dict(do_sample=True, banned_strings=banned, max_new_tokens=40)
-    free = dict(do_sample=True, max_new_tokens=40)
+    options = dict(do_sample=True, banned_strings=banned, max_new_tokens=30)
+    free = dict(do_sample=True, max_new_tokens=30)
     changed = 0
-    for seed in range(8):
+    for seed in range(4):
         text = ""
         for step in tales.stream("Once upon a time", seed=seed, **options):
             text += step.text
             assert not any(phrase.lower() in text.lower() for phrase in banned)
         changed += text != tales.generate("Once upon a time", seed=seed, **free).text
-    assert changed >= 6  # these phrases are common: the ban was put to the test
+    assert changed >= 3  # these phrases are common: the ban was put to the test
 
 
 def test_phrase_ban_without_an_occurrence_changes_nothing(tales):
-    for seed in range(3):
-        options = dict(do_sample=True, seed=seed, max_new_tokens=20, top_logprobs=2)
+    for seed in range(2):
+        options = dict(do_sample=True, seed=seed, max_new_tokens=12, top_logprobs=2)
         free = tales.generate("Once upon a time", **options)
         assert (
             tales.generate("Once upon a time", banned_strings=["zzz"], **options)
