@@ -142,7 +142,9 @@ def test_attention_matches_reference(data):
     np.testing.assert_allclose(kernels.attention(q, k, v, **options), expected, **CLOSE)
     half = [x.astype(np.float16) for x in (k, v)]
     expected = ops.attention(q, *(x.astype(np.float32) for x in half), **options)
-    np.testing.assert_allclose(kernels.attention(q, *half, **options), expected, **CLOSE)
+    np.testing.assert_allclose(
+        kernels.attention(q, *half, **options), expected, **CLOSE
+    )
 
 
 def test_attention_refuses_what_does_not_fit():

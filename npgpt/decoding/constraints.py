@@ -108,7 +108,7 @@ class RegexMask:
                     seen.add(after)
                     todo.append(after)
         front = [states for states in seen if self.automaton.accepts(states)]
-        distance: dict[States, float] = dict.fromkeys(front, 0)
+        distance: dict[States, float] = dict.fromkeys(front, 0.0)
         while front:
             behind = []
             for states in front:

@@ -95,7 +95,7 @@ def grammar(
 def json_schema(
     z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask
 ) -> Float[np.ndarray, " V"]:
-    """Keep what is on the way to JSON of the schema; keys come in the schema's order."""
+    """Keep what is on the way to JSON of the schema, keys in the order it gives."""
     return grammar(z, generated, mask)
 
 

@@ -20,7 +20,7 @@ from npgpt.decoding.selection import build_selector
 
 @dataclass(frozen=True)
 class Stage:
-    """The distribution after one element: its name, p (V,), how many tokens are left."""
+    """The distribution p (V,) after one element, and what the element did."""
 
     name: str
     p: np.ndarray

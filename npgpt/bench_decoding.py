@@ -1,0 +1,106 @@
+"""What decoding costs a token: every rule and selector on one row of 50,257 logits.
+
+Times are the best of many runs, in milliseconds. The model is not run here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.decoding import Context, GenerationConfig
+from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.selection import build_selector
+
+V = 50_257
+DEFAULT = dict(temperature=0.8, top_k=50, top_p=0.95)
+
+CASES = {  # name: options, and the milliseconds that it may take (None: not promised)
+    "default chain with selection": (DEFAULT, 0.5),
+    "temperature, top-p and selection": (dict(temperature=0.8, top_p=0.95), None),
+    "temperature": (dict(temperature=0.8), None),
+    "dynamic temperature": (dict(dynatemp_range=0.5), None),
+    "EDT": (dict(edt_theta=0.5), None),
+    "quadratic smoothing": (dict(smoothing_factor=0.3), None),
+    "skew": (dict(skew=0.3), None),
+    "top-k": (dict(top_k=50), 1.0),
+    "top-p": (dict(top_p=0.95), 1.0),
+    "min-p": (dict(min_p=0.05), 1.0),
+    "typical": (dict(typical_p=0.95), 1.0),
+    "epsilon": (dict(epsilon_cutoff=3e-4), 1.0),
+    "eta": (dict(eta_cutoff=3e-4), 1.0),
+    "top-a": (dict(top_a=0.2), 1.0),
+    "tail-free": (dict(tfs=0.95), 1.0),
+    "top-n-sigma": (dict(top_n_sigma=1.0), 1.0),
+    "top-H": (dict(top_h=0.4), 1.0),
+    "p-less": (dict(p_less="on"), 1.0),
+    "XTC": (dict(xtc_probability=1.0), 1.0),
+    "repetition penalty": (dict(repetition_penalty=1.2), None),
+    "DRY": (dict(dry_multiplier=0.8), None),
+    "no-repeat n-gram": (dict(no_repeat_ngram_size=3), None),
+    "KGW watermark": (dict(watermark="lefthash"), None),
+    "SynthID": (dict(watermark="synthid"), None),
+    "selection: inverse CDF": (dict(), None),
+    "selection: Gumbel-max": (dict(selector="gumbel_max"), None),
+    "selection: mirostat 2.0": (dict(mirostat=2), None),
+}
+
+
+class Timing(NamedTuple):
+    """One line: what was timed, its best time, and what it may take."""
+
+    name: str
+    milliseconds: float
+    limit: float | None
+
+    def __str__(self) -> str:
+        promise = "" if self.limit is None else f"  (at most {self.limit:g})"
+        return f"{self.name:<34} {self.milliseconds:7.3f} ms{promise}"
+
+
+def logits_like_gpt2(seed: int = 0) -> np.ndarray:
+    """A row (50257,) of float32 shaped like a language model's: few high, a long tail.
+
+    Normal logits of deviation 2.2 with 40 likely tokens above them.
+    """
+    rng = np.random.default_rng(seed)
+    z = rng.standard_normal(V) * 2.2 - 80
+    z[rng.integers(0, V, 40)] += rng.uniform(8, 16, 40)
+    return z.astype(np.float32)
+
+
+def measure(runs: int = 40) -> Iterator[Timing]:
+    """A Timing for every case."""
+    z = logits_like_gpt2()
+    ids = np.random.default_rng(1).integers(0, V, 512).tolist()
+    context = Context(prompt_length=256, step=256, seed=1)
+    for name, (settings, limit) in CASES.items():
+        options = GenerationConfig(do_sample=True, **settings)
+        chain, selector = build_chain(options), build_selector(options)
+        state = selector.start(context)
+        selects = "selection" in name
+
+        def one(chain=chain, selector=selector, state=state, selects=selects):
+            y = run_chain(chain, ids, z, context)
+            if selects:
+                selector.choose(ids, y, context, state)
+
+        yield Timing(name, best(one, runs), limit)
+
+
+def best(function: Callable[[], object], runs: int) -> float:
+    """The shortest of so many runs, in milliseconds."""
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times)
+
+
+if __name__ == "__main__":
+    for timing in measure():
+        print(timing)
