@@ -111,9 +111,13 @@ def attend(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
     stay_apart()
     if last - first < 4:
         for t in range(first, last):
-            _attend_one(q[t], k, v, mask, causal, window, scale, t, T, S, out[t], scratch)
+            _attend_one(
+                q[t], k, v, mask, causal, window, scale, t, T, S, out[t], scratch
+            )
     else:
-        _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch)
+        _attend_block(
+            q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
+        )
 
 
 @kernel(inline="always")
@@ -186,7 +190,9 @@ def _tiles(rows, a, a_row, b, c, c_row, k, add, data):
 
 
 @kernel
-def _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
+def _attend_block(
+    q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
+):
     """Up to 64 queries against blocks of 64 keys: prompts."""
     stay_apart()
     D, rows = q.shape[1], last - first

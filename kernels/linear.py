@@ -175,19 +175,29 @@ def strip(isa, data, at, scales, scales_at, K, first, last, top, bottom,
                 xt = start_base + r * g_row + k0 // GROUP * 4
                 y = c_base + r * c_row + p * PANEL * 4
                 if left >= 6 and most == 6:
-                    tile6(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile6(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 6
                 elif left >= 4:
-                    tile4(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile4(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 4
                 elif left == 3:
-                    tile3(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile3(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 3
                 elif left == 2:
-                    tile2(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile2(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 2
                 else:
-                    tile1(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile1(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 1
 
 

@@ -170,7 +170,9 @@ def _columns(m):
 
 
 @kernel
-def _norm_rows(sync, phase, private, int8, x, rows, ln, epsilon, out, q, q_scale, q_start):
+def _norm_rows(
+    sync, phase, private, int8, x, rows, ln, epsilon, out, q, q_scale, q_start
+):
     """Normalise these rows of x; alone for oneself, or shared with the team."""
     stay_apart()
     count = len(rows)
@@ -243,7 +245,9 @@ def _product(sync, phase, isa, what, data, at, scales, scales_at, K, m, threads,
 
 
 @kernel
-def _attend(sync, phase, blocks, qkv, k_cache, v_cache, scale, C, D, mask, context, scratch):
+def _attend(
+    sync, phase, blocks, qkv, k_cache, v_cache, scale, C, D, mask, context, scratch
+):
     """Attention of all heads and blocks of queries, as tasks."""
     stay_apart()
     H = C // D
@@ -291,13 +295,17 @@ def _blocks(thread, isa, tokens, blocks, last, table, table_scales, wpe, data, s
         k, v, w, s = k_cache[layer], v_cache[layer], data[layer], scales[layer]
         ln = vector[: 2 * C].reshape(2, C)
         vector = vector[2 * C :]
-        _norm_rows(sync, phase, private, int8, x, rows, ln, epsilon, a, qC, qC_scale, q_start)
+        _norm_rows(
+            sync, phase, private, int8, x, rows, ln, epsilon, a, qC, qC_scale, q_start
+        )
         _product(sync, phase + 1, isa, after[QKV], w, at, s, s_at, KC, 3 * C, threads,
                  a, qC, qC_scale, q_start, qkv, vector, x, tokens, k, v, C, D)  # fmt: skip
         at += KC * _columns(3 * C)
         s_at += KC // 64 * _columns(3 * C)
         vector = vector[3 * C :]
-        _attend(sync, phase + 2, blocks, qkv, k, v, scale[layer], C, D, none, context, room)
+        _attend(
+            sync, phase + 2, blocks, qkv, k, v, scale[layer], C, D, none, context, room
+        )
         if int8:
             _quantise(sync, phase + 3, private, context, qC, qC_scale, q_start)
         _product(sync, phase + 4, isa, after[RESIDUAL], w, at, s, s_at, KC, C, threads,
@@ -307,7 +315,20 @@ def _blocks(thread, isa, tokens, blocks, last, table, table_scales, wpe, data, s
         vector = vector[C:]
         ln = vector[: 2 * C].reshape(2, C)
         vector = vector[2 * C :]
-        _norm_rows(sync, phase + 5, private, int8, x, rows, ln, epsilon, a, qC, qC_scale, q_start)
+        _norm_rows(
+            sync,
+            phase + 5,
+            private,
+            int8,
+            x,
+            rows,
+            ln,
+            epsilon,
+            a,
+            qC,
+            qC_scale,
+            q_start,
+        )
         _product(sync, phase + 6, isa, after[GELU], w, at, s, s_at, KC, inner, threads,
                  a, qC, qC_scale, q_start, hidden, vector, x, tokens, k, v, C, D)  # fmt: skip
         at += KC * _columns(inner)
@@ -318,7 +339,9 @@ def _blocks(thread, isa, tokens, blocks, last, table, table_scales, wpe, data, s
         _product(sync, phase + 8, isa, after[RESIDUAL], w, at, s, s_at, KI, C, threads,
                  hidden, qI, qI_scale, q_start, result, vector, x, tokens, k, v, C, D)  # fmt: skip
     phase = 1 + len(data) * PHASES
-    _norm_rows(sync, phase, private, int8, x, last, ln_f, epsilon, a, qC, qC_scale, q_start)
+    _norm_rows(
+        sync, phase, private, int8, x, last, ln_f, epsilon, a, qC, qC_scale, q_start
+    )
     B = len(last)
     _product(sync, phase + 1, isa, after[PLAIN], head, zero, head_scales, zero, KC, V, threads,
              a[:B], qC[:B], qC_scale[:B], q_start[:B], z, vectors[0], x, tokens,

@@ -141,9 +141,7 @@ def _dot4(b, tier, acc, w, a):
         # vpdpbusd wants one side unsigned: w + 128; the caller takes 128 sum(a) off.
         w = b.xor(w, _const(I8x64, -128))
         a = b.bitcast(_splat(b, a, 16), I8x64)
-        return _call(
-            b, "llvm.x86.avx512.vpdpbusd.512", I32x16, [acc, w, a]
-        )
+        return _call(b, "llvm.x86.avx512.vpdpbusd.512", I32x16, [acc, w, a])
     if tier >= AVX2:
         # vpmaddubsw wants one side unsigned and adds two products in 16 bits:
         # |a| (sign(a) w), at most 2 * 127 * 127, which fits.
@@ -220,8 +218,7 @@ def _tile_function(module, name, rows, kind, tier):
     b = ir.IRBuilder(function.append_basic_block())
     args = dict(zip(_NAMES, function.args, strict=True))
     at = [
-        b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r)))
-        for r in range(rows)
+        b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r))) for r in range(rows)
     ]
     fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
     # Reading C where it is not wanted is harmless: the tile is ours.

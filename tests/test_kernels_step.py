@@ -66,7 +66,9 @@ def test_what_the_step_cannot_do_goes_function_by_function():
 
 
 def test_long_prompts_are_read_in_chunks(monkeypatch):
-    whole = numba_model().next_logits([list(range(20)), [3]], numba_model().new_cache(2))
+    whole = numba_model().next_logits(
+        [list(range(20)), [3]], numba_model().new_cache(2)
+    )
     monkeypatch.setattr(step, "CHUNK", 7)
     model = numba_model()
     parts = model.next_logits([list(range(20)), [3]], model.new_cache(2))
@@ -91,9 +93,7 @@ def test_weights_are_packed_once():
     model = numba_model()
     params = model.params
     assert isinstance(params, PackedParams)
-    assert np.shares_memory(
-        params.buffers.data, params.h[1].mlp.c_proj.weight.data
-    )
+    assert np.shares_memory(params.buffers.data, params.h[1].mlp.c_proj.weight.data)
     assert params.lm_head.weight is params.wte.weight
     again = GPT2(params, backend="numba")
     assert again.params is params
@@ -186,7 +186,9 @@ def test_convert_to_a_plain_dtype_reads_everywhere(tmp_path):
     assert json.loads(result.stdout)["dtype"] == "float16"
     theirs = GPT2.from_pretrained(tmp_path).logits([1, 2, 3])
     assert (theirs == GPT2.from_pretrained("tales-mini").logits([1, 2, 3])).all()
-    wrong = CliRunner().invoke(main, ["convert", "tales", str(tmp_path), "--dtype", "int8"])
+    wrong = CliRunner().invoke(
+        main, ["convert", "tales", str(tmp_path), "--dtype", "int8"]
+    )
     assert wrong.exit_code == 2
 
 

@@ -56,7 +56,7 @@ def median_and_spread(times: list[float]) -> tuple[float, float]:
     """The median, and half the distance of the quartiles relative to it.
 
     >>> median_and_spread([1.0, 2.0, 3.0])
-    (2.0, 0.5)
+    (2.0, 0.25)
     """
     middle = statistics.median(times)
     if len(times) < 3:
@@ -76,7 +76,9 @@ def ceilings(bytes_: int = 500_000_000) -> dict[str, float]:
     return {"read": a.nbytes / read, "sgemm": 2 * 1536**3 / product}
 
 
-def _cases(config: GPT2Config) -> Iterator[tuple[str, str, Callable, Callable, float, float]]:
+def _cases(
+    config: GPT2Config,
+) -> Iterator[tuple[str, str, Callable, Callable, float, float]]:
     """Name, shape, reference, twin, bytes moved, FLOPs."""
     from npgpt import kernels
     from npgpt.kernels.packed import pack
@@ -133,7 +135,9 @@ def measure(config: GPT2Config, seconds: float = 0.5) -> Iterator[FunctionTiming
         compiling = compile_seconds() - before
         top = float(np.abs(expected).max()) or 1.0
         error = float(np.abs(found - expected).max()) / top
-        (slow, slow_spread), (fast, fast_spread) = interleaved([reference, twin], seconds)
+        (slow, slow_spread), (fast, fast_spread) = interleaved(
+            [reference, twin], seconds
+        )
         share = max(moved / fast / limits["read"], flops / fast / limits["sgemm"])
         note = "" if fast < slow else "NumPy is as fast here: one BLAS or ufunc call"
         yield FunctionTiming(

@@ -84,7 +84,9 @@ def figure(result: dict[str, Any], title: str, path: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    decode = [m for m in result["measured"] if m["task"] == "decode" and m["batch"] == 1]
+    decode = [
+        m for m in result["measured"] if m["task"] == "decode" and m["batch"] == 1
+    ]
     nearest = min((m["tokens"] for m in decode), default=0)
     decode = [m for m in decode if m["tokens"] == nearest]
     prompts = [m for m in result["measured"] if m["task"] == "prefill"]
