@@ -6,7 +6,7 @@
 
 Each includes those above it. There is no tier for AMX tiles yet: prompts run in float32
 arithmetic whatever the weights are. float32 and bfloat16 products need no tier, LLVM
-uses the widest vectors that there are. A tier travels through the kernels as a tuple of that
+uses the widest vectors that there are. A tier travels as a tuple of that
 length: Numba compiles a function anew for every type of its arguments, and the length
 of a tuple is part of its type, so each tier has its own machine code and its own place
 in the cache on disk, and no kernel asks at run time. NPGPT_CPU_TIER forces one.

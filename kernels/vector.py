@@ -91,9 +91,12 @@ def _loop(b, count, carried, body):
 
 def _float_step(b, rows, kind, a, a_row, b_at, i, accs):
     """One k (float32) or one pair of k (bfloat16) for all rows."""
-    at = lambda k, r: b.add(
-        b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, ir.Constant(I64, 4))
-    )
+
+    def at(k, r):
+        return b.add(
+            b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, ir.Constant(I64, 4))
+        )
+
     raw = _load(b, b.add(b_at, b.mul(i, ir.Constant(I64, 64))), I32x16)
     if kind == types.float32:
         parts = [(i, b.bitcast(raw, F32x16))]
@@ -167,7 +170,9 @@ def _dot4(b, tier, acc, w, a):
 
 def _int8_tile(b, rows, tier, args, accs):
     """The sum over k for int8: exact within a group, scaled and added as float32."""
-    n = lambda value: ir.Constant(I64, value)
+
+    def n(value):
+        return ir.Constant(I64, value)
 
     def group(g, sums):
         base_b = b.add(args["b"], b.mul(g, n(GROUP * 16)))

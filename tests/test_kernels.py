@@ -12,11 +12,12 @@ from hypothesis.extra import numpy as hnp
 
 pytest.importorskip("numba")
 
-from npgpt import BackendError, kernels, ops
 from npgpt.kernels import tiers
 from npgpt.kernels.linear import linear_loops, linear_panels
 from npgpt.kernels.packed import PANEL, Packed, pack, sizes, unpack
 from npgpt.kernels.vector import GROUP
+
+from npgpt import BackendError, kernels, ops
 
 RNG = np.random.default_rng(0)
 TWINS = ("softmax", "layer_norm", "gelu", "linear", "attention", "cross_entropy")
@@ -41,7 +42,10 @@ def test_backends_have_one_signature(name):
     assert [(p.name, p.kind, p.default) for p in ours.values()] == [
         (p.name, p.kind, p.default) for p in theirs.values()
     ]
-    first = lambda f: inspect.getdoc(f).split("\n")[0]
+
+    def first(f):
+        return inspect.getdoc(f).split("\n")[0]
+
     assert first(twin) == first(reference)
 
 
@@ -125,7 +129,9 @@ def test_cross_entropy_matches_reference():
 @SLOW
 @given(st.data())
 def test_attention_matches_reference(data):
-    draw = lambda low, high: data.draw(st.integers(low, high))
+    def draw(low, high):
+        return data.draw(st.integers(low, high))
+
     B, H, T, D = draw(1, 2), draw(1, 3), draw(1, 90), draw(1, 40)
     S = T + draw(0, 90)
     q, k, v = normal(B, H, T, D), normal(B, H, S + 3, D), normal(B, H, S + 3, D)
@@ -268,9 +274,8 @@ def test_every_tier_of_this_processor_agrees(tier, monkeypatch):
 def test_tiers_compile_for_processors_that_are_not_here(cpu, kind, tier, instruction):
     import llvmlite.binding as llvm
     from llvmlite import ir
-    from numba import types
-
     from npgpt.kernels.vector import _tile_function
+    from numba import types
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
