@@ -2,6 +2,7 @@
 
 from npgpt.config import GPT2Config
 from npgpt.decoding import GenerationConfig, Step
+from npgpt.decoding.generation import Generation
 from npgpt.errors import (
     BackendError,
     CheckpointError,
@@ -12,7 +13,7 @@ from npgpt.errors import (
     PlotError,
     TokenizerError,
 )
-from npgpt.model import GPT2, Generation
+from npgpt.model import GPT2
 from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 

@@ -126,6 +126,19 @@ class KVCache:
         """A new cache with every row n times in a row (B * n rows)."""
         return self._taken([row for row in range(self.batch) for _ in range(n)])
 
+    def copy_row(self, target: int, source: int) -> None:
+        """Make one row equal to another, copying only from where their ids part."""
+        old, new = self.ids[target], self.ids[source]
+        at, S = 0, len(new)
+        if old[: S - 1] == new[: S - 1]:  # beams and candidates differ at the end
+            at = min(len(old), S - 1)
+        else:
+            while at < min(len(old), S) and old[at] == new[at]:
+                at += 1
+        for array in (self.k, self.v):
+            array[:, target, :, at:S, :] = array[:, source, :, at:S, :]
+        self.ids[target] = list(new)
+
     def gather(self, positions: Sequence[Sequence[int]]) -> None:
         """Keep only these positions of each row, moved together in this order.
 
@@ -138,10 +151,11 @@ class KVCache:
             for keep, held in zip(positions, self.ids, strict=True)
         ]
         for row, keep in enumerate(kept):
-            index = self.xp.asarray(list(keep), dtype=self.xp.int64)
+            still = next((i for i, p in enumerate(keep) if i != p), len(keep))
+            index = self.xp.asarray(keep[still:], dtype=self.xp.int64)
             for array in (self.k, self.v):
                 moved = self.xp.take(array[:, row, :, :, :], index, axis=2)
-                array[:, row, :, : len(keep), :] = moved
+                array[:, row, :, still : len(keep), :] = moved
             self.ids[row] = [self.ids[row][i] for i in keep]
 
     def _taken(self, rows: list[int]) -> KVCache:

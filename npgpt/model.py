@@ -5,56 +5,35 @@
     >>> model.generate("Once upon a time", max_new_tokens=4).text
     ', a little while'
 
-The mathematics is in npgpt.gpt2, the decoding loop in npgpt.decoding.
+The mathematics is in npgpt.gpt2, `generate` and `stream` in
+npgpt.decoding.generation.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt import checkpoint, gpt2, hub
+from npgpt import checkpoint, forward, gpt2, hub
 from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
-from npgpt.decoding import GenerationConfig, Step, decode
-from npgpt.decoding.healing import heal
+from npgpt.decoding.generation import PROMPT, Generator
 from npgpt.errors import BackendError, DecodingError, TokenizerError
+from npgpt.forward import PREFILL_CHUNK
 from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
 
-PREFILL_CHUNK = 256  # tokens read at once: bounds the scores to (B, H, 256, S)
 
-
-@dataclass(frozen=True)
-class Generation:
-    """One generated text. ids, logprobs and the rest are of the new tokens only.
-
-    Log-probabilities are in nats, `logprobs` under the model, `processed_logprobs`
-    under what temperature, truncation and the like made of it. A stop string's tokens
-    stay in ids though they are cut from text.
-    """
-
-    text: str
-    ids: list[int]
-    logprobs: list[float]
-    processed_logprobs: list[float]
-    ranks: list[int]
-    finish_reason: str  # "eos", "stop", "length" or "repetition"
-    prompt_ids: list[int]  # as read: token healing takes tokens back
-    top_logprobs: list[tuple[tuple[int, float], ...]]
-
-
-class GPT2:
+class GPT2(Generator):
     """A GPT-2 ready to read and write."""
 
     def __init__(
@@ -191,36 +170,6 @@ class GPT2:
             cache.put(row, alone)
         return np.concatenate(rows)
 
-    def stream(
-        self, prompt: Any = "", cache: KVCache | None = None, **options: Any
-    ) -> Iterator[Step]:
-        """Generate step by step: an iterator of Steps (text, id, log-probability).
-
-        Takes what `generate` takes; a batch's steps carry their row.
-        """
-        config = GenerationConfig.of(options)
-        prompts, _ = self._prompts(prompt)
-        return decode(self, prompts, config, cache)
-
-    def generate(
-        self, prompts: Any = "", cache: KVCache | None = None, **options: Any
-    ) -> Generation | list[Generation]:
-        """Continue one prompt (a text or its ids), or a list of them.
-
-        Keyword options are those of GenerationConfig. One prompt gives a Generation, or
-        a list if num_return_sequences is above 1; a list gives a list, the sequences of
-        each prompt side by side.
-        """
-        config = GenerationConfig.of(options)
-        prompts, single = self._prompts(prompts)
-        n = config.num_return_sequences
-        steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
-        for step in decode(self, prompts, config, cache):
-            steps[step.row].append(step)
-        read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
-        results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
-        return results[0] if single and n == 1 else results
-
     def score(
         self,
         text: str | Sequence[int],
@@ -235,26 +184,17 @@ class GPT2:
         """
         return scoring.score(self, text, bos=bos, window=window, stride=stride)
 
-    def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
-        """Ids of every prompt, and whether there was just one, not in a list."""
-        if isinstance(prompts, str):
-            return [self.encode(prompts)], True
-        if not isinstance(prompts, Sequence | np.ndarray):
-            raise DecodingError(_PROMPT)
-        if not len(prompts):
-            raise DecodingError("no prompts: the list is empty")
-        if isinstance(prompts[0], int | np.integer):
-            return [self.encode(prompts)], True
-        return [self.encode(prompt) for prompt in prompts], False
-
-
-_PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
+    # Other ways to read: npgpt.forward says what they do.
+    all_logits = forward.all_logits
+    next_hidden = forward.next_hidden
+    layer_logits = forward.layer_logits
+    tree_logits = forward.tree_logits
 
 
 def _one_row(ids: Any) -> np.ndarray:
     array = gpt2.as_array(ids)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise DecodingError(_PROMPT)
+        raise DecodingError(PROMPT)
     return array
 
 
@@ -269,16 +209,3 @@ def _check_rows(ids: Any, cache: KVCache) -> None:
             raise DecodingError(
                 f"every row must read at least one token id, not {row!r}"
             )
-
-
-def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:
-    return Generation(
-        text="".join(step.text for step in steps),
-        ids=[step.token_id for step in steps],
-        logprobs=[step.logprob for step in steps],
-        processed_logprobs=[step.processed_logprob for step in steps],
-        ranks=[step.rank for step in steps],
-        finish_reason=steps[-1].finish_reason if steps else "length",
-        prompt_ids=prompt,
-        top_logprobs=[step.top_logprobs for step in steps],
-    )

@@ -7,6 +7,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import inventory_search
 import pytest
 
 from npgpt import DecodingError, GenerationConfig
@@ -98,6 +99,7 @@ WATERMARKS = {
 
 # code -> test, one list a section
 PROOFS = SELECTION | RESHAPING | TRUNCATION | REPETITION | CONSTRAINTS | WATERMARKS
+PROOFS |= inventory_search.PROOFS
 
 # what the inventory has, by section; C14, E18, G13 and H13 are left out with reasons:
 # no published formula (C14), chat models only (E18), and what needs other tokenizers,
@@ -107,7 +109,10 @@ CODES = {
     "B": range(1, 8),
     "C": [n for n in range(1, 18) if n != 14],
     "D": range(1, 14),
-    "E": [n for n in range(1, 20) if n not in (15, 18)],
+    "E": [n for n in range(1, 20) if n != 18],
+    "F": range(1, 7),
+    "G": range(1, 13),
+    "H": range(1, 13),
     "I": range(1, 6),
 }
 INVENTORY = [f"{letter}{n}" for letter, numbers in CODES.items() for n in numbers]

@@ -24,7 +24,7 @@ from npgpt.hub import bundled
 from npgpt.verify import REFERENCE, prompt_ids, record, spread
 
 
-def hf_model(config, dtype):
+def hf_model(config, dtype, tensors=None):
     """The transformers model with the suite's weights."""
     settings = {k: v for k, v in config.to_dict().items() if k != "architectures"}
     model = transformers.GPT2LMHeadModel(
@@ -32,7 +32,7 @@ def hf_model(config, dtype):
     )
     tensors = {
         name if name.startswith("lm_head") else f"transformer.{name}": torch.tensor(x)
-        for name, x in unit_tensors(config).items()
+        for name, x in (tensors or unit_tensors(config)).items()
     }
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected

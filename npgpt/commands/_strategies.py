@@ -88,7 +88,7 @@ def _option(parameter: Parameter, section: str) -> Callable:
 def _metavar(parameter: Parameter) -> str:
     if parameter.kind == "choice":
         return "|".join(map(str, parameter.choices))
-    names = {"number": "X", "whole": "N", "text": "TEXT", "texts": "JSON|TEXT"}
+    names = {"model": "MODEL", "models": "MODEL,...", "number": "X", "whole": "N", "text": "TEXT", "texts": "JSON|TEXT"}
     return names.get(parameter.kind, "JSON")
 
 
@@ -100,7 +100,23 @@ def _show(value: Any) -> str:
 def parsed(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, with texts turned into values."""
     return {
-        name: OPTIONS[name].parse(value) if isinstance(value, str) else value
+        name: _parse(OPTIONS[name], value) if isinstance(value, str) else value
         for name, value in options.items()
         if value is not None
     }
+
+
+def _parse(parameter: Parameter, text: str) -> Any:
+    if parameter.kind == "model":
+        return _load(text)
+    if parameter.kind == "models":
+        return [_load(name.strip()) for name in text.split(",")]
+    return parameter.parse(text)
+
+
+def _load(name: str) -> Any:
+    """A second model, on the backend and in the dtype of the first."""
+    from npgpt.commands._shared import load_model
+
+    given = click.get_current_context().params
+    return load_model(name, given["backend"], given["dtype"])

@@ -27,6 +27,11 @@ from npgpt.config import PUBLISHED, GPT2Config
               help="Each function by itself, NumPy against Numba.")  # fmt: skip
 @click.option("--end-to-end/--no-end-to-end", default=True, show_default=True,
               help="Whole models: prompts and decoding.")  # fmt: skip
+@click.option("--decoding", is_flag=True,
+              help="Only the decoding strategies: beams, prompt lookup, an assistant.")  # fmt: skip
+@click.option("--assistant-model", help="The smaller model, for --decoding.")
+@click.option("--backend", default="numpy", show_default=True,
+              help="What computes, for --decoding.")  # fmt: skip
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
               help="How often the engines take turns.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1),
@@ -36,12 +41,17 @@ from npgpt.config import PUBLISHED, GPT2Config
               help="Draw the result into this PNG or SVG file.")  # fmt: skip
 @json_option
 def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
-            functions: bool, end_to_end: bool, rounds: int, threads: int | None,
+            functions: bool, end_to_end: bool, decoding: bool,
+            assistant_model: str | None, backend: str, rounds: int, threads: int | None,
             quick: bool, picture: str | None, as_json: bool) -> None:  # fmt: skip
     """Measure functions and whole models; every engine in a process of its own.
 
     Example: npgpt bench --random gpt2 --peers --figure speed.png
     """
+    if decoding:
+        _decoding(size or name, size is not None, assistant_model, backend, rounds,
+                  as_json)  # fmt: skip
+        return
     from npgpt.bench import compare, report
     from npgpt.bench.worker import Worker
     from npgpt.kernels.compiling import physical_cores
@@ -116,3 +126,27 @@ def _machine(threads: int) -> str:
     except OSError:
         pass
     return f"{processor}, {threads} threads, tier {current()}"
+
+
+def _decoding(name: str, random: bool, assistant: str | None, backend: str,
+              rounds: int, as_json: bool) -> None:  # fmt: skip
+    """The figures of npgpt.bench.decoding for one model."""
+    from npgpt.bench.decoding import measure
+    from npgpt.commands._shared import load_model
+    from npgpt.model import GPT2
+
+    if random:
+        model = GPT2(random_params(PUBLISHED[name]), backend=backend)
+    else:
+        model = load_model(name, backend, "float32")
+        if assistant is None and name == "tales":
+            assistant = "tales-mini"
+    other = None if assistant is None else load_model(assistant, backend, "float32")
+    found = measure(model, other, rounds=rounds)
+    if as_json:
+        echo_json({"model": name, "backend": backend,
+                   "decoding": [one.to_dict() for one in found]})  # fmt: skip
+        return
+    click.echo(f"# {name}, {backend}")
+    for one in found:
+        click.echo(str(one))

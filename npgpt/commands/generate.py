@@ -13,7 +13,7 @@ from npgpt.commands._shared import echo_json, json_option, load_model, model_opt
 from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
 from npgpt.decoding import GenerationConfig
 from npgpt.decoding.chain import build_chain, parse_order
-from npgpt.decoding.options import OVERFLOW
+from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
 from npgpt.info import describe
@@ -53,7 +53,8 @@ def command(prompt: str | None, name: str, backend: str, dtype: str, as_json: bo
     config = _config(greedy, seed, options)
     model = load_model(name, backend, dtype)
     prompts = [model.encode(prompt)]
-    clock = _Clock(len(prompts[0]))
+    # A search shows its steps only when it has ended: reading and writing are one time.
+    clock = _Clock(len(prompts[0]), whole=any(config.active("search")))
     steps: list[Step] = []
     interrupted = False
     try:
@@ -97,7 +98,8 @@ def _config(
 ) -> GenerationConfig:
     given = click.get_current_context().get_parameter_source
     if greedy:
-        for option in ("temperature", "top_k", "top_p"):
+        searching = options["penalty_alpha"] is not None  # top_k: its candidates
+        for option in ("temperature", "top_k", "top_p")[:: 2 if searching else 1]:
             if given(option).name == "COMMANDLINE":
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
@@ -120,8 +122,8 @@ def _config(
 class _Clock:
     """Times the reading of the prompt apart from the writing of tokens."""
 
-    def __init__(self, prompt_tokens: int):
-        self.prompt_tokens = prompt_tokens
+    def __init__(self, prompt_tokens: int, whole: bool = False):
+        self.prompt_tokens, self.whole = prompt_tokens, whole
         self.start = self.first = self.last = time.perf_counter()
         self.tokens = 0
 
@@ -133,6 +135,13 @@ class _Clock:
 
     def rates(self) -> tuple[float, float]:
         """Tokens read and tokens written a second."""
+        if self.whole:
+            whole = self.last - self.start
+            return (
+                (self.prompt_tokens / whole, self.tokens / whole)
+                if whole
+                else (0.0, 0.0)
+            )
         read, wrote = self.first - self.start, self.last - self.first
         return (
             self.prompt_tokens / read if read else 0.0,
@@ -180,7 +189,12 @@ def _print_json(
     for step in steps:
         rows[step.row].append(step)
     prefill, decode = clock.rates()
-    settings = {k: v for k, v in config.given.items() if k != "logits_processor"}
+    given = click.get_current_context().params
+    settings = {  # a second model by its name
+        k: given[k] if OPTIONS[k].kind in ("model", "models") else v
+        for k, v in config.given.items()
+        if k != "logits_processor"
+    }
     echo_json(
         {
             "model": name,
@@ -197,6 +211,7 @@ def _print_json(
                     "processed_logprobs": [step.processed_logprob for step in row],
                     "ranks": [step.rank for step in row],
                     "finish_reason": row[-1].finish_reason if row else "length",
+                    "score": row[-1].score if row else None,
                 }
                 for row in rows
             ],

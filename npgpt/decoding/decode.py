@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from npgpt.cache import KVCache
+from npgpt.decoding.catalogue import STRATEGIES
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.registry import resolve
-from npgpt.decoding.sampling import Step, sample
+from npgpt.decoding.row import Step
+from npgpt.decoding.sampling import sample
+from npgpt.errors import DecodingError
 
 
 def decode(
@@ -22,8 +25,28 @@ def decode(
     Row i * num_return_sequences + j is sequence j of prompt i. What cannot work is
     refused here, before the first step is asked for.
     """
+    _check_parts(options)
     for guidance in options.active("guidance"):
-        model = resolve(guidance.function)(model, options)
+        if cache is not None:
+            raise DecodingError(
+                f"a cache cannot be given to {guidance.name}, which keeps its own"
+            )
+        model = resolve(guidance.function)(model, prompts, options)
     for search in options.active("search"):
         return resolve(search.function)(model, prompts, options, cache)
     return sample(model, prompts, options, cache)
+
+
+def _check_parts(options: GenerationConfig) -> None:
+    """Raise DecodingError for a part whose strategy is not asked for."""
+    whole = [s for kind in ("search", "guidance") for s in options.active(kind)]
+    for part in options.active("part"):
+        switch = part.switched_by
+        if any(s.switched_by in part.also or switch in s.also for s in whole):
+            continue
+        owners = [
+            s.switched_by
+            for s in STRATEGIES
+            if s.kind != "part" and (s.switched_by in part.also or switch in s.also)
+        ]
+        raise DecodingError(f"{switch} changes nothing without {' or '.join(owners)}")

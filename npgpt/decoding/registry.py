@@ -29,6 +29,8 @@ KINDS = {  # of a parameter: what a user writes
     "sequence_bias": "[[token ids], bias] pairs, or {(token ids): bias}",
     "pair": "(start, factor)",
     "schema": "a JSON schema: a dict or its text",
+    "model": "a model",
+    "models": "a model or a list of models",
     "function": "a function",
     "any": "a value",
 }
@@ -95,8 +97,10 @@ class Parameter:
         """The value that a text on the command line stands for, not yet checked."""
         if self.kind in ("text", "schema"):
             return text
-        if self.kind == "function":
-            raise DecodingError(f"{self.name} is a function: give it from Python")
+        if self.kind in ("function", "model", "models"):
+            raise DecodingError(
+                f"{self.name} is {KINDS[self.kind]}: give it from Python"
+            )
         try:
             return json.loads(text)
         except json.JSONDecodeError:
@@ -185,10 +189,22 @@ def _function(value: Any) -> Callable:
     return value
 
 
+def _model(value: Any) -> Any:
+    if not hasattr(value, "next_logits"):
+        raise TypeError
+    return value
+
+
+def _models(value: Any) -> tuple:
+    value = value if isinstance(value, list | tuple) else (value,)
+    return tuple(map(_model, value))
+
+
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "number": _number, "whole": _whole, "flag": _flag, "text": _text, "texts": _texts,
     "ids": _ids, "phrases": _phrases, "bias": _bias, "sequence_bias": _sequence_bias,
-    "pair": _pair, "schema": _schema, "function": _function, "any": lambda value: value,
+    "pair": _pair, "schema": _schema, "function": _function,
+    "model": _model, "models": _models, "any": lambda value: value,
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class Step:
     top_logprobs: tuple[tuple[int, float], ...] = ()  # the model's best (id, logprob)
     # "eos", "stop", "length" or "repetition", with the last step
     finish_reason: str | None = None
+    score: float | None = None  # of the whole text, with the last step of a search
 
 
 class Row:

@@ -68,7 +68,7 @@ def _steps(
     ]
     if not options.max_new_tokens:
         return
-    z, cache = _read_prompts(model, [prompt.ids for prompt in healed], options, cache)
+    z, cache = read_prompts(model, [prompt.ids for prompt in healed], options, cache)
     if n > 1:
         cache, z = cache.repeat(n), np.repeat(z, n, axis=0)
     while True:
@@ -111,7 +111,7 @@ def check_room(
             )
 
 
-def _read_prompts(
+def read_prompts(
     model: Any,
     prompts: Sequence[Sequence[int]],
     options: GenerationConfig,

@@ -1,0 +1,104 @@
+"""Caches: the caches of a guided model's readings, handled as if they were one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from npgpt.cache import KVCache
+
+
+class Caches:
+    """The caches of all readings, row b of each together: crop, select and the like."""
+
+    def __init__(self, parts: list[KVCache], widths: list[int], origins: list[int],
+                 n_positions: int):  # fmt: skip
+        self.parts, self.widths = parts, widths
+        self.origins = origins  # which prompt each row comes from
+        self.n_positions = n_positions
+        self.prompts: list[int | None] = [None] * len(origins)  # lengths, once read
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """What the first reading has read."""
+        return self.parts[0].ids[:: self.widths[0]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Positions held by each row, (B,)."""
+        return np.array([len(row) for row in self.ids], dtype=np.int64)
+
+    @property
+    def batch(self) -> int:
+        """Number of rows B."""
+        return len(self.origins)
+
+    def read_prompts(self, lengths: Sequence[int]) -> None:
+        """Note how long each row's prompt is, the first time that it is read."""
+        for row, length in enumerate(lengths):
+            if self.prompts[row] is None:
+                self.prompts[row] = length
+
+    def crop(self, lengths: int | Sequence[int]) -> None:
+        """Forget all but the first positions of every row."""
+        if isinstance(lengths, int):
+            lengths = [lengths] * self.batch
+        for row, length in enumerate(lengths):
+            self.crop_row(row, length)
+
+    def crop_row(self, row: int, length: int) -> None:
+        """Forget all but the first `length` positions, counted in the first reading."""
+        away = len(self.ids[row]) - length
+        into_prompt = length < (self.prompts[row] or 0)
+        for part, n in zip(self.parts, self.widths, strict=True):
+            for i in range(row * n, (row + 1) * n):
+                same = part is self.parts[0] and i == row * n
+                left = len(part.ids[i]) - away
+                # A context in place of the prompt is read again as a whole.
+                other = not same and part.ids[i][:length] != self.ids[row][:length]
+                part.crop_row(i, 0 if into_prompt and other else max(left, 0))
+        if into_prompt:
+            self.prompts[row] = None
+
+    def gather(self, positions: Sequence[Sequence[int]]) -> None:
+        """Keep these positions of every row; prompts are kept whole."""
+        lengths = [len(row) for row in self.ids]
+        for part, n in zip(self.parts, self.widths, strict=True):
+            kept = []
+            for i, held in enumerate(part.ids):
+                row = i // n
+                shift, start = len(held) - lengths[row], self.prompts[row] or 0
+                tail = [p + shift for p in positions[row] if p >= start]
+                kept.append([*range(start + shift), *tail])
+            part.gather(kept)
+
+    def copy_row(self, target: int, source: int) -> None:
+        """Make one row equal to another."""
+        for part, n in zip(self.parts, self.widths, strict=True):
+            for i in range(n):
+                part.copy_row(target * n + i, source * n + i)
+        self.origins[target] = self.origins[source]
+        self.prompts[target] = self.prompts[source]
+
+    def put(self, row: int, other: Caches) -> None:
+        """Replace one row by the only row of other caches."""
+        for part, new, n in zip(self.parts, other.parts, self.widths, strict=True):
+            for i in range(n):
+                part.put(row * n + i, new.select([i]))
+        self.origins[row], self.prompts[row] = other.origins[0], other.prompts[0]
+
+    def select(self, rows: Sequence[int]) -> Caches:
+        """New caches with these rows, in this order."""
+        parts = [
+            part.select([row * n + i for row in rows for i in range(n)])
+            for part, n in zip(self.parts, self.widths, strict=True)
+        ]
+        new = Caches(parts, self.widths, [self.origins[r] for r in rows],
+                     self.n_positions)  # fmt: skip
+        new.prompts = [self.prompts[r] for r in rows]
+        return new
+
+    def repeat(self, n: int) -> Caches:
+        """New caches with every row n times in a row."""
+        return self.select([row for row in range(self.batch) for _ in range(n)])

@@ -1,0 +1,210 @@
+"""Choosing among finished texts: best of n, majority, minimum Bayes risk, CoT-decoding.
+
+The first three take what `generate` returned; best_of and cot_decoding are also
+strategies of `generate`. What the texts answer, and how alike two of them are, is the
+caller's to say: the defaults are simple.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.hypotheses import check_search, new_row
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Step, record
+from npgpt.decoding.rules import probabilities
+from npgpt.decoding.sampling import read_prompts, sample
+from npgpt.decoding.selectors import greedy
+from npgpt.errors import DecodingError
+
+Prompts = Sequence[Sequence[int]]
+
+
+def best_of(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """G8: of best_of samples the likeliest under the model, by mean or sum of logprobs.
+
+    num_return_sequences of them, best first; the mean is a token's, the sum a whole
+    text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021).
+    """
+    check_search(model, prompts, options, cache, "best_of")
+    n, keep = options.best_of, options.num_return_sequences
+    if keep > n:
+        raise DecodingError(f"num_return_sequences {keep} is more than best_of {n}")
+    drawn = options.but(best_of=None, best_of_by=None, num_return_sequences=n)
+    return _best(sample(model, prompts, drawn), len(prompts), n, keep, options)
+
+
+def _best(
+    steps: Iterator[Step], prompts: int, n: int, keep: int, options: GenerationConfig
+) -> Iterator[Step]:
+    rows: list[list[Step]] = [[] for _ in range(prompts * n)]
+    for step in steps:
+        rows[step.row].append(step)
+    for i in range(prompts):
+        texts = rows[i * n : (i + 1) * n]
+        scores = [likelihood([s.logprob for s in text], options.best_of_by)
+                  for text in texts]  # fmt: skip
+        order = sorted(range(n), key=lambda j: -scores[j])
+        for place, j in enumerate(order[:keep]):
+            for step in texts[j]:
+                score = scores[j] if step.finish_reason else None
+                yield replace(step, row=i * keep + place, score=score)
+
+
+def likelihood(logprobs: Sequence[float], by: str = "mean") -> float:
+    """Mean log-probability a token, or the sum of the text, in nats.
+
+    >>> likelihood([-1.0, -3.0]), likelihood([-1.0, -3.0], "sum")
+    (-2.0, -4.0)
+    """
+    total = float(sum(logprobs))
+    return total if by == "sum" else total / max(1, len(logprobs))
+
+
+def last_number(text: str) -> str:
+    """The last number in a text, as an answer; the whole text if there is none.
+
+    >>> last_number("3 and 4 make 7.")
+    '7'
+    """
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", text)
+    return numbers[-1] if numbers else text.strip()
+
+
+def self_consistency(
+    texts: Sequence[Any], extract: Callable[[str], Any] = last_number
+) -> tuple[Any, float]:
+    """G9: the answer that most texts give, and the share of texts that give it.
+
+    Texts are strings or Generations; of equally frequent answers the first one wins.
+    Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning" (2022).
+
+    >>> self_consistency(["so 7", "it is 8", "7"])
+    ('7', 0.6666666666666666)
+    """
+    if not texts:
+        raise DecodingError("self_consistency needs at least one text")
+    answers = Counter(extract(_text(text)) for text in texts)
+    answer, count = answers.most_common(1)[0]
+    return answer, count / len(texts)
+
+
+def overlap(a: str, b: str) -> float:
+    """Likeness of two texts: F1 of their words, 2 |a n b| / (|a| + |b|), in [0, 1].
+
+    >>> overlap("a red fox", "the red fox")
+    0.6666666666666666
+    """
+    x, y = Counter(a.split()), Counter(b.split())
+    total = x.total() + y.total()
+    return 2 * (x & y).total() / total if total else 1.0
+
+
+def minimum_bayes_risk(
+    texts: Sequence[Any], utility: Callable[[str, str], float] = overlap
+) -> int:
+    """G10: index of the text most like the others: argmax_i sum_j u(text_i, text_j).
+
+    The samples stand for the law of the model; n^2 calls of the utility; the first of
+    equals. Source: Eikema and Aziz, "Is MAP Decoding All You Need?" (2020).
+
+    >>> minimum_bayes_risk(["a b c", "a b", "x y"])
+    0
+    """
+    if not texts:
+        raise DecodingError("minimum_bayes_risk needs at least one text")
+    words = [_text(text) for text in texts]
+    return int(np.argmax([sum(utility(a, b) for b in words) for a in words]))
+
+
+def _text(text: Any) -> str:
+    return text if isinstance(text, str) else text.text
+
+
+def cot_decoding(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """G11: greedy texts from each of the cot_branches best first tokens, surest first.
+
+    The score is the mean gap p_1 - p_2 between the two most probable tokens. The paper
+    takes it over the answer's tokens alone, which only a parser of answers knows; here
+    it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
+    Without Prompting" (2024).
+    """
+    check_search(model, prompts, options, cache, "cot_branches")
+    if not options.greedy:
+        raise DecodingError("cot_branches excludes do_sample=True: branches are greedy")
+    if options.cot_branches > model.config.vocab_size:
+        raise DecodingError(
+            f"cot_branches {options.cot_branches} is more than the vocabulary"
+        )
+    if options.num_return_sequences > options.cot_branches:
+        raise DecodingError("num_return_sequences is more than cot_branches")
+    return _branches(model, prompts, options)
+
+
+def _branches(
+    model: Any, prompts: Prompts, options: GenerationConfig
+) -> Iterator[Step]:
+    if not options.max_new_tokens:
+        return
+    k, keep = options.cot_branches, options.num_return_sequences
+    eos, room = options.eos_ids(model.config), model.config.n_positions
+    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
+    z, cache = read_prompts(model, prompts, options, None)
+    cache, z = cache.repeat(k), np.repeat(z, k, axis=0)
+    rows = [new_row(i, prompts[i // k], 0, model, options) for i in range(len(z))]
+    steps: list[list[Step]] = [[] for _ in rows]
+    gaps: list[list[float]] = [[] for _ in rows]
+    live = rows
+    while live:
+        for row, logits in zip(live, z, strict=True):
+            processed = run_chain(chain, row.ids, logits, row.context)
+            first = not steps[row.index]
+            id = _nth(processed, row.index % k) if first else greedy(processed)
+            gaps[row.index].append(probability_gap(processed))
+            last = len(row.ids) == room
+            steps[row.index].append(
+                record(row, id, logits, processed, options, eos, last=last)
+            )
+        alive = [i for i, row in enumerate(live) if row.finish_reason is None]
+        if len(alive) < len(live) and alive:
+            cache = cache.select(alive)
+        live = [live[i] for i in alive]
+        if live:
+            z = model.next_logits([row.ids[-1:] for row in live], cache)
+    scores = [float(np.mean(gap)) for gap in gaps]
+    for i in range(len(prompts)):
+        order = sorted(range(i * k, (i + 1) * k), key=lambda j: -scores[j])
+        for place, j in enumerate(order[:keep]):
+            for step in steps[j]:
+                score = scores[j] if step.finish_reason else None
+                yield replace(step, row=i * keep + place, score=score)
+
+
+def _nth(z: np.ndarray, n: int) -> int:
+    order = np.argsort(-z, kind="stable")
+    if z[order[n]] == -np.inf:
+        raise DecodingError(f"only {n} first tokens are possible; lower cot_branches")
+    return int(order[n])
+
+
+def probability_gap(z: np.ndarray) -> float:
+    """p_1 - p_2, of the two most probable tokens.
+
+    >>> round(probability_gap(np.log(np.array([0.5, 0.3, 0.2]))), 6)
+    0.2
+    """
+    if len(z) < 2:
+        return 1.0
+    two = np.partition(probabilities(z), -2)[-2:]
+    return float(two[1] - two[0])

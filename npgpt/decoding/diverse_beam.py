@@ -1,0 +1,83 @@
+"""Diverse beam search: groups of beams, each kept away from what the earlier ones
+chose.
+
+The dissimilarity is Hamming's, between tokens of the same step; the paper's other ones
+(n-grams, embeddings) are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from npgpt.decoding.beam import Beam, BeamSearch
+from npgpt.decoding.hypotheses import Ends, Hypothesis
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.penalties import hamming
+from npgpt.decoding.rules import Rule
+
+
+class DiverseBeamSearch:
+    """num_beams in groups: in each step one group after another takes its beam step.
+
+    Group g scores log p_v - diversity_penalty (times v was chosen at this step by
+    groups before g), and the penalty stays in its sums. A group has ended when it holds
+    as many texts as it has beams and none of its candidates can improve on the worst;
+    what it would choose then counts no more (`count_ended`, a token id, counts it as
+    often as the group has beams, as Transformers 4 did with its padding). The texts of
+    all groups are ranked together. Source: Vijayakumar et al., "Diverse Beam Search"
+    (2016).
+    """
+
+    def __init__(self, prompt: Sequence[int], chain: Sequence[Rule],
+                 options: GenerationConfig, ends: Ends, num_beams: int, groups: int,
+                 penalty: float, rules: dict[str, Any] | None = None,
+                 count_ended: int | None = None):  # fmt: skip
+        self.width = num_beams // groups
+        self.chosen: list[int] = []
+        away = Rule("diversity", str(penalty),
+                    lambda ids, z, c: hamming(z, self.chosen, penalty))  # fmt: skip
+        self.groups = [
+            _Group(prompt, [away, *chain] if g else chain, options, ends, self.width,
+                   **(rules or {}))
+            for g in range(groups)
+        ]  # fmt: skip
+        self.count_ended = count_ended
+        self.running = [Beam(list(prompt))]
+        self.place = [[0] for _ in self.groups]  # each group's beams among `running`
+        self.done = False
+
+    def advance(self, z: np.ndarray) -> None:
+        """One step of every group, in order."""
+        self.chosen, running = [], []
+        for group, place in zip(self.groups, self.place, strict=True):
+            if group.done:
+                if self.count_ended is not None:
+                    self.chosen += [self.count_ended] * self.width
+                continue
+            group.advance(z[place])
+            self.chosen += group.chosen
+            parents = [place[beam.parent] for beam in group.running]
+            place[:] = [] if group.done else range(
+                len(running), len(running) + len(group.running)
+            )  # fmt: skip
+            if not group.done:
+                running += [replace(beam, parent=p) for beam, p in
+                            zip(group.running, parents, strict=True)]  # fmt: skip
+        self.running = running
+        self.done = all(group.done for group in self.groups)
+
+    def results(self) -> list[Hypothesis]:
+        """Texts of all groups, best first."""
+        texts = [text for group in self.groups for text in group.results()]
+        return sorted(texts, key=lambda text: -text.score)
+
+
+class _Group(BeamSearch):
+    """One group: judged by its best candidate, whether that ends or not."""
+
+    def _best_score(self) -> float:
+        return self.best_candidate

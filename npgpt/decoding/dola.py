@@ -1,0 +1,92 @@
+"""DoLa: a model that contrasts its last layer with one of its own early ones.
+
+The formula is npgpt.decoding.guidance.dola. Layers that were not trained to predict by
+themselves, as GPT-2's, are a weaker amateur than those of the paper's models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from npgpt.cache import KVCache
+from npgpt.decoding import guidance
+from npgpt.decoding.generation import Generator
+from npgpt.errors import DecodingError
+
+
+class Dola(Generator):
+    """A model that contrasts its last layer with the least similar of its early ones.
+
+    layers: "low", "high" or the numbers of the candidate layers, 0 being the embedding
+    and n_layer the last. Early states go through the final norm before the output head
+    (Transformers 4 left it out: norm=False).
+    """
+
+    def __init__(self, model: Any, layers: str | Sequence[int] = "high",
+                 alpha: float = 0.1, norm: bool = True,
+                 divergence: Callable | None = None):  # fmt: skip
+        self.main = model
+        self.config, self.tokenizer = model.config, model.tokenizer
+        self.layers = dola_layers(model.config, layers)
+        self.alpha, self.norm, self.divergence = alpha, norm, divergence
+
+    def encode(self, prompt: Any) -> list[int]:
+        """Token ids of a prompt."""
+        return self.main.encode(prompt)
+
+    def new_cache(self, batch: int = 1, n_positions: int | None = None) -> KVCache:
+        """An empty cache of the model."""
+        return self.main.new_cache(batch, n_positions)
+
+    def next_logits(self, ids: Sequence[Sequence[int]], cache: KVCache) -> np.ndarray:
+        """Contrasted logits after each row's last id, (B, V)."""
+        return np.concatenate(self.all_logits(ids, cache, [1] * len(ids)))
+
+    def all_logits(
+        self,
+        ids: Sequence[Sequence[int]],
+        cache: KVCache,
+        keep: Sequence[int] | None = None,
+    ) -> list[np.ndarray]:
+        """Contrasted logits after each row's last keep[row] ids."""
+        layers = [*self.layers, self.config.n_layer]
+        rows = self.main.layer_logits(ids, cache, layers, keep, norm=self.norm)
+        return [
+            np.stack([
+                guidance.dola(z[-1], z[:-1], self.alpha, self.divergence) for z in row
+            ])
+            for row in rows
+        ]  # fmt: skip
+
+
+def dola_layers(config: Any, layers: str | Sequence[int]) -> list[int]:
+    """The candidate layers of DoLa: Transformers' "low" and "high", or a checked list.
+
+    With tied embeddings "low" begins at layer 2: the embedding itself would predict the
+    token just read.
+    """
+    N = config.n_layer
+    if isinstance(layers, str):
+        first = 2 if config.tie_word_embeddings and N > 2 else 0
+        middle = N // 2
+        ranges = {
+            "low": range(first, middle, 2),
+            "high": range(max(first, middle), N, 2),
+        }
+        if layers not in ranges:
+            raise DecodingError(
+                f"dola_layers must be 'low', 'high' or a list of layers, not {layers!r}"
+            )
+        layers = list(ranges[layers])
+    layers = list(layers)
+    if not layers:
+        raise DecodingError(f"dola_layers names no layer of this model's {N}")
+    for layer in layers:
+        if not isinstance(layer, int) or not 0 <= layer < N:
+            raise DecodingError(
+                f"dola_layers: layer {layer!r} is not one of 0 to {N - 1}"
+            )
+    return layers

@@ -1,0 +1,103 @@
+"""generate and stream: what a user calls, for a model and for a guided one alike.
+
+Guidance wraps the model first; then one search owns the loop, or plain sampling does.
+Which options ask for which is in npgpt.decoding.catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npgpt.cache import KVCache
+from npgpt.decoding.decode import decode
+from npgpt.decoding.healing import heal
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Step
+from npgpt.errors import DecodingError
+
+PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated text. ids, logprobs and the rest are of the new tokens only.
+
+    Log-probabilities are in nats, `logprobs` under the model, `processed_logprobs`
+    under what temperature, truncation and the like made of it. A stop string's tokens
+    stay in ids though they are cut from text.
+    """
+
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    processed_logprobs: list[float]
+    ranks: list[int]
+    finish_reason: str  # "eos", "stop", "length" or "repetition"
+    prompt_ids: list[int]  # as read: token healing takes tokens back
+    top_logprobs: list[tuple[tuple[int, float], ...]]
+    score: float | None = None  # by which a search ranked the text
+
+
+class Generator:
+    """Whatever has `config`, `tokenizer`, `encode`, `new_cache` and `next_logits`."""
+
+    def stream(
+        self, prompt: Any = "", cache: KVCache | None = None, **options: Any
+    ) -> Iterator[Step]:
+        """Generate step by step: an iterator of Steps (text, id, log-probability).
+
+        Takes what `generate` takes; a batch's steps carry their row. A search that
+        compares whole texts yields its steps when it has ended.
+        """
+        config = GenerationConfig.of(options)
+        prompts, _ = self._prompts(prompt)
+        return decode(self, prompts, config, cache)
+
+    def generate(
+        self, prompts: Any = "", cache: KVCache | None = None, **options: Any
+    ) -> Generation | list[Generation]:
+        """Continue one prompt (a text or its ids), or a list of them.
+
+        Keyword options are those of GenerationConfig. One prompt gives a Generation, or
+        a list if num_return_sequences is above 1; a list gives a list, the sequences of
+        each prompt side by side.
+        """
+        config = GenerationConfig.of(options)
+        prompts, single = self._prompts(prompts)
+        n = config.num_return_sequences
+        steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
+        for step in decode(self, prompts, config, cache):
+            steps[step.row].append(step)
+        read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
+        results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
+        return results[0] if single and n == 1 else results
+
+    def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
+        """Ids of every prompt, and whether there was just one, not in a list."""
+        if isinstance(prompts, str):
+            return [self.encode(prompts)], True
+        if not isinstance(prompts, Sequence | np.ndarray):
+            raise DecodingError(PROMPT)
+        if not len(prompts):
+            raise DecodingError("no prompts: the list is empty")
+        if isinstance(prompts[0], int | np.integer):
+            return [self.encode(prompts)], True
+        return [self.encode(prompt) for prompt in prompts], False
+
+
+def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:
+    return Generation(
+        text="".join(step.text for step in steps),
+        ids=[step.token_id for step in steps],
+        logprobs=[step.logprob for step in steps],
+        processed_logprobs=[step.processed_logprob for step in steps],
+        ranks=[step.rank for step in steps],
+        finish_reason=steps[-1].finish_reason if steps else "length",
+        prompt_ids=prompt,
+        top_logprobs=[step.top_logprobs for step in steps],
+        score=steps[-1].score if steps else None,
+    )

@@ -1,0 +1,132 @@
+"""Jacobi and lookahead decoding: the model drafts for itself, from its own guesses.
+
+Neither needs a second model. Both give what plain decoding would give: greedy the same
+tokens, sampling the same draws (sample and match).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Row, Step
+from npgpt.decoding.speculative import Draft, check_speculative
+from npgpt.decoding.tree import Tree, choose_greedy, choose_matching, run_trees
+from npgpt.errors import DecodingError
+
+
+class Jacobi:
+    """A block of guesses, improved all at once: y_i <- argmax p(. | x, y_<i).
+
+    Each reading of the block is one Jacobi iteration; what agrees with its own reading
+    is final, so n tokens take at most n readings. Source: Santilli et al.,
+    "Accelerating Transformer Inference for Translation via Parallel Decoding" (2023).
+    """
+
+    def __init__(self, num_tokens: int):
+        self.num_tokens = num_tokens
+        self.guesses: list[list[int]] = []
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+        """The guesses of every row, the last one repeated where there are too few."""
+        if not self.guesses:
+            self.guesses = [[] for _ in rows]
+        drafts = []
+        for guess, row, limit in zip(self.guesses, rows, limits, strict=True):
+            last = (guess or row.ids)[-1]
+            block = guess + [last] * (self.num_tokens - len(guess))
+            drafts.append(Draft(block[: min(self.num_tokens, limit)]))
+        return drafts
+
+    def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
+        """What the model said behind the token that follows the accepted ones."""
+        self.guesses[index] = z[accepted + 1 :].argmax(axis=-1).tolist()
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Only these rows go on."""
+        self.guesses = [self.guesses[i] for i in rows]
+
+
+class Lookahead:
+    """A window of Jacobi trajectories that fills a pool of n-grams, and its best
+    guesses.
+
+    The window has `levels` = ngram - 1 rows of `window` tokens: row 0 continues the
+    text, the token below another follows it. A reading adds a new last row; a column
+    with it is an n-gram of the model's own, and goes into the pool under its first
+    token. The pool's n-grams that begin with the text's last token are the draft. All
+    of it is one token tree. Source: Fu et al., "Break the Sequential Dependency of LLM
+    Inference Using Lookahead Decoding" (2024); the window is not moved by more than one
+    place when several tokens were accepted.
+    """
+
+    def __init__(self, window: int, ngram: int, guesses: int):
+        self.window, self.levels, self.guesses = window, ngram - 1, guesses
+        self.pool: dict[int, list[tuple[int, ...]]] = {}
+        self.rows: list[list[int]] = []
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the largest tree."""
+        return self.levels * (self.window + self.guesses)
+
+    def grow(self, row: Row, limit: int) -> Tree:
+        """The draft's n-grams first, then the window, as one tree below the text."""
+        tree = Tree([], [], {})
+        self.columns: list[int] = []
+        for gram in self.pool.get(row.ids[-1], [])[-self.guesses :]:
+            self._hang(tree, -1, gram[: max(0, limit)])
+        if limit < self.window + self.levels:  # its positions would not fit
+            return tree
+        if not self.rows:
+            text = row.ids[-self.window * self.levels :]
+            cycle = [text[i % len(text)] for i in range(self.window * self.levels)]
+            self.rows = [cycle[i :: self.levels] for i in range(self.levels)]
+        before = -1
+        for column in zip(*self.rows, strict=True):
+            tree.tokens.append(column[0])
+            tree.parents.append(before)
+            before = len(tree.tokens) - 1
+            self.columns.append(self._hang(tree, before, column[1:]))
+        return tree
+
+    def _hang(self, tree: Tree, node: int, tokens: Sequence[int]) -> int:
+        for token in tokens:
+            tree.tokens.append(token)
+            tree.parents.append(node)
+            node = len(tree.tokens) - 1
+        return node
+
+    def observe(self, row: Row, tree: Tree, z: np.ndarray) -> None:
+        """New n-grams for the pool, the window's next rows; z[0] is the text's end."""
+        if not self.columns:
+            return
+        new = [int(z[1 + node].argmax()) for node in self.columns]
+        for column, token in zip(zip(*self.rows, strict=True), new, strict=True):
+            first, gram = column[0], (*column[1:], token)
+            known = self.pool.setdefault(first, [])
+            if gram in known:
+                known.remove(gram)
+            known.append(gram)  # the latest last
+            del known[: -4 * self.guesses]
+        self.rows = [*self.rows[1:], new]
+
+
+def lookahead(
+    model: Any, prompts: Sequence[Sequence[int]], options: GenerationConfig,
+    cache: Any = None,
+) -> Iterator[Step]:  # fmt: skip
+    """H8: lookahead decoding."""
+    check_speculative(model, prompts, options, cache, "lookahead decoding")
+    o = options
+    if o.lookahead_ngram < 2:
+        raise DecodingError("lookahead_ngram must be at least 2")
+
+    def drafter(chain: Any) -> Lookahead:
+        return Lookahead(o.lookahead_window, o.lookahead_ngram, o.lookahead_guesses)
+
+    choose = choose_greedy if o.greedy else choose_matching
+    return run_trees(model, prompts, options, drafter, drafter(None).nodes, choose)

@@ -1,0 +1,323 @@
+"""Speculative decoding: a drafter guesses several tokens, the model reads them at once.
+
+The model's logits after every drafted token come out of one reading, which costs little
+more than reading one token. What stands is decided by npgpt.decoding.verification; the
+drafters are in npgpt.decoding.drafters and lookahead. Rows share their readings and
+advance at their own pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from npgpt.decoding import verification
+from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.hypotheses import check_search, new_row
+from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.row import Row, Step, record
+from npgpt.decoding.rules import Context
+from npgpt.decoding.rules import Rule as ChainRule
+from npgpt.errors import DecodingError
+
+Prompts = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Guessed tokens, and the probabilities (V,) each was drawn from; None: certain."""
+
+    tokens: list[int]
+    q: list[np.ndarray] | None = None
+
+
+class Drafter(Protocol):
+    """What proposes tokens: for each row as many as its limit allows, or fewer."""
+
+    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+        """One Draft a row; `cache` is the model's, and must be left as it was."""
+
+    def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
+        """Row `index` kept so many of its draft; z (len + 1, V): the model's logits."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Only these rows go on."""
+
+
+def run(
+    model: Any,
+    prompts: Prompts,
+    options: GenerationConfig,
+    drafter: Drafter,
+    chain: Sequence[ChainRule],
+    rule: verification.Rule | None,
+    bonus: bool = True,
+) -> Iterator[Step]:
+    """The loop: draft, read, verify, keep what stands. rule None is greedy."""
+    if not options.max_new_tokens:
+        return
+    eos, n = options.eos_ids(model.config), options.num_return_sequences
+    room = model.config.n_positions
+    rows = [
+        new_row(i * n + j, prompt, j, model, options)
+        for i, prompt in enumerate(prompts)
+        for j in range(n)
+    ]
+    longest = max(map(len, prompts)) + options.max_new_tokens
+    cache = model.new_cache(len(prompts), n_positions=min(longest, room))
+    if n > 1:  # the prompts are read once, all but their last token
+        cache = _shared_prompts(model, prompts, cache, n)
+    while rows:
+        drafts = drafter.propose(rows, _limits(rows, options, room), cache)
+        unread = [
+            row.ids[len(held) :] + draft.tokens
+            for row, held, draft in zip(rows, cache.ids, drafts, strict=True)
+        ]
+        z = model.all_logits(unread, cache, [len(draft.tokens) + 1 for draft in drafts])
+        for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
+            steps, accepted = _advance(
+                row, draft, z[i], chain, rule, options, eos, room, bonus
+            )
+            drafter.observe(i, draft, accepted, z[i])
+            yield from steps
+            cache.crop_row(i, min(len(row.ids) - 1, len(cache.ids[i])))
+        alive = [i for i, row in enumerate(rows) if row.finish_reason is None]
+        if len(alive) < len(rows) and alive:
+            cache = cache.select(alive)
+            drafter.select(alive)
+        rows = [rows[i] for i in alive]
+
+
+def _advance(
+    row: Row,
+    draft: Draft,
+    logits: np.ndarray,
+    chain: Sequence[ChainRule],
+    rule: verification.Rule | None,
+    options: GenerationConfig,
+    eos: Sequence[int],
+    room: int,
+    bonus: bool,
+) -> tuple[list[Step], int]:
+    """The steps of the tokens that stand, and how many of the draft do."""
+    before, processed = list(row.ids), []
+
+    def z(i: int, tokens: Sequence[int]) -> np.ndarray:
+        processed.append(run_chain(chain, before + list(tokens), logits[i], context(i)))
+        return processed[-1]
+
+    def context(i: int) -> Context:
+        return Context(
+            row.prompt_length,
+            len(before) + i - row.prompt_length,
+            row.seed,
+            row.sequence,
+        )
+
+    if rule is None:
+        verdict = verification.verify_greedy(z, draft.tokens)
+    else:
+        bonus = bonus or not draft.tokens
+        verdict = verification.verify(
+            rule, z, draft.tokens, draft.q, context, bonus=bonus
+        )
+    steps = []
+    for i, id in enumerate(verdict.tokens):
+        full = len(row.ids) == room
+        steps.append(record(row, id, logits[i], processed[i], options, eos, last=full))
+        if row.finish_reason is not None:
+            break
+    return steps, min(verdict.accepted, len(steps))
+
+
+def _limits(rows: Sequence[Row], options: GenerationConfig, room: int) -> list[int]:
+    """How many tokens a draft may have: one more always follows it."""
+    return [
+        max(0, min(options.max_new_tokens - row.step - 1, room - len(row.ids)))
+        for row in rows
+    ]
+
+
+def _shared_prompts(model: Any, prompts: Prompts, cache: Any, n: int) -> Any:
+    heads = [list(prompt[:-1]) for prompt in prompts]
+    if not all(heads) or hasattr(cache, "parts"):
+        return cache.repeat(n)
+    model.next_logits(heads, cache)
+    return cache.repeat(n)
+
+
+class Pace:
+    """How many tokens to draft for each row: constant, or by how the last draft went.
+
+    The heuristic of Transformers: two more after a draft that stood whole, else one
+    fewer, at least one.
+    """
+
+    def __init__(self, tokens: int, schedule: str = "constant"):
+        self.tokens, self.schedule = tokens, schedule
+        self.rows: list[int] = []
+
+    def limits(self, limits: Sequence[int]) -> list[int]:
+        """The draft lengths, within the limits."""
+        if not self.rows:
+            self.rows = [self.tokens] * len(limits)
+        return [min(a, b) for a, b in zip(self.rows, limits, strict=True)]
+
+    def observe(self, index: int, drafted: int, accepted: int) -> None:
+        """Adapt to what became of a draft."""
+        if self.schedule == "heuristic" and drafted:
+            more = 2 if accepted == drafted else -1
+            self.rows[index] = max(1, self.rows[index] + more)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Only these rows go on."""
+        self.rows = [self.rows[i] for i in rows]
+
+
+def check_speculative(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any, what: str
+) -> None:
+    """Raise what speculative decoding cannot do, before any work."""
+    check_search(model, prompts, options, cache, what)
+    o = options
+    if not hasattr(model, "all_logits"):
+        raise DecodingError(f"{what} needs logits at several positions from the model")
+    if o.mirostat or o.is_set("adaptive_target"):
+        raise DecodingError(
+            f"{what} does not go with mirostat or adaptive_target: their state would "
+            "have to know which tokens stand"
+        )
+    if o.selector != "inverse_cdf" or o.watermark == "gumbel":
+        raise DecodingError(f"{what} draws by inverse_cdf; another selector is set")
+    if o.trace_decode_token_ids:
+        raise DecodingError(f"{what} does not go with trace_decode_token_ids")
+    for name in ("typical_acceptance", "assistant_ensemble_weight"):
+        if o.is_set(name) and o.greedy:
+            raise DecodingError(
+                f"{name} (lossy) changes nothing without do_sample=True"
+            )
+
+
+def rule_of(options: GenerationConfig, has_q: bool) -> verification.Rule | None:
+    """The verification that the options ask for; None is greedy.
+
+    By default speculative sampling where the drafter knows its probabilities, else
+    sample and match.
+    """
+    o = options
+    if o.greedy:
+        return None
+    if o.typical_acceptance:
+        return verification.typical(o.typical_acceptance, o.typical_delta)
+    if o.assistant_ensemble_weight != 1:
+        if not has_q:
+            raise DecodingError(
+                "assistant_ensemble_weight needs a drafter with probabilities: "
+                "assistant_model or assistant_early_exit"
+            )
+        return verification.ensemble(o.assistant_ensemble_weight)
+    if o.verification == "match" or not has_q:
+        return verification.match
+    return verification.speculative
+
+
+def speculate(
+    model: Any,
+    prompts: Prompts,
+    options: GenerationConfig,
+    cache: Any,
+    make_drafter: Any,
+    what: str,
+    has_q: bool = False,
+) -> Iterator[Step]:
+    """Speculative decoding with the drafter that make_drafter(model, chain) returns."""
+    check_speculative(model, prompts, options, cache, what)
+    eos = options.eos_ids(model.config)
+    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
+    rule = rule_of(options, has_q)
+    drafter = make_drafter(model, chain)
+    # The mixture of ensemble verification needs a q at every position: no bonus token.
+    bonus = options.assistant_ensemble_weight == 1
+    return run(model, prompts, options, drafter, chain, rule, bonus)
+
+
+def assisted(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """H1 and H2: a smaller model drafts."""
+    from npgpt.decoding.drafters import ModelDrafter
+
+    if options.assistant_tree:
+        return _tree(model, prompts, options, cache)
+    make = partial(ModelDrafter, options.assistant_model, options)
+    return speculate(
+        model, prompts, options, cache, make, "assistant_model", has_q=True
+    )
+
+
+def _tree(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any
+) -> Iterator[Step]:
+    from npgpt.decoding.tree import assisted_tree
+
+    check_speculative(model, prompts, options, cache, "assistant_tree")
+    if min(options.assistant_tree) < 1:
+        raise DecodingError("assistant_tree must be numbers of children, at least 1")
+    for name in ("typical_acceptance", "assistant_ensemble_weight"):
+        if options.is_set(name):
+            raise DecodingError(f"{name} does not go with assistant_tree")
+    return assisted_tree(model, prompts, options)
+
+
+def prompt_lookup(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """H4: what followed the last tokens earlier in the text is drafted again."""
+    from npgpt.decoding.drafters import PromptLookup
+
+    o = options
+    return speculate(
+        model, prompts, o, cache,
+        lambda *_: PromptLookup(o.prompt_lookup_num_tokens, o.max_matching_ngram_size),
+        "prompt_lookup_num_tokens",
+    )  # fmt: skip
+
+
+def ngram_cache(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """H5: counts of n-grams of the text so far (and of earlier calls) draft."""
+    from npgpt.decoding.drafters import NgramCache
+
+    o = options
+    return speculate(
+        model, prompts, o, cache,
+        lambda *_: NgramCache(o.ngram_cache_num_tokens, o.ngram_cache_size),
+        "ngram_cache_num_tokens",
+    )  # fmt: skip
+
+
+def early_exit(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """H6: the model's own first layers draft."""
+    from npgpt.decoding.drafters import EarlyExit
+
+    make = partial(EarlyExit, options)
+    return speculate(model, prompts, options, cache, make, "assistant_early_exit",
+                     has_q=True)  # fmt: skip
+
+
+def jacobi(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """H7: the model's own guesses of the last reading are the next draft."""
+    from npgpt.decoding.lookahead import Jacobi
+
+    tokens = options.jacobi_num_tokens
+    return speculate(model, prompts, options, cache, lambda *_: Jacobi(tokens),
+                     "jacobi_num_tokens")  # fmt: skip

@@ -1,0 +1,150 @@
+"""Verification: which drafted tokens stand, and the token that follows them.
+
+One rule a function, for one position: given what the target and the drafter say there,
+accept the drafted token or replace it. `verify` walks a draft with any of them.
+Ordinary speculative sampling and matching keep the target's law exactly; typical
+acceptance and ensemble verification do not (they are lossy), and say so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.decoding.randomness import ACCEPT
+from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.selectors import greedy, inverse_cdf
+
+# (p, q, drafted token, context) -> the token that stands at this position
+Rule = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
+
+
+class Verdict(NamedTuple):
+    """The tokens that stand, and how many of them were drafted."""
+
+    tokens: list[int]
+    accepted: int
+
+
+def draw(p: np.ndarray, context: Context) -> int:
+    """A token from p (V,), by the uniform that ordinary sampling uses at this place."""
+    with np.errstate(divide="ignore"):
+        return inverse_cdf(np.log(p), context.uniform())
+
+
+def match(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+    """Sample and match: the token is drawn from p, the draft stands if it is the same.
+
+    Lossless whatever the drafter does. The draw is the one that plain sampling with the
+    same seed would make, so the text is the same too.
+    """
+    return draw(p, context)
+
+
+def speculative(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+    """Accept x, drawn from q, with probability min(1, p(x)/q(x)); else max(p - q, 0).
+
+    The token has the law p: q(x) min(1, p/q) + (1 - a) max(p - q, 0)/(1 - a) = p. A
+    draft without q was certain of itself: q is one-hot. Sources: Leviathan et al.,
+    "Fast Inference from Transformers via Speculative Decoding" (2022); Chen et al.,
+    "Accelerating Large Language Model Decoding with Speculative Sampling" (2023).
+    """
+    q_x = 1.0 if q is None else q[x]
+    if context.uniform(ACCEPT) * q_x < p[x]:
+        return x
+    return draw(residual(p, q, x), context)
+
+
+def residual(p: np.ndarray, q: np.ndarray | None, x: int = 0) -> np.ndarray:
+    """max(p - q, 0) / its sum; p where p and q are the same but for rounding.
+
+    >>> residual(np.array([0.5, 0.5]), np.array([0.8, 0.2])).tolist()
+    [0.0, 1.0]
+    """
+    if q is None:
+        q = np.zeros_like(p)
+        q[x] = 1.0
+    rest = np.maximum(p - q, 0)
+    total = rest.sum()
+    return rest / total if total > 0 else p
+
+
+def ensemble(weight: float) -> Rule:
+    """Lossy: the token has the law w p + (1 - w) q, not p.
+
+    Accept x with probability min(1, (1 - w) + w p(x)/q(x)). Source: the option
+    assistant_ensemble_weight of Transformers 5 (2604.07622).
+    """
+
+    def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+        q_x = 1.0 if q is None else q[x]
+        if context.uniform(ACCEPT) * q_x < (1 - weight) * q_x + weight * p[x]:
+            return x
+        return draw(residual(p, q, x), context)
+
+    return rule
+
+
+def typical(epsilon: float, delta: float) -> Rule:
+    """Lossy: accept x if p(x) >= min(epsilon, delta exp(-H(p))), else draw from p.
+
+    The more uncertain the target, the less probable a token may be. Source: Cai et al.,
+    "Medusa: Simple LLM Inference Acceleration Framework" (2024).
+    """
+
+    def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+        return x if p[x] >= typical_threshold(p, epsilon, delta) else draw(p, context)
+
+    return rule
+
+
+def typical_threshold(p: np.ndarray, epsilon: float, delta: float) -> float:
+    """min(epsilon, delta exp(-H)), H the entropy of p in nats.
+
+    >>> round(typical_threshold(np.array([0.5, 0.5]), 0.3, 0.4), 3)
+    0.2
+    """
+    some = p[p > 0]
+    return min(epsilon, delta * math.exp(float((some * np.log(some)).sum())))
+
+
+def verify(
+    rule: Rule,
+    z: Callable[[int, Sequence[int]], np.ndarray],
+    draft: Sequence[int],
+    q: Sequence[np.ndarray] | None,
+    context: Callable[[int], Context],
+    bonus: bool = True,
+) -> Verdict:
+    """The tokens that stand: drafted ones up to the first that was replaced, and it.
+
+    z(i, tokens) are the target's processed logits at position i after these tokens,
+    q[i] the drafter's probabilities there. If all stand and `bonus` is set, one more
+    token follows from the target's logits behind the draft, which were computed anyway.
+    """
+    tokens: list[int] = []
+    for i, x in enumerate(draft):
+        p = probabilities(z(i, tokens))
+        y = rule(p, None if q is None else q[i], x, context(i))
+        tokens.append(y)
+        if y != x:
+            return Verdict(tokens, i)
+    if bonus:
+        i = len(draft)
+        tokens.append(draw(probabilities(z(i, tokens)), context(i)))
+    return Verdict(tokens, len(draft))
+
+
+def verify_greedy(
+    z: Callable[[int, Sequence[int]], np.ndarray], draft: Sequence[int]
+) -> Verdict:
+    """The draft as long as it is the target's argmax, then the target's own token."""
+    tokens: list[int] = []
+    for i, x in enumerate([*draft, None]):
+        tokens.append(greedy(z(i, tokens)))
+        if tokens[-1] != x:
+            return Verdict(tokens, i)
+    raise AssertionError("no token equals None")

@@ -1,0 +1,212 @@
+"""Other ways to read than GPT2.next_logits: logits at many positions, layers, trees.
+
+Speculative decoding wants the logits after several tokens of one reading, contrastive
+search the hidden states, DoLa every layer's own prediction, token trees a mask. Each
+function takes the model (npgpt.model.GPT2 has them as methods), reads behind what the
+cache holds, and leaves choosing tokens to npgpt.decoding.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npgpt import gpt2
+from npgpt.cache import KVCache
+from npgpt.errors import DecodingError
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+PREFILL_CHUNK = 256  # tokens read at once: bounds the scores to (B, H, 256, S)
+
+Rows = Sequence[Sequence[int]]
+
+
+def all_logits(
+    model: Any,
+    ids: Rows,
+    cache: KVCache,
+    keep: Sequence[int] | None = None,
+    layers: int | None = None,
+) -> list[Float[np.ndarray, "_ V"]]:
+    """Read each row's new ids; the logits after its last keep[row] of them (after all).
+
+    One array (keep[row], V) a row; rows may differ in length. `layers` runs only the
+    first so many blocks, then ln_f and the output head (early exit).
+    """
+    if layers is None and all(len(new) == 1 for new in ids):
+        return list(model.next_logits(ids, cache)[:, None])
+    keep = [len(new) for new in ids] if keep is None else keep
+    hidden = _read(model, ids, cache, layers)
+    ends = [h[len(h) - n :] for h, n in zip(hidden, keep, strict=True)]
+    return _heads(model, ends)
+
+
+def next_hidden(
+    model: Any, ids: Rows, cache: KVCache
+) -> tuple[Float[np.ndarray, "B V"], list[Float[np.ndarray, "_ C"]]]:
+    """Logits after each row's last new id, and the hidden states of all its new ids.
+
+    Hidden states are the last layer's, after ln_f.
+    """
+    hidden = _read(model, ids, cache)
+    z = _heads(model, [h[-1:] for h in hidden])
+    return np.concatenate(z), [model.backend.to_numpy(h) for h in hidden]
+
+
+def layer_logits(
+    model: Any,
+    ids: Rows,
+    cache: KVCache,
+    layers: Sequence[int],
+    keep: Sequence[int] | None = None,
+    *,
+    norm: bool = False,
+) -> list[Float[np.ndarray, "_ n V"]]:
+    """What chosen layers alone would predict: their hidden state through the head.
+
+    layers counts as Hugging Face's hidden_states do: 0 is the embedding, n_layer the
+    last, after ln_f. Earlier states go to the head as they are, or with `norm` through
+    ln_f. One array (keep[row], len(layers), V) a row.
+    """
+    states = _read_states(model, ids, cache)
+    keep = [len(new) for new in ids] if keep is None else keep
+    xp, final = model.backend.xp, model.config.n_layer
+    rows = []
+    for row, n in enumerate(keep):
+        chosen = []
+        for layer in layers:
+            x = states[layer][row]
+            x = x[len(x) - n :]
+            if norm and layer < final:
+                ln, epsilon = model.params.ln_f, model.config.layer_norm_epsilon
+                x = model.backend.layer_norm(x, ln.weight, ln.bias, epsilon)
+            chosen.append(x)
+        rows.append(xp.stack(chosen, axis=1))  # (n, layers, C)
+    return [z.reshape(len(x), len(layers), -1) for z, x in
+            zip(_heads(model, [x.reshape(-1, x.shape[-1]) for x in rows]), rows,
+                strict=True)]  # fmt: skip
+
+
+def tree_logits(
+    model: Any, ids: Sequence[int], parents: Sequence[int], cache: KVCache
+) -> Float[np.ndarray, "B T V"]:
+    """Read one token tree behind every row; the logits after each of its nodes.
+
+    parents[i] < i is the node before node i, or -1 for the end of what the cache holds.
+    A node sees the text and its own ancestors alone, at the position of its depth. Keep
+    the branch that was accepted with `cache.gather`.
+    """
+    T, lengths = len(ids), cache.lengths
+    S = int(lengths.max()) + T
+    ancestors = tree_mask(parents)
+    depth = ancestors.sum(1) - 1
+    mask = np.zeros((cache.batch, T, S), bool)
+    for row, length in enumerate(lengths.tolist()):
+        mask[row, :, :length] = True
+        mask[row, :, length : length + T] = ancestors
+    hidden = gpt2.hidden_states(
+        model.params,
+        np.tile(np.asarray(ids, np.int64), (cache.batch, 1)),
+        cache,
+        backend=model.backend,
+        positions=lengths[:, None] + depth,
+        mask=model.backend.xp.asarray(mask),
+    )
+    z = gpt2.logits(model.params, hidden, backend=model.backend)
+    return model.backend.to_numpy(z)
+
+
+def tree_mask(parents: Sequence[int]) -> np.ndarray:
+    """Who is an ancestor of whom, itself included: (T, T), True where i may see j.
+
+    >>> tree_mask([-1, 0, 0]).astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    """
+    mask = np.eye(len(parents), dtype=bool)
+    for node, parent in enumerate(parents):
+        if not -1 <= parent < node:
+            raise DecodingError(f"tree node {node} cannot hang below node {parent}")
+        if parent >= 0:
+            mask[node] |= mask[parent]
+    return mask
+
+
+def _read(
+    model: Any, ids: Rows, cache: KVCache, layers: int | None = None
+) -> list[Any]:
+    """Hidden states of every new id: one (T, C) a row, on the backend."""
+    ids, alone = _fill_up(model, ids, cache)
+    if alone:
+        return _by_row(ids, cache, lambda new, one: _read(model, [new], one, layers)[0])
+    padded, ends, lengths = ids
+    chunks = [
+        gpt2.hidden_states(
+            model.params, padded[:, start : start + PREFILL_CHUNK], cache,
+            backend=model.backend, layers=layers,
+        )
+        for start in range(0, padded.shape[1], PREFILL_CHUNK)
+    ]  # fmt: skip
+    cache.crop(ends)
+    hidden = chunks[0] if len(chunks) == 1 else model.backend.xp.concat(chunks, axis=1)
+    return [hidden[row, :length] for row, length in enumerate(lengths)]
+
+
+def _read_states(model: Any, ids: Rows, cache: KVCache) -> list[list[Any]]:
+    """Hidden states of every layer: [layer][row] is (T, C)."""
+    ids, alone = _fill_up(model, ids, cache)
+    if alone:
+        rows = _by_row(ids, cache, lambda new, one: _read_states(model, [new], one))
+        return [[row[layer][0] for row in rows] for layer in range(len(rows[0]))]
+    padded, ends, lengths = ids
+    xp, chunks = model.backend.xp, []
+    for start in range(0, padded.shape[1], PREFILL_CHUNK):
+        chunk = padded[:, start : start + PREFILL_CHUNK]
+        chunks.append(
+            gpt2.hidden_states(
+                model.params, chunk, cache, backend=model.backend,
+                output_hidden_states=True,
+            )[1]
+        )  # fmt: skip
+    cache.crop(ends)
+    states = [xp.concat(parts, axis=1) for parts in zip(*chunks, strict=True)]
+    return [[x[row, :n] for row, n in enumerate(lengths)] for x in states]
+
+
+def _fill_up(model: Any, ids: Rows, cache: KVCache) -> tuple[Any, bool]:
+    """Rows made equally long on the right, or the rows and True where that cannot fit.
+
+    The causal mask hides the filling from every real token; it is cropped afterwards.
+    """
+    lengths = [len(new) for new in ids]
+    T = max(lengths)
+    if min(lengths) < T and int(cache.lengths.max()) + T > cache.n_positions:
+        return ids, True
+    padded = np.zeros((len(ids), T), np.int64)
+    for row, new in enumerate(ids):
+        padded[row, : len(new)] = new
+    padded = gpt2.check_ids(padded, model.config)
+    ends = [len(held) + n for held, n in zip(cache.ids, lengths, strict=True)]
+    return (padded, ends, lengths), False
+
+
+def _by_row(ids: Rows, cache: KVCache, read: Any) -> list[Any]:
+    results = []
+    for row, new in enumerate(ids):
+        one = cache.select([row])
+        results.append(read(new, one))
+        cache.put(row, one)
+    return results
+
+
+def _heads(model: Any, hidden: Sequence[Any]) -> list[np.ndarray]:
+    """Logits of each row's hidden states (T, C), in one product for all rows."""
+    together = model.backend.xp.concat(list(hidden), axis=0)[None]
+    z = model.backend.to_numpy(
+        gpt2.logits(model.params, together, backend=model.backend)
+    )
+    return np.split(z[0], np.cumsum([len(h) for h in hidden])[:-1])

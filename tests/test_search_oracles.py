@@ -1,0 +1,132 @@
+"""Searches and DoLa against what transformers found on tiny models."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import search_cases as cases
+from helpers import FIXTURES
+
+from npgpt import GPT2, GenerationConfig
+from npgpt.checkpoint import from_tensors
+from npgpt.decoding.beam import run_beams
+from npgpt.decoding.chain import build_chain
+from npgpt.decoding.diverse_beam import DiverseBeamSearch
+from npgpt.decoding.dola import Dola
+from npgpt.decoding.hypotheses import Ends
+
+KINDS = {
+    "beam": ("new", cases.beam_cases),
+    "diverse": ("old", cases.diverse_cases),
+    "contrastive": ("old", cases.contrastive_cases),
+    "dola": ("old", cases.dola_cases),
+    "constrained": ("old", cases.constrained_cases),
+}
+
+
+@cache
+def model(seed):
+    # float32 as transformers ran it; scores are compared at 1e-4
+    return GPT2(from_tensors(cases.CONFIG, cases.tensors(seed)))
+
+
+def reversed_divergence(lp, lq):
+    """Transformers 4's measure for DoLa: both terms reversed, a mean for the sum."""
+    m = (np.exp(lp) + np.exp(lq)) / 2
+    return float(
+        0.5 * np.mean(m * (np.log(m) - lp)) + 0.5 * np.mean(m * (np.log(m) - lq))
+    )
+
+
+def run(kind, seed, options):
+    """Sequences, best first, and their scores."""
+    own = model(seed)
+    options = dict(options, max_new_tokens=cases.NEW, eos_token_id=cases.eos(seed))
+    prompt = cases.prompt(seed)
+    if kind == "dola":
+        layers = options.pop("dola_layers")
+        own = Dola(own, layers, norm=False, divergence=reversed_divergence)
+    if kind == "diverse":
+        # Transformers 4 lets an ended group go on choosing the padding, id 0.
+        config = GenerationConfig.of(options)
+        ends = Ends(own, prompt, config)
+        search = DiverseBeamSearch(
+            prompt, build_chain(config), config, ends, config.num_beams,
+            config.num_beam_groups, config.diversity_penalty, count_ended=0,
+        )  # fmt: skip
+        run_beams(own, [prompt], [search], config)
+        texts = search.results()[: config.num_beams]
+        sequences = named_by_first_end([text.ids for text in texts], seed)
+        return sequences, [text.score for text in texts]
+    n = options.get("num_beams", 1)
+    found = own.generate(prompt, num_return_sequences=n, **options)
+    found = found if n > 1 else [found]
+    if kind == "constrained":
+        # Ours puts texts with all words first; transformers ranks by score alone.
+        found = sorted(found, key=lambda text: -text.score)
+    return named_by_first_end([text.ids for text in found], seed), [
+        text.score or 0.0 for text in found
+    ]
+
+
+def named_by_first_end(sequences, seed):
+    """Transformers 4 writes the first end id whichever ended the text; so here."""
+    ends = cases.eos(seed)
+    return [[*ids[:-1], ends[0] if ids[-1] in ends else ids[-1]] for ids in sequences]
+
+
+def check(kind, seeds, recorded):
+    rows = list(KINDS[kind][1](seeds))
+    assert len(rows) == len(recorded[f"{kind}/sequences"])
+    ties = 0
+    for i, (seed, options) in enumerate(rows):
+        sequences, scores = run(kind, seed, options)
+        expected = [
+            [int(id) for id in row if id >= 0]
+            for row in recorded[f"{kind}/sequences"][i][: len(sequences)]
+        ]
+        expected = named_by_first_end(expected, seed)
+        expected_scores = recorded[f"{kind}/scores"][i][: len(scores)]
+        # Two float32 paths: a score of 10 to 200 is known to about 1e-4 of it.
+        np.testing.assert_allclose(
+            scores, expected_scores, rtol=1e-4, atol=1e-4, err_msg=f"{seed} {options}"
+        )
+        if sequences != expected:
+            gaps = np.diff(np.sort(expected_scores))
+            assert len(gaps), (kind, seed, options, sequences, expected)
+            assert gaps.min() < 1e-4, (kind, seed, options, sequences, expected)
+            ties += 1
+    assert ties <= len(rows) // 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_search_matches_transformers(kind):
+    with np.load(FIXTURES / f"search_{KINDS[kind][0]}.npz") as recorded:
+        check(kind, range(6), dict(recorded))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("which", ["new", "old"])
+def test_search_matches_transformers_live(which, tmp_path):
+    env = dict(os.environ)
+    if which == "old":
+        folder = os.environ.get("NPGPT_TRANSFORMERS4")
+        if not folder:
+            pytest.skip("NPGPT_TRANSFORMERS4 does not name a folder with 4.51.3")
+        env["PYTHONPATH"] = folder
+    script = Path(__file__).parent.parent / "tools" / "record_search_fixtures.py"
+    file = tmp_path / "live.npz"
+    # at least 300 cases: 36 a model of plain beams; 6 to 6 a model of the others
+    seeds = (100, 109) if which == "new" else (100, 114)
+    subprocess.run(
+        [sys.executable, script, which, "--seeds", *map(str, seeds), "--output", file],
+        check=True, env=env,
+    )  # fmt: skip
+    with np.load(file) as recorded:
+        for kind, (source, _) in KINDS.items():
+            if source == which:
+                check(kind, range(*seeds), dict(recorded))

@@ -1,0 +1,241 @@
+"""Speculative decoding: the target's law, the greedy text, the drafters, the limits."""
+
+import numpy as np
+import pytest
+from helpers import TINY, tiny_params
+from toy import Toy, assert_follows, law, random_table
+
+from npgpt import GPT2, DecodingError
+from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.speculative import Pace
+from npgpt.decoding.verification import residual, typical, typical_threshold
+
+TARGET = Toy(random_table(1), early=random_table(2))
+DRAFTER = Toy(random_table(3))
+N = 500
+
+KINDS = {
+    "speculative sampling": {"assistant_model": DRAFTER, "num_assistant_tokens": 2},
+    "a drafter far off": {
+        "assistant_model": Toy(random_table(4, scale=3)),
+        "assistant_confidence_threshold": 0.0,
+    },
+    "dynamic length": {
+        "assistant_model": DRAFTER,
+        "num_assistant_tokens": 3,
+        "num_assistant_tokens_schedule": "heuristic",
+        "assistant_confidence_threshold": 0.5,
+    },
+    "sample and match": {"assistant_model": DRAFTER, "verification": "match"},
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "n-gram cache": {"ngram_cache_num_tokens": 3},
+    "early exit": {"assistant_early_exit": 1, "assistant_confidence_threshold": 0.2},
+    "jacobi": {"jacobi_num_tokens": 3},
+    "lookahead": {"lookahead_window": 2, "lookahead_ngram": 3},
+    "token tree": {"assistant_model": DRAFTER, "assistant_tree": (2, 2)},
+    "tree, matched": {
+        "assistant_model": DRAFTER,
+        "assistant_tree": (2, 1),
+        "verification": "match",
+    },
+}
+
+
+def texts(model, n, prompt=(0, 1, 0, 1), length=3, **options):
+    found = model.generate(
+        list(prompt), max_new_tokens=length, num_return_sequences=n, do_sample=True,
+        **options,
+    )  # fmt: skip
+    return [tuple(text.ids) for text in found]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_speculative_preserves_the_distribution(kind):
+    assert_follows(texts(TARGET, N, seed=7, **KINDS[kind]), law(TARGET, [1], 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_processors_see_the_history_up_to_each_position(kind):
+    rules = {"temperature": 0.8, "repetition_penalty": 1.5, "top_p": 0.95}
+    prompt, eos = (0, 1, 0, 1), {"eos_token_id": 2}
+    found = texts(TARGET, N, prompt, seed=8, **rules, **eos, **KINDS[kind])
+    assert_follows(found, law(TARGET, prompt, 3, do_sample=True, **rules, **eos))
+
+
+def test_acceptance_rate_is_the_common_mass():
+    """One drafted token stands with probability sum min(p, q)."""
+    p, q = probabilities(TARGET.table[1]), probabilities(DRAFTER.table[1])
+    options = {
+        "assistant_model": DRAFTER,
+        "num_assistant_tokens": 1,
+        "assistant_confidence_threshold": 0.0,
+    }
+    accepted, n = 0, 1000
+    for seed in range(n):
+        before = TARGET.readings
+        TARGET.generate([1], max_new_tokens=2, do_sample=True, seed=seed, **options)
+        accepted += TARGET.readings - before == 1  # both tokens out of one reading
+    rate = np.minimum(p, q).sum()
+    # five standard deviations of a binomial count
+    assert abs(accepted / n - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
+
+
+def test_ensemble_verification_draws_from_the_mixture():
+    w = 0.6
+    p, q = map(np.array, (TARGET.table, DRAFTER.table))
+    mixed = np.log([w * probabilities(a) + (1 - w) * probabilities(b)
+                    for a, b in zip(p, q, strict=True)])  # fmt: skip
+    found = texts(
+        TARGET, N, (1,), 2, seed=9, assistant_model=DRAFTER, num_assistant_tokens=1,
+        assistant_ensemble_weight=w, assistant_confidence_threshold=0.0,
+    )  # fmt: skip
+    # A draft of one needs a budget of two: the last token is the target's own.
+    expected = {
+        (a, b): np.exp(mixed[1][a]) * probabilities(p[a])[b]
+        for a in range(3)
+        for b in range(3)
+    }
+    assert_follows(found, expected)
+
+
+def test_typical_acceptance_is_its_formula():
+    p = np.array([0.7, 0.2, 0.1])
+    entropy = -(p * np.log(p)).sum()
+    assert typical_threshold(p, 0.9, 0.3) == pytest.approx(0.3 * np.exp(-entropy))
+    assert typical_threshold(p, 0.05, 0.3) == 0.05
+    rule = typical(0.15, 1.0)
+    assert rule(p, None, 1, Context(0, 0)) == 1  # 0.2 >= 0.15
+    drawn = [rule(p, None, 2, Context(0, step)) for step in range(2000)]
+    assert_follows(drawn, dict(enumerate(p)))  # 0.1 is not: a draw from p
+    some = texts(TARGET, 200, assistant_model=DRAFTER, typical_acceptance=0.3)
+    assert len(set(some)) > 5
+
+
+def test_residual_of_equal_laws_is_the_law():
+    p = np.array([0.3, 0.7])
+    assert residual(p, p).tolist() == p.tolist()
+    assert residual(p, None, 0).tolist() == [0.0, 1.0]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A tiny target and a drafter, in float64 so that two float paths hardly part."""
+    return [GPT2(tiny_params(TINY, seed), dtype="float64") for seed in (0, 5)]
+
+
+GREEDY = {
+    "assistant": {"assistant_model": None},
+    "no threshold": {"assistant_model": None, "assistant_confidence_threshold": 0.0},
+    "heuristic": {
+        "assistant_model": None,
+        "num_assistant_tokens": 3,
+        "num_assistant_tokens_schedule": "heuristic",
+    },
+    "lookup": {"prompt_lookup_num_tokens": 4},
+    "ngrams": {"ngram_cache_num_tokens": 4},
+    "exit": {"assistant_early_exit": 1},
+    "jacobi": {"jacobi_num_tokens": 4},
+    "lookahead": {"lookahead_window": 3, "lookahead_ngram": 3},
+    "tree": {"assistant_model": None, "assistant_tree": (3, 2)},
+}
+PROMPTS = [[5, 9, 5, 9, 5], [1], [3, 4, 5, 6, 7, 8, 3, 4]]
+
+
+@pytest.mark.parametrize("kind", GREEDY)
+def test_speculative_greedy_is_greedy(pair, kind):
+    target, drafter = pair
+    options = dict(GREEDY[kind])
+    if "assistant_model" in options:
+        options["assistant_model"] = drafter
+    for more in ({}, {"repetition_penalty": 1.3}, {"eos_token_id": [3, 4, 9]}):
+        plain = target.generate(PROMPTS, max_new_tokens=16, **more)
+        found = target.generate(PROMPTS, max_new_tokens=16, **more, **options)
+        for a, b, prompt in zip(plain, found, PROMPTS, strict=True):
+            # float64: a top-2 gap below 1e-9 would be needed for the paths to part
+            assert a.ids == b.ids, (kind, more)
+            assert a.finish_reason == b.finish_reason
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-9)
+            np.testing.assert_allclose(
+                a.processed_logprobs, b.processed_logprobs, atol=1e-9
+            )
+            alone = target.generate(prompt, max_new_tokens=16, **more, **options)
+            assert alone.ids == b.ids
+
+
+@pytest.mark.parametrize("kind", ["lookup", "ngrams", "jacobi", "lookahead"])
+def test_drafts_without_q_change_no_sample(pair, kind):
+    """Sample and match draws the numbers that plain sampling draws."""
+    target = pair[0]
+    sampling = {"do_sample": True, "seed": 4, "temperature": 2.0, "max_new_tokens": 14}
+    plain = target.generate(PROMPTS, num_return_sequences=2, **sampling)
+    found = target.generate(PROMPTS, num_return_sequences=2, **sampling, **GREEDY[kind])
+    assert [text.ids for text in plain] == [text.ids for text in found]
+
+
+@pytest.mark.parametrize("kind", GREEDY)
+def test_batch_equals_single_when_sampling(pair, kind):
+    options = dict(GREEDY[kind])
+    if "assistant_model" in options:
+        options["assistant_model"] = pair[1]
+    sampling = {"do_sample": True, "seed": 4, "temperature": 2.0, "max_new_tokens": 14}
+    together = pair[0].generate(PROMPTS, **sampling, **options)
+    alone = [pair[0].generate(prompt, **sampling, **options) for prompt in PROMPTS]
+    assert [text.ids for text in together] == [text.ids for text in alone]
+
+
+def test_a_good_draft_saves_readings():
+    target = Toy(random_table(1))
+    target.readings = 0
+    target.generate([0], max_new_tokens=40, prompt_lookup_num_tokens=10)
+    assert target.readings < 15  # a Markov chain's greedy text soon goes in circles
+
+
+def test_jacobi_needs_no_more_readings_than_tokens():
+    target = Toy(random_table(5, n=8))
+    target.generate([0], max_new_tokens=12, jacobi_num_tokens=4)
+    assert target.readings <= 12
+
+
+def test_the_whole_context_can_be_used(pair):
+    room = TINY.n_positions
+    for kind, options in GREEDY.items():
+        options = dict(options)
+        if "assistant_model" in options:
+            options["assistant_model"] = pair[1]
+        prompt = [5, 9, 5]
+        plain = pair[0].generate(prompt, max_new_tokens=room - 2)
+        found = pair[0].generate(prompt, max_new_tokens=room - 2, **options)
+        assert found.ids == plain.ids, kind
+        stopped = pair[0].generate(
+            prompt, max_new_tokens=99, overflow="stop", **options
+        )
+        assert stopped.ids == plain.ids, kind
+
+
+def test_pace_grows_and_shrinks():
+    pace = Pace(4, "heuristic")
+    assert pace.limits([9, 3]) == [4, 3]
+    pace.observe(0, 4, 4)
+    pace.observe(1, 3, 0)
+    assert pace.limits([9, 9]) == [6, 3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"assistant_model": Toy(random_table(1, n=5))},
+        {"assistant_model": DRAFTER, "prompt_lookup_num_tokens": 3},
+        {"assistant_model": DRAFTER, "num_beams": 2},
+        {"assistant_early_exit": 2},
+        {"num_assistant_tokens": 3},
+        {"prompt_lookup_num_tokens": 3, "overflow": "slide"},
+        {"prompt_lookup_num_tokens": 3, "do_sample": True, "mirostat": 2},
+        {"prompt_lookup_num_tokens": 3, "do_sample": True,
+         "assistant_ensemble_weight": 0.5},
+        {"assistant_model": DRAFTER, "typical_acceptance": 0.3},
+        {"assistant_model": "tales-mini"},
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(options):
+    with pytest.raises(DecodingError):
+        TARGET.generate([0], **options)
