@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from npgpt.backend import NUMPY
 from npgpt.kernels.attention import attention
 from npgpt.kernels.compiling import set_threads
 from npgpt.kernels.cross_entropy import cross_entropy
@@ -30,6 +29,8 @@ from npgpt.kernels.packed_file import load_prepared
 from npgpt.kernels.prepare import prepare
 from npgpt.kernels.softmax import softmax
 from npgpt.kernels.step import decode_step
+
+from npgpt.backend import NUMPY
 
 __all__ = [
     "BACKEND",

@@ -17,12 +17,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import get_num_threads, prange
-
-from npgpt import ops
 from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, widen
 from npgpt.kernels.vector import tile1, tile2, tile4, tile6
+from numba import get_num_threads, prange
+
+from npgpt import ops
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -60,16 +60,18 @@ def attention(
     """
     arrays = [np.asarray(x) for x in (q, k, v)]
     if any(x.ndim != 4 or 0 in x.shape for x in arrays):
-        return ops.attention(q, k, v, causal=causal, mask=mask, window=window,
-                             scale=scale)  # fmt: skip
+        return ops.attention(
+            q, k, v, causal=causal, mask=mask, window=window, scale=scale
+        )
     q, k, v = arrays
     (B, H, T, D), S = q.shape, k.shape[2]
     if k.shape != (B, H, S, D) or v.shape != k.shape or (causal and T > S):
         raise ValueError(f"attention: q {q.shape}, k {k.shape} and v {v.shape} differ")
     kinds = {q.dtype.name, k.dtype.name, v.dtype.name}
     if q.dtype != np.float32 or k.dtype != v.dtype or kinds - {"float32", "float16"}:
-        return ops.attention(q, k, v, causal=causal, mask=mask, window=window,
-                             scale=scale)  # fmt: skip
+        return ops.attention(
+            q, k, v, causal=causal, mask=mask, window=window, scale=scale
+        )
     if mask is None:
         mask = NO_MASK
     else:
@@ -90,7 +92,7 @@ def attention(
 
 @kernel(parallel=True)
 def _attention(q, k, v, mask, causal, window, scale, out, scratch):
-    B, H, T, D = q.shape
+    B, H, T = q.shape[:3]
     blocks, threads = (T + QUERIES - 1) // QUERIES, scratch.shape[0]
     for thread in prange(threads):
         for task in range(thread, B * H * blocks, threads):
@@ -101,8 +103,21 @@ def _attention(q, k, v, mask, causal, window, scale, out, scratch):
                 block = blocks - 1 - block
             first, last = block * QUERIES, min(T, (block + 1) * QUERIES)
             seen = mask[b % mask.shape[0]]
-            attend(q[b, h], k[b, h], v[b, h], seen, causal, window, scale,
-                   first, last, T, k.shape[2], out[b, h], scratch[thread])  # fmt: skip
+            attend(
+                q[b, h],
+                k[b, h],
+                v[b, h],
+                seen,
+                causal,
+                window,
+                scale,
+                first,
+                last,
+                T,
+                k.shape[2],
+                out[b, h],
+                scratch[thread],
+            )
 
 
 @kernel
@@ -111,9 +126,13 @@ def attend(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
     stay_apart()
     if last - first < 4:
         for t in range(first, last):
-            _attend_one(q[t], k, v, mask, causal, window, scale, t, T, S, out[t], scratch)
+            _attend_one(
+                q[t], k, v, mask, causal, window, scale, t, T, S, out[t], scratch
+            )
     else:
-        _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch)
+        _attend_block(
+            q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
+        )
 
 
 @kernel(inline="always")
@@ -186,7 +205,9 @@ def _tiles(rows, a, a_row, b, c, c_row, k, add, data):
 
 
 @kernel
-def _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
+def _attend_block(
+    q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
+):
     """Up to 64 queries against blocks of 64 keys: prompts."""
     stay_apart()
     D, rows = q.shape[1], last - first
@@ -216,8 +237,17 @@ def _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, 
                 keys[j // 16, d, j % 16] = widen(k[start + j, d])
                 values[d // 16, j, d % 16] = widen(v[start + j, d])
         for p in range(KEYS // 16):
-            _tiles(rows, query.ctypes.data, wide * 4, keys[p].ctypes.data,
-                   scores.ctypes.data + p * 64, np.int64(KEYS * 4), wide, np.int64(0), scratch)  # fmt: skip
+            _tiles(
+                rows,
+                query.ctypes.data,
+                wide * 4,
+                keys[p].ctypes.data,
+                scores.ctypes.data + p * 64,
+                np.int64(KEYS * 4),
+                wide,
+                np.int64(0),
+                scratch,
+            )
         for i in range(rows):
             least, most = _bounds(causal, window, first + i, T, S)
             begin, end = max(0, least - start), min(n, most - start)
@@ -242,8 +272,17 @@ def _attend_block(q, k, v, mask, causal, window, scale, first, last, T, S, out, 
                 for d in range(wide):
                     total[i, d] *= shrink
         for p in range(wide // 16):
-            _tiles(rows, scores.ctypes.data, np.int64(KEYS * 4), values[p].ctypes.data,
-                   total.ctypes.data + p * 64, wide * 4, np.int64(KEYS), np.int64(1), scratch)  # fmt: skip
+            _tiles(
+                rows,
+                scores.ctypes.data,
+                np.int64(KEYS * 4),
+                values[p].ctypes.data,
+                total.ctypes.data + p * 64,
+                wide * 4,
+                np.int64(KEYS),
+                np.int64(1),
+                scratch,
+            )
     for i in range(rows):
         for d in range(D):
             out[first + i, d] = total[i, d] / weight[i]

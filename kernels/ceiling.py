@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from numba import prange
-
 from npgpt.kernels.compiling import LOCK, kernel
+from numba import prange
 
 
 def read_seconds(a: np.ndarray) -> float:

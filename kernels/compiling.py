@@ -36,7 +36,7 @@ LOCK = threading.RLock()  # one parallel region at a time, whatever the layer
 
 
 def load_tbb() -> bool:
-    """Make pip's tbb findable: it lies in the environment's lib folder, not on a path."""
+    """Make pip's tbb findable: it lies in the environment's lib folder."""
     if not sys.platform.startswith("linux"):
         return False
     folders = {Path(sys.prefix), Path(numba.__file__).parents[4]}

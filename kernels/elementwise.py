@@ -1,4 +1,4 @@
-"""exp and its kin as polynomials, and half precision: what a vector unit can do at once.
+"""exp and its kin as polynomials, and half precision: what vector units do at once.
 
 math.exp is a call for one number. The functions here are a dozen multiplications and
 additions without branches, so LLVM runs 8 or 16 of them side by side. Numba has no
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
+from npgpt.kernels.compiling import kernel
 from numba import types
 from numba.extending import intrinsic
-
-from npgpt.kernels.compiling import kernel
 
 F32, HALF = ir.FloatType(), ir.HalfType()
 I32, I16 = ir.IntType(32), ir.IntType(16)
@@ -60,7 +59,7 @@ def gelu_one(x):
 
 @intrinsic
 def widen(typingctx, x):
-    """float32 of a cache's number: float32 as it is, uint16 as the bits of a float16."""
+    """float32 of a cache's number: float32, or uint16 with a float16's bits."""
 
     def codegen(context, b, signature, args):
         if signature.args[0] == types.float32:

@@ -19,13 +19,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import prange
-
-from npgpt import ops
 from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.packed import PANEL, Packed, padded, unpack
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import GROUP, tile1, tile2, tile3, tile4, tile6
+from numba import prange
+
+from npgpt import ops
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -85,7 +85,7 @@ def linear_loops(x: Any, weight: Packed) -> np.ndarray:
 
 
 def linear_panels(x: Any, weight: Packed) -> np.ndarray:
-    """Second rung, for float32: 16 columns at a time, on all cores, weights in order."""
+    """Second rung, for float32: 16 columns at a time, on all cores."""
     K = padded(weight.inputs, weight.dtype)
     panels = weight.data.reshape(-1, K, PANEL)
     c = np.zeros((len(x), len(panels) * PANEL), np.float32)
@@ -145,8 +145,23 @@ def _quantise_rows(a, q, scales, starts):
 
 
 @kernel
-def strip(isa, data, at, scales, scales_at, K, first, last, top, bottom,
-          a, q, q_scale, q_start, c):  # fmt: skip
+def strip(
+    isa,
+    data,
+    at,
+    scales,
+    scales_at,
+    K,
+    first,
+    last,
+    top,
+    bottom,
+    a,
+    q,
+    q_scale,
+    q_start,
+    c,
+):
     """c[top:bottom] of the panels first .. last - 1; data starts at number `at`."""
     stay_apart()
     item, is_int8 = data.itemsize, data.itemsize == 1
@@ -175,19 +190,29 @@ def strip(isa, data, at, scales, scales_at, K, first, last, top, bottom,
                 xt = start_base + r * g_row + k0 // GROUP * 4
                 y = c_base + r * c_row + p * PANEL * 4
                 if left >= 6 and most == 6:
-                    tile6(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile6(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 6
                 elif left >= 4:
-                    tile4(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile4(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 4
                 elif left == 3:
-                    tile3(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile3(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 3
                 elif left == 2:
-                    tile2(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile2(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 2
                 else:
-                    tile1(isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add)
+                    tile1(
+                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
+                    )
                     r += 1
 
 
@@ -199,5 +224,20 @@ def _product(isa, data, scales, K, a, q, q_scale, q_start, c):
     strips = (panels + size - 1) // size
     for task in prange(blocks * strips):
         block, first = task // strips, task % strips * size
-        strip(isa, data, np.int64(0), scales, np.int64(0), K, first, min(panels, first + size),
-              block * ROWS, min(M, (block + 1) * ROWS), a, q, q_scale, q_start, c)  # fmt: skip
+        strip(
+            isa,
+            data,
+            np.int64(0),
+            scales,
+            np.int64(0),
+            K,
+            first,
+            min(panels, first + size),
+            block * ROWS,
+            min(M, (block + 1) * ROWS),
+            a,
+            q,
+            q_scale,
+            q_start,
+            c,
+        )

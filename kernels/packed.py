@@ -25,10 +25,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numba import prange
-
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.vector import GROUP
+from numba import prange
 
 PANEL = 16  # columns of a panel
 STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}

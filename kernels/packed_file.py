@@ -1,4 +1,4 @@
-"""Packed checkpoints: the kernels' buffers as a safetensors file, mapped at the next start.
+"""Packed checkpoints: the kernels' buffers as a safetensors file, mapped at load.
 
 packed.safetensors holds every array of npgpt.kernels.prepare.Buffers as raw bytes (U8);
 its metadata names the dtype, the layout and the tier. The layout is the same on every
@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from npgpt.config import GPT2Config
-from npgpt.errors import CheckpointError
 from npgpt.kernels.packed import STORED, Packed, sizes
 from npgpt.kernels.prepare import (
     Buffers,
@@ -25,6 +22,9 @@ from npgpt.kernels.prepare import (
     vector_lengths,
 )
 from npgpt.kernels.tiers import current
+
+from npgpt.config import GPT2Config
+from npgpt.errors import CheckpointError
 
 FILE = "packed.safetensors"
 LAYOUT = "panels of 16, groups of 64, version 1"

@@ -16,9 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from npgpt.kernels.packed import STORED, Packed, pack, sizes
 
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
-from npgpt.kernels.packed import STORED, Packed, pack, sizes
 
 LARGE = 300_000_000  # parameters, from which packing shows its progress
 
@@ -90,14 +90,18 @@ def prepare(params: GPT2Params, dtype: str, xp: ModuleType) -> PackedParams:
             out = data[i, at : at + n], scales[i, scale_at : scale_at + s]
             pack(affine.weight, dtype, out=out)
             at, scale_at = at + n, scale_at + s
-        for into, vector in zip(_cut(vectors[i], lengths), _vectors(block), strict=True):
+        for into, vector in zip(
+            _cut(vectors[i], lengths), _vectors(block), strict=True
+        ):
             into[:] = vector
     table = pack(params.wte.weight, dtype, is_table=True)
     tied = params.lm_head.weight is params.wte.weight
     head = table if tied else pack(params.lm_head.weight, dtype, is_table=True)
     wpe = np.array(params.wpe.weight, np.float32)
     ln_f = np.array([params.ln_f.weight, params.ln_f.bias], np.float32)
-    return assemble(config, Buffers(dtype, data, scales, vectors, table, head, wpe, ln_f))
+    return assemble(
+        config, Buffers(dtype, data, scales, vectors, table, head, wpe, ln_f)
+    )
 
 
 def assemble(config: Any, buffers: Buffers) -> PackedParams:
@@ -175,4 +179,6 @@ def _progress(config: Any) -> Callable:
         return lambda blocks: blocks
     from tqdm import tqdm
 
-    return lambda blocks: tqdm(blocks, desc="packing weights", unit="block", leave=False)
+    return lambda blocks: tqdm(
+        blocks, desc="packing weights", unit="block", leave=False
+    )

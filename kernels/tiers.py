@@ -3,9 +3,10 @@
     portable   plain vector arithmetic, which LLVM fits to any processor
     avx2       int8 products by vpmaddubsw, 32 at a time
     avx512     int8 products by vpdpbusd (VNNI), 64 at a time
-    amx        bfloat16 products of prompts on the tile unit, 8,192 at a time
 
-Each includes those above it. A tier travels through the kernels as a tuple of that
+Each includes those above it. There is no tier for AMX tiles yet: prompts run in float32
+arithmetic whatever the weights are. float32 and bfloat16 products need no tier, LLVM
+uses the widest vectors that there are. A tier travels as a tuple of that
 length: Numba compiles a function anew for every type of its arguments, and the length
 of a tuple is part of its type, so each tier has its own machine code and its own place
 in the cache on disk, and no kernel asks at run time. NPGPT_CPU_TIER forces one.
@@ -13,19 +14,16 @@ in the cache on disk, and no kernel asks at run time. NPGPT_CPU_TIER forces one.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import sys
 
 from npgpt.errors import BackendError
 
-TIERS = ("portable", "avx2", "avx512", "amx")
+TIERS = ("portable", "avx2", "avx512")
 _NEEDS = {
     "portable": (),
     "avx2": ("avx2", "fma"),
     "avx512": ("avx512f", "avx512bw", "avx512vnni"),
-    "amx": ("amx-tile", "amx-bf16"),
 }
 
 
@@ -39,18 +37,8 @@ def available() -> tuple[str, ...]:
     for tier in TIERS:
         if not all(features.get(name) for name in _NEEDS[tier]):
             break
-        if tier == "amx" and not _tiles_granted():
-            break
         found.append(tier)
     return tuple(found)
-
-
-def _tiles_granted() -> bool:
-    """Ask Linux for the tile registers; without its leave the first use kills us."""
-    if not sys.platform.startswith("linux"):
-        return False
-    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
-    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def current() -> str:

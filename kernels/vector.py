@@ -91,9 +91,12 @@ def _loop(b, count, carried, body):
 
 def _float_step(b, rows, kind, a, a_row, b_at, i, accs):
     """One k (float32) or one pair of k (bfloat16) for all rows."""
-    at = lambda k, r: b.add(
-        b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, ir.Constant(I64, 4))
-    )
+
+    def at(k, r):
+        return b.add(
+            b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, ir.Constant(I64, 4))
+        )
+
     raw = _load(b, b.add(b_at, b.mul(i, ir.Constant(I64, 64))), I32x16)
     if kind == types.float32:
         parts = [(i, b.bitcast(raw, F32x16))]
@@ -141,9 +144,7 @@ def _dot4(b, tier, acc, w, a):
         # vpdpbusd wants one side unsigned: w + 128; the caller takes 128 sum(a) off.
         w = b.xor(w, _const(I8x64, -128))
         a = b.bitcast(_splat(b, a, 16), I8x64)
-        return _call(
-            b, "llvm.x86.avx512.vpdpbusd.512", I32x16, [acc, w, a]
-        )
+        return _call(b, "llvm.x86.avx512.vpdpbusd.512", I32x16, [acc, w, a])
     if tier >= AVX2:
         # vpmaddubsw wants one side unsigned and adds two products in 16 bits:
         # |a| (sign(a) w), at most 2 * 127 * 127, which fits.
@@ -169,7 +170,9 @@ def _dot4(b, tier, acc, w, a):
 
 def _int8_tile(b, rows, tier, args, accs):
     """The sum over k for int8: exact within a group, scaled and added as float32."""
-    n = lambda value: ir.Constant(I64, value)
+
+    def n(value):
+        return ir.Constant(I64, value)
 
     def group(g, sums):
         base_b = b.add(args["b"], b.mul(g, n(GROUP * 16)))
@@ -220,8 +223,7 @@ def _tile_function(module, name, rows, kind, tier):
     b = ir.IRBuilder(function.append_basic_block())
     args = dict(zip(_NAMES, function.args, strict=True))
     at = [
-        b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r)))
-        for r in range(rows)
+        b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r))) for r in range(rows)
     ]
     fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
     # Reading C where it is not wanted is harmless: the tile is ours.

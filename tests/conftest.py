@@ -6,6 +6,9 @@ from pathlib import Path
 import hypothesis
 from jaxtyping import install_import_hook
 
+# The suite's matrices are small: a second BLAS thread would only spin and wait.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
 SHAPED = (
     "npgpt.activations",

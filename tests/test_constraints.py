@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import REJECT, MarkovModel, follows
 
@@ -18,8 +18,8 @@ from npgpt.decoding.constraints import RegexMask
 from npgpt.decoding.rules import Context
 
 PATTERNS = [
-    "a+b", "(ab|ba)*", "a?b{2,3}", "[^a]b", "a(b|c)*c", "", "(?:a|ab)(?:c|bc)", "[a-c]{2}",
-    "a.c", r"\w+\s?", "(a|b|é){1,2}", "c*?a",
+    "a+b", "(ab|ba)*", "a?b{2,3}", "[^a]b", "a(b|c)*c", "", "(?:a|ab)(?:c|bc)",
+    "[a-c]{2}", "a.c", r"\w+\s?", "(a|b|é){1,2}", "c*?a",
 ]  # fmt: skip
 # a toy vocabulary: an end, letters, pieces, half characters
 TOKENS = [b"", b"a", b"b", b"c", b"ab", b"bc", b"aab", b" ", b"\xc3", b"\xa9", b"\xa9a"]
@@ -47,7 +47,7 @@ def test_regex_mask_is_brute_force(pattern):
             for id, token in enumerate(TOKENS[1:], start=1):
                 reach = any(match.startswith(text + token) for match in found)
                 # a match longer than the enumeration may begin with a long text
-                assert allowed[id] == reach or len((text + token)) >= 4, (ids, token)
+                assert allowed[id] == reach or len(text + token) >= 4, (ids, token)
             assert allowed[0] == (text in found)
 
 
@@ -58,8 +58,10 @@ def test_automaton_is_fullmatch(text, pattern):
     assert automaton.accepts(states) == bool(re.fullmatch(pattern, text))
 
 
-@given(st.lists(st.tuples(st.integers(0, 0x10FFFF), st.integers(0, 0x10FFFF)), max_size=3),
-       st.integers(0, 0x10FFFF))  # fmt: skip
+code_points = st.integers(0, 0x10FFFF)
+
+
+@given(st.lists(st.tuples(code_points, code_points), max_size=3), code_points)
 def test_byte_ranges_are_the_code_points(ranges, code):
     if 0xD800 <= code <= 0xDFFF:
         return
@@ -129,7 +131,7 @@ SCHEMA = {
 
 def test_every_output_is_json_of_its_schema(tales):
     pytest.importorskip("llguidance")
-    for seed in range(6):
+    for seed in range(3):
         g = tales.generate(
             "The king:", json_schema=SCHEMA, do_sample=True, seed=seed,
             max_new_tokens=80,
@@ -159,7 +161,7 @@ def balanced(text):
 def test_every_output_is_a_sentence_of_its_grammar(tales):
     pytest.importorskip("llguidance")
     ended = 0
-    for generation in generations(tales, 10, grammar=NESTED, temperature=2.0):
+    for generation in generations(tales, 6, grammar=NESTED, temperature=2.0):
         if generation.finish_reason == "eos":
             ended += 1
             assert balanced(generation.text)
@@ -194,16 +196,13 @@ def test_grammar_equals_regex_on_a_regular_language(tales):
         (dict(json_schema={"type": "nothing"}), "nothing"),
         (dict(json_schema="{"), "json_schema must be"),
         (dict(regex="("), "regex"),
-        (dict(choice=[]), None),
+        (dict(choice=[]), "choice must be a list"),
         (dict(choice="abc"), "choice must be a list"),
     ],
 )
 def test_bad_constraints_are_refused_before_any_step(tales, options, sentence):
     if any(name in options for name in ("grammar", "json_schema")):
         pytest.importorskip("llguidance")
-    if sentence is None:
-        assert tales.generate("A", max_new_tokens=1, **options)  # an empty list is off
-        return
     with pytest.raises(DecodingError, match=sentence):
         tales.stream("A", **options)
 
@@ -235,6 +234,7 @@ def test_choice_writes_one_of_its_texts(tales):
         assert generation.finish_reason == "eos"
 
 
+@settings(deadline=None, max_examples=25)  # each example runs the model
 @given(st.data())
 def test_healed_text_begins_with_the_prompt(tales, data):
     text = data.draw(st.sampled_from(
@@ -258,21 +258,21 @@ def test_healing_takes_back_whole_characters(tales):
 
 def test_banned_phrases_never_occur_and_streaming_holds_them_back(tales):
     banned = ["little", "The", "was a", "old man"]
-    options = dict(do_sample=True, banned_strings=banned, max_new_tokens=40)
-    free = dict(do_sample=True, max_new_tokens=40)
+    options = dict(do_sample=True, banned_strings=banned, max_new_tokens=30)
+    free = dict(do_sample=True, max_new_tokens=30)
     changed = 0
-    for seed in range(8):
+    for seed in range(4):
         text = ""
         for step in tales.stream("Once upon a time", seed=seed, **options):
             text += step.text
             assert not any(phrase.lower() in text.lower() for phrase in banned)
         changed += text != tales.generate("Once upon a time", seed=seed, **free).text
-    assert changed >= 6  # these phrases are common: the ban was put to the test
+    assert changed >= 3  # these phrases are common: the ban was put to the test
 
 
 def test_phrase_ban_without_an_occurrence_changes_nothing(tales):
-    for seed in range(3):
-        options = dict(do_sample=True, seed=seed, max_new_tokens=20, top_logprobs=2)
+    for seed in range(2):
+        options = dict(do_sample=True, seed=seed, max_new_tokens=12, top_logprobs=2)
         free = tales.generate("Once upon a time", **options)
         assert (
             tales.generate("Once upon a time", banned_strings=["zzz"], **options)
@@ -337,7 +337,7 @@ def constrained_law(model, pattern, length):
 
 @pytest.mark.parametrize(
     ("how", "runs"),
-    [("rejection", 500), ("asap", 150), ("smc", 300)],
+    [("rejection", 400), ("asap", 120), ("smc", 200)],
 )
 def test_exact_constrained_sampling_has_the_conditional_law(how, runs):
     z = np.log([[0.1, 0.6, 0.3], [0.7, 0.1, 0.2], [1 / 3] * 3])
@@ -345,7 +345,7 @@ def test_exact_constrained_sampling_has_the_conditional_law(how, runs):
     model.tokenizer = Letters()
     options = GenerationConfig(
         do_sample=True, regex="a(a|b)|b+", max_new_tokens=4, exact_constraint=how,
-        exact_rounds=200 if how == "rejection" else 20, smc_particles=32,
+        exact_rounds=200 if how == "rejection" else 20, smc_particles=24,
     )  # fmt: skip
     law = constrained_law(model, "a(a|b)|b+", 4)
     draws = []
@@ -356,7 +356,7 @@ def test_exact_constrained_sampling_has_the_conditional_law(how, runs):
     # masking alone has another law, and this test would see it
     masked = options.but(exact_constraint=None, exact_rounds=None, smc_particles=None)
     draws = []
-    for seed in range(600):
+    for seed in range(400):
         steps = decode(model, [[0]], masked.but(seed=seed))
         draws.append(tuple(step.token_id for step in steps))
     assert follows(draws, law) < REJECT

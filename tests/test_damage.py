@@ -246,7 +246,7 @@ def test_a_wild_use_of_the_cache_is_refused_or_right(lengths, rows, keep):
 WORDS = """
     tales-mini nowhere - Once --json --model --top-p --greedy 1 0 -1 0.5 nan --seed
     --max-new-tokens 2 --stop --backend numpy cupy --dtype float64 --layer --head
-    --out --help --ops --stride --window --limit é \x00
+    --out --help --ops --stride --window --limit é
 """
 words = st.sampled_from([*WORDS.split(), ""])
 

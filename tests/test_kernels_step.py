@@ -14,12 +14,13 @@ from helpers import CASES, TINY, relative_error, tiny_params, token_ids
 
 pytest.importorskip("numba")
 
-from npgpt import GPT2, BackendError, CheckpointError, gpt2
-from npgpt.backend import get_backend
-from npgpt.cli import main
 from npgpt.kernels import compiling, step
 from npgpt.kernels.prepare import PackedParams
 from npgpt.kernels.tiers import available
+
+from npgpt import GPT2, BackendError, CheckpointError, gpt2
+from npgpt.backend import get_backend
+from npgpt.cli import main
 
 # float32: sums in another order, unit-scale weights. bfloat16: 2^-9 a weight, halved by
 # averaging, through two blocks. int8: 1/254 of the largest of 16 numbers, twice.
@@ -66,7 +67,9 @@ def test_what_the_step_cannot_do_goes_function_by_function():
 
 
 def test_long_prompts_are_read_in_chunks(monkeypatch):
-    whole = numba_model().next_logits([list(range(20)), [3]], numba_model().new_cache(2))
+    whole = numba_model().next_logits(
+        [list(range(20)), [3]], numba_model().new_cache(2)
+    )
     monkeypatch.setattr(step, "CHUNK", 7)
     model = numba_model()
     parts = model.next_logits([list(range(20)), [3]], model.new_cache(2))
@@ -91,9 +94,7 @@ def test_weights_are_packed_once():
     model = numba_model()
     params = model.params
     assert isinstance(params, PackedParams)
-    assert np.shares_memory(
-        params.buffers.data, params.h[1].mlp.c_proj.weight.data
-    )
+    assert np.shares_memory(params.buffers.data, params.h[1].mlp.c_proj.weight.data)
     assert params.lm_head.weight is params.wte.weight
     again = GPT2(params, backend="numba")
     assert again.params is params
@@ -186,7 +187,9 @@ def test_convert_to_a_plain_dtype_reads_everywhere(tmp_path):
     assert json.loads(result.stdout)["dtype"] == "float16"
     theirs = GPT2.from_pretrained(tmp_path).logits([1, 2, 3])
     assert (theirs == GPT2.from_pretrained("tales-mini").logits([1, 2, 3])).all()
-    wrong = CliRunner().invoke(main, ["convert", "tales", str(tmp_path), "--dtype", "int8"])
+    wrong = CliRunner().invoke(
+        main, ["convert", "tales", str(tmp_path), "--dtype", "int8"]
+    )
     assert wrong.exit_code == 2
 
 

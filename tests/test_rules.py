@@ -1,4 +1,4 @@
-"""Every rule against its oracle: transformers' classes, llama.cpp's vectors, algebra."""
+"""Every rule against its oracle: transformers, llama.cpp's vectors, algebra."""
 
 import math
 
@@ -151,7 +151,8 @@ FLAT5 = np.log(np.full(5, 0.2))
         (lambda z: penalties.presence(
             penalties.frequency(z, [0, 1, 2, 0, 0], 5.0), [0, 1, 2], 5.0),
          FLAT5, [0, 0.000023, 0.000023, 0.499977, 0.499977]),
-        (entropy.p_less, logs(0.1, 0.15, 0.2, 0.25, 0.3), [0, 0, 0, 0.454545, 0.545455]),
+        (entropy.p_less, logs(0.1, 0.15, 0.2, 0.25, 0.3),
+         [0, 0, 0, 0.454545, 0.545455]),
         (entropy.p_less, FLAT5, [0.2] * 5),
         # transformers 5.23, and Aphrodite for top-a
         (lambda z: truncation.top_k(z, 1), np.array([1.0, 3, 3, 2, 0]),
@@ -265,11 +266,9 @@ def test_hamming_and_degeneration_are_their_formulas():
 
 
 def test_dynamic_temperature_reaches_its_ends():
-    flat = np.zeros(7)
-    np.testing.assert_allclose(
-        reshaping.dynamic_temperature(flat + [1e-9, *[0] * 6], 0.5, 2.0, 1.0),
-        (flat + [1e-9, *[0] * 6]) / 1.5,
-    )
+    flat = np.array([1e-9, 0, 0, 0, 0, 0, 0])
+    warm = reshaping.dynamic_temperature(flat, 0.5, 2.0, 1.0)
+    np.testing.assert_allclose(warm, flat / 1.5)
     z = np.array([0.0, -30.0, -31.0, -np.inf])  # entropy about 0: T_lo
     y = reshaping.dynamic_temperature(z, 0.5, 1.0, 1.0)
     assert y[0] - y[1] == pytest.approx(60, rel=1e-9)
@@ -343,9 +342,9 @@ def test_mirostat_holds_the_surprise(version):
     for _ in range(3000):
         z = rng.standard_normal(200) * 2
         if version == 1:
-            id, new = feedback.mirostat(z, rng.random(), mu, tau, 0.1, 100)
+            _, new = feedback.mirostat(z, rng.random(), mu, tau, 0.1, 100)
         else:
-            id, new = feedback.mirostat_v2(z, rng.random(), mu, tau, 0.1)
+            _, new = feedback.mirostat_v2(z, rng.random(), mu, tau, 0.1)
         surprises.append((mu - new) / 0.1 + tau)
         mu = new
     # sum of (S - tau) telescopes to (mu_0 - mu_n) / eta: a few bits over 3,000 tokens

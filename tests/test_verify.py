@@ -37,7 +37,8 @@ def test_bundled_models_agree_with_what_was_recorded(name, backend):
 def test_float64_is_checked_at_its_own_tolerance():
     checks = list(verify.verify(tiny_params(), dtype="float64"))
     assert first_divergence(checks) is None
-    assert max(check.tolerance for check in checks) < 1e-12
+    own = [check for check in checks if not check.check.startswith(("numba", "cupy"))]
+    assert max(check.tolerance for check in own) < 1e-12
 
 
 WRONG = {  # a mistake that learners make, the first tensor that shows it

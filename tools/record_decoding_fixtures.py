@@ -87,7 +87,9 @@ def cases(n, seed):
     holes = z.copy()
     holes[:, 0], holes[:, 1], holes[:, 2] = np.nan, np.inf, -np.inf
     invalid = processors()["remove_invalid"]
-    out["remove_invalid"] = np.stack([run(invalid, h, i) for h, i in zip(holes, ids)])
+    out["remove_invalid"] = np.stack(
+        [run(invalid, h, i) for h, i in zip(holes, ids, strict=True)]
+    )
     return {"z": z, "ids": ids, "holes": holes, **out}
 
 

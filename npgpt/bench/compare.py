@@ -183,12 +183,27 @@ def goals(result: dict[str, Any]) -> list[tuple[str, float | None, float, bool]]
     found = [
         ("float32 decode / read ceiling", roof.get(f32), 0.90, True),
         ("float32 decode / llama.cpp F32", ratio(f32, "llama.cpp:F32"), 1.25, True),
-        ("float32 decode / transformers", ratio(f32, "transformers:float32"), 1.5, True),
+        (
+            "float32 decode / transformers",
+            ratio(f32, "transformers:float32"),
+            1.5,
+            True,
+        ),
         ("bfloat16 decode / read ceiling", roof.get(bf16), 0.80, True),
         ("bfloat16 decode / llama.cpp F16", ratio(bf16, "llama.cpp:F16"), 1.5, True),
         ("int8 decode / llama.cpp Q8_0", ratio(int8, "llama.cpp:Q8_0"), 2.5, True),
-        ("step at context 1,000 / at 16", near / far if near and far else None, 1.25, False),
-        ("batch 8 / batch 1, tokens/s", eight / near if eight and near else None, 4.0, True),
+        (
+            "step at context 1,000 / at 16",
+            near / far if near and far else None,
+            1.25,
+            False,
+        ),
+        (
+            "batch 8 / batch 1, tokens/s",
+            eight / near if eight and near else None,
+            4.0,
+            True,
+        ),
     ]
     for T in PROMPTS:
         theirs = ratio("transformers:float32", f32, "prefill", T)

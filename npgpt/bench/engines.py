@@ -201,7 +201,7 @@ def write_gguf(folder: str, path: Path, kind: str) -> None:
     words = [f"<{i}>" for i in range(config.vocab_size)]
     writer.add_token_list(words)
     writer.add_token_types([gguf.TokenType.NORMAL] * len(words))
-    writer.add_token_merges([])
+    writer.add_token_merges(["<0> <1>"])  # an empty list is refused
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     quantised = getattr(gguf.GGMLQuantizationType, kind)

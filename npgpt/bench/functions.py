@@ -56,7 +56,7 @@ def median_and_spread(times: list[float]) -> tuple[float, float]:
     """The median, and half the distance of the quartiles relative to it.
 
     >>> median_and_spread([1.0, 2.0, 3.0])
-    (2.0, 0.5)
+    (2.0, 0.25)
     """
     middle = statistics.median(times)
     if len(times) < 3:
@@ -76,50 +76,99 @@ def ceilings(bytes_: int = 500_000_000) -> dict[str, float]:
     return {"read": a.nbytes / read, "sgemm": 2 * 1536**3 / product}
 
 
-def _cases(config: GPT2Config) -> Iterator[tuple[str, str, Callable, Callable, float, float]]:
+def _cases(
+    config: GPT2Config,
+) -> Iterator[tuple[str, str, Callable, Callable, float, float]]:
     """Name, shape, reference, twin, bytes moved, FLOPs."""
     from npgpt import kernels
     from npgpt.kernels.packed import pack
 
     C, H, V, S = config.n_embd, config.n_head, config.vocab_size, config.n_positions
     D, inner, rng = config.head_dim, config.inner_dim, np.random.default_rng(0)
-    normal = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
     one, zero = normal(C), normal(C)
     for T in (1, S):
         x, wide = normal(1, T, C), normal(1, T, inner)
-        yield ("layer_norm", f"1 {T} {C}", lambda x=x: ops.layer_norm(x, one, zero),
-               lambda x=x: kernels.layer_norm(x, one, zero), 2 * x.nbytes, 0)  # fmt: skip
-        yield ("gelu", f"1 {T} {inner}", lambda x=wide: ops.gelu(x),
-               lambda x=wide: kernels.gelu(x), 2 * wide.nbytes, 0)  # fmt: skip
+        yield (
+            "layer_norm",
+            f"1 {T} {C}",
+            lambda x=x: ops.layer_norm(x, one, zero),
+            lambda x=x: kernels.layer_norm(x, one, zero),
+            2 * x.nbytes,
+            0,
+        )
+        yield (
+            "gelu",
+            f"1 {T} {inner}",
+            lambda x=wide: ops.gelu(x),
+            lambda x=wide: kernels.gelu(x),
+            2 * wide.nbytes,
+            0,
+        )
         bias = normal(inner)
-        yield ("bias_gelu", f"1 {T} {inner}", lambda x=wide, b=bias: ops.gelu(x + b),
-               lambda x=wide, b=bias: kernels.bias_gelu(x, b), 2 * wide.nbytes, 0)  # fmt: skip
+        yield (
+            "bias_gelu",
+            f"1 {T} {inner}",
+            lambda x=wide, b=bias: ops.gelu(x + b),
+            lambda x=wide, b=bias: kernels.bias_gelu(x, b),
+            2 * wide.nbytes,
+            0,
+        )
         scores = normal(1, H, T, S)
-        yield ("softmax", f"1 {H} {T} {S}", lambda x=scores: ops.softmax(x),
-               lambda x=scores: kernels.softmax(x), 2 * scores.nbytes, 0)  # fmt: skip
+        yield (
+            "softmax",
+            f"1 {H} {T} {S}",
+            lambda x=scores: ops.softmax(x),
+            lambda x=scores: kernels.softmax(x),
+            2 * scores.nbytes,
+            0,
+        )
         del scores
         q, k, v = normal(1, H, T, D), normal(1, H, S, D), normal(1, H, S, D)
         seen = S if T == 1 else S / 2
-        yield ("attention", f"1 {H} {T} {S} {D}",
-               lambda q=q, k=k, v=v: ops.attention(q, k, v),
-               lambda q=q, k=k, v=v: kernels.attention(q, k, v),
-               2 * k.nbytes + 2 * q.nbytes, 4 * H * T * seen * D)  # fmt: skip
+        yield (
+            "attention",
+            f"1 {H} {T} {S} {D}",
+            lambda q=q, k=k, v=v: ops.attention(q, k, v),
+            lambda q=q, k=k, v=v: kernels.attention(q, k, v),
+            2 * k.nbytes + 2 * q.nbytes,
+            4 * H * T * seen * D,
+        )
     for T in (1, 8, 128, S):
         for n, m in ((C, 3 * C), (C, inner), (inner, C)):
             x, w, b = normal(1, T, n), normal(n, m), normal(m)
             packed = pack(w, "float32")
-            yield ("linear", f"{T} x {n} x {m}",
-                   lambda x=x, w=w, b=b: ops.linear(x, w, b),
-                   lambda x=x, w=packed, b=b: kernels.linear(x, w, b),
-                   w.nbytes + 4 * T * (n + m), 2 * T * n * m)  # fmt: skip
+            yield (
+                "linear",
+                f"{T} x {n} x {m}",
+                lambda x=x, w=w, b=b: ops.linear(x, w, b),
+                lambda x=x, w=packed, b=b: kernels.linear(x, w, b),
+                w.nbytes + 4 * T * (n + m),
+                2 * T * n * m,
+            )
     table = normal(V, C)
     packed, x = pack(table, "float32", is_table=True), normal(1, 1, C)
-    yield ("linear", f"1 x {C} x {V}", lambda: ops.linear(x, table.T),
-           lambda: kernels.linear(x, packed.T), table.nbytes, 2 * C * V)  # fmt: skip
+    yield (
+        "linear",
+        f"1 x {C} x {V}",
+        lambda: ops.linear(x, table.T),
+        lambda: kernels.linear(x, packed.T),
+        table.nbytes,
+        2 * C * V,
+    )
     del table, packed
     z, targets = normal(128, V), rng.integers(0, V, 128)
-    yield ("cross_entropy", f"128 {V}", lambda: np.float32(ops.cross_entropy(z, targets)),
-           lambda: np.float32(kernels.cross_entropy(z, targets)), z.nbytes, 0)  # fmt: skip
+    yield (
+        "cross_entropy",
+        f"128 {V}",
+        lambda: np.float32(ops.cross_entropy(z, targets)),
+        lambda: np.float32(kernels.cross_entropy(z, targets)),
+        z.nbytes,
+        0,
+    )
 
 
 def measure(config: GPT2Config, seconds: float = 0.5) -> Iterator[FunctionTiming]:
@@ -133,11 +182,23 @@ def measure(config: GPT2Config, seconds: float = 0.5) -> Iterator[FunctionTiming
         compiling = compile_seconds() - before
         top = float(np.abs(expected).max()) or 1.0
         error = float(np.abs(found - expected).max()) / top
-        (slow, slow_spread), (fast, fast_spread) = interleaved([reference, twin], seconds)
+        (slow, slow_spread), (fast, fast_spread) = interleaved(
+            [reference, twin], seconds
+        )
         share = max(moved / fast / limits["read"], flops / fast / limits["sgemm"])
         note = "" if fast < slow else "NumPy is as fast here: one BLAS or ufunc call"
         yield FunctionTiming(
-            name, shape, slow, fast, slow_spread, fast_spread, error,
-            moved / fast / 1e9, flops / fast / 1e9, share, compiling,
-            compiling / (slow - fast) if fast < slow else None, note,
-        )  # fmt: skip
+            name,
+            shape,
+            slow,
+            fast,
+            slow_spread,
+            fast_spread,
+            error,
+            moved / fast / 1e9,
+            flops / fast / 1e9,
+            share,
+            compiling,
+            compiling / (slow - fast) if fast < slow else None,
+            note,
+        )

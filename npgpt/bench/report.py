@@ -51,8 +51,8 @@ def model_lines(result: dict[str, Any]) -> Iterator[str]:
         bytes_, rate = result["step_bytes"][name], result["cached_read_rate"][name]
         share = bytes_ / rate / seconds
         yield (
-            f"{name:<24}greedy generation {1 / seconds:,.0f} tok/s, {share:.0%} of what "
-            f"its {bytes_ / 1e6:,.0f} MB cost at {rate / 1e9:.0f} GB/s"
+            f"{name:<24}greedy generation {1 / seconds:,.0f} tok/s, {share:.0%} of "
+            f"what its {bytes_ / 1e6:,.0f} MB cost at {rate / 1e9:.0f} GB/s"
         )
     for name, size in result["peak_memory"].items():
         yield f"{name:<24}peak memory {size / 1e6:,.0f} MB"
@@ -84,7 +84,9 @@ def figure(result: dict[str, Any], title: str, path: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    decode = [m for m in result["measured"] if m["task"] == "decode" and m["batch"] == 1]
+    decode = [
+        m for m in result["measured"] if m["task"] == "decode" and m["batch"] == 1
+    ]
     nearest = min((m["tokens"] for m in decode), default=0)
     decode = [m for m in decode if m["tokens"] == nearest]
     prompts = [m for m in result["measured"] if m["task"] == "prefill"]

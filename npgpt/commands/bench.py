@@ -19,7 +19,7 @@ from npgpt.config import PUBLISHED, GPT2Config
 @click.option("--model", "-m", "name", default="tales", show_default=True,
               help="A bundled model, or a folder.")  # fmt: skip
 @click.option("--random", "size", type=click.Choice(list(PUBLISHED)),
-              help="Random weights of a published size, instead of a model.")  # fmt: skip
+              help="Random weights of a published size.")  # fmt: skip
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
 @click.option("--engine", "engines", multiple=True,
               help="Only these, e.g. numba:int8 or llama.cpp:Q8_0.")  # fmt: skip
@@ -58,7 +58,10 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
 
     threads = physical_cores() if threads is None else threads
     chosen = engines or (*compare.OWN, *(compare.PEERS if peers else ()))
-    say = lambda line: click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+    def say(line):
+        return click.echo(f"\r\033[K{line}", nl=False, err=True)
+
     result: dict[str, Any] = {"machine": _machine(threads)}
     lines: list[str] = [f"# {result['machine']}"]
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ PACKED = ("float32", "bfloat16", "int8")
 @click.argument("model")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--dtype", default="bfloat16", show_default=True,
-              type=click.Choice([*PLAIN, "int8"]), help="Of the numbers stored.")  # fmt: skip
+              type=click.Choice([*PLAIN, "int8"]), help="Stored numbers.")  # fmt: skip
 @click.option("--packed", is_flag=True, help="In the order in which the Numba kernels "
               "read them: the next start is a memory map.")  # fmt: skip
 @json_option

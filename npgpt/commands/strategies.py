@@ -138,8 +138,8 @@ def worked_example(strategy: Strategy) -> str:
     ids = [0, 2, 0]
     # logits as a model might give them: log-probabilities plus a constant
     z = np.log(p) + 2.0
-    generated = strategy.code in ("E11",)
-    c = Context(prompt_length=len(ids) if generated else 3, step=0)
+    # penalty decoding looks at new tokens only
+    c = Context(prompt_length=0 if strategy.code == "D9" else len(ids), step=0)
     y = run_chain(build_chain(options, (1,), vocab_size=5), ids, z, c)
     q = probabilities(y) if sampling else np.where(y > -np.inf, y, 0)
     shown = ", ".join(f"{name}={value!r}" for name, value in setting.items())

@@ -25,7 +25,10 @@ def command(dtypes: tuple[str, ...], as_json: bool) -> None:
             f"there are no kernels to compile without numba ({error}); install it with "
             "pip install 'npgpt[numba]'"
         ) from None
-    say = lambda line: click.echo(line, err=True)
+
+    def say(line):
+        return click.echo(line, err=True)
+
     seconds, where = warm_up(dtypes or ("float32", "bfloat16", "int8"), say)
     if as_json:
         echo_json({"compile_seconds": seconds, "cache": where})

@@ -15,10 +15,10 @@ import numpy as np
 
 from npgpt.decoding.rules import (
     check,
-    entropy,
     keep,
     log_probabilities,
     probabilities,
+    remaining,
 )
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -39,10 +39,17 @@ def typical(z: Float[np.ndarray, " V"], mass: float) -> Float[np.ndarray, " V"]:
     """
     if mass >= 1:
         return z
-    log_p, left = log_probabilities(z), z > -np.inf
-    d = np.abs(log_p + log_p.dtype.type(entropy(z)))
-    p = np.exp(log_p[left]).astype(np.float64)
-    return keep(z, left & (d <= _reaching(d[left], p, mass)))
+    check(z)
+    log_p = log_probabilities(remaining(z))
+    p = np.exp(log_p)
+    H = log_p.dtype.type(-(p * log_p).sum(dtype=np.float64))
+    d = np.abs(log_p + H)
+    most = _reaching(d, p.astype(np.float64), mass)
+    if len(d) == len(z):
+        return keep(z, d <= most)
+    mask = z > -np.inf
+    mask[mask] = d <= most
+    return keep(z, mask)
 
 
 def _reaching(key: np.ndarray, weight: np.ndarray, mass: float) -> np.floating:
@@ -52,7 +59,7 @@ def _reaching(key: np.ndarray, weight: np.ndarray, mass: float) -> np.floating:
     weights would cost five times as much.
     """
     while len(key) > 2000 and (low := key.min()) < (high := key.max()):
-        bins = ((key - low) * (255 / (high - low))).astype(np.int64)
+        bins = ((key - low) * (255 / (high - low))).astype(np.int32)
         below = np.cumsum(np.bincount(bins, weight, 256))
         bin = min(int(np.searchsorted(below, mass)), 255)
         mass -= below[bin - 1] if bin else 0.0
@@ -76,14 +83,19 @@ def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V
     >>> np.isfinite(tail_free(np.log(np.array([0.6, 0.2, 0.15, 0.05])), 0.9)).tolist()
     [True, True, False, False]
     """
-    order = -np.sort(-z[z > -np.inf])
+    check(z)
+    order = np.sort(remaining(z))[::-1]
     if share >= 1 or len(order) < 3:
         return z
     bend = np.abs(np.diff(np.exp(order - order[0]), 2))
-    cumulative = np.cumsum(bend, dtype=np.float64)
-    if cumulative[-1] <= 0:
+    total = bend.sum(dtype=np.float64)
+    if total <= 0:
         return z
-    kept = 1 + int((cumulative <= share * cumulative[-1]).sum())
+    for n in (1000, len(bend)):  # the head mostly is enough
+        cumulative = np.cumsum(bend[:n].astype(np.float64))
+        kept = 1 + int(np.searchsorted(cumulative, share * total, side="right"))
+        if kept <= n:
+            break
     return keep(z, z >= order[min(kept, len(order) - 1) - 1])
 
 

@@ -120,7 +120,7 @@ def dola(
 
     >>> z = np.log(np.array([0.6, 0.3, 0.1]))
     >>> layers = np.log(np.array([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3]]))
-    >>> np.exp(dola(z, layers, alpha=0.5)).round(4).tolist()
+    >>> np.exp(dola(z, layers, alpha=0.4)).round(4).tolist()
     [6.0, 0.5, 0.0]
     """
     lp, early = log_softmax(z), log_softmax(z_layers)

@@ -66,6 +66,16 @@ def keep(
     return np.where(mask, z, z.dtype.type(-np.inf))
 
 
+def remaining(z: Float[np.ndarray, " V"]) -> np.ndarray:
+    """The logits of the tokens that have not been removed.
+
+    >>> remaining(np.array([1.0, -np.inf])).tolist()
+    [1.0]
+    """
+    mask = z > -np.inf
+    return z if mask.all() else z[mask]
+
+
 def probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
     """softmax in float64, where a removed token has probability 0; checks z first.
 
@@ -97,7 +107,8 @@ def entropy(z: Float[np.ndarray, " V"]) -> float:
     e = np.exp(d)
     total = float(e.sum(dtype=np.float64))
     # H = log total - sum e d / total, where e d is 0 for d = -inf
-    weighted = float((e * np.maximum(d, -1e4)).sum(dtype=np.float64))
+    np.maximum(d, -1e4, out=d)
+    weighted = float((e * d).sum(dtype=np.float64))
     return max(0.0, math.log(total) - weighted / total)
 
 

@@ -91,7 +91,7 @@ def conditioned(g: np.ndarray, maximum: float) -> np.ndarray:
     """Gumbel variables g (V,) moved so that their largest is `maximum`.
 
     >>> conditioned(np.array([1.0, 0.0, -np.inf]), 5.0).round(4).tolist()
-    [5.0, 4.4587, -inf]
+    [5.0, 0.4481, -inf]
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         # At the largest g the logarithm is of 0: u = -inf, which gives `maximum`.

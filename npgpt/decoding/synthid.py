@@ -61,7 +61,7 @@ def synthid(
     for key in keys:
         rounds = hash_tokens(ngrams, np.full((len(z), 1), key))
         g = table[rounds % len(table)]
-        p = p * (1 + g - np.dot(g, p))
+        p = p * np.maximum(1 + g - np.dot(g, p), 0)  # the sum may round past 1
     with np.errstate(divide="ignore"):
         return np.log(p).astype(z.dtype)
 

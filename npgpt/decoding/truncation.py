@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import check, entropy, keep, log_probabilities
+from npgpt.decoding.rules import (
+    check,
+    entropy,
+    keep,
+    log_probabilities,
+    remaining,
+)
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
@@ -56,11 +62,12 @@ def _crossing(z: np.ndarray, p: float) -> np.floating:
     Looks at the largest 1,000 logits first, which mostly are enough.
     """
     top = check(z)
+    z = remaining(z)
     total = np.exp(z - top).sum(dtype=np.float64)
     for n in (1000, len(z)):
         n = min(n, len(z))
         order = np.sort(np.partition(z, -n)[-n:] if n < len(z) else z)[::-1]
-        mass = np.cumsum(np.exp(order - top), dtype=np.float64)
+        mass = np.cumsum(np.exp(order - top).astype(np.float64))
         last = int(np.searchsorted(mass, p * total))  # the first with mass >= p total
         if last < n:
             break
@@ -162,7 +169,7 @@ def top_n_sigma(z: Float[np.ndarray, " V"], n: float) -> Float[np.ndarray, " V"]
     """
     if n <= 0:
         return z
-    top, std = check(z), z[z > -np.inf].std(dtype=np.float64)
+    top, std = check(z), remaining(z).std(dtype=np.float64)
     return keep(z, z >= top - z.dtype.type(n * std))
 
 

@@ -84,8 +84,8 @@ def test_watermark_scores_equal_transformers():
 def test_whole_chain_equals_transformers_list(seed):
     """Hugging Face's order: the same rules, built by its generate."""
     torch = pytest.importorskip("torch")
-    from transformers import GPT2Config, GPT2LMHeadModel
     from transformers import GenerationConfig as Theirs
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     from npgpt import GenerationConfig
     from npgpt.decoding import Context

@@ -49,7 +49,7 @@ STRATEGIES = (
     ),
     Strategy(
         "E5", "allowed tokens", "Nothing but these tokens.", "bias.allow",
-        (Parameter("allowed_token_ids", "ids", (), "Ids."),),
+        (Parameter("allowed_token_ids", "ids", None, "Ids."),),
         "vLLM", element="allowed_tokens", formula="z_v = -inf for all others",
     ),
     Strategy(

@@ -1,0 +1,204 @@
+"""Strategies in the loop and on the command line."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import npgpt as npgpt_package
+from npgpt import GenerationConfig
+from npgpt.bench_decoding import CASES, measure
+from npgpt.cli import main
+from npgpt.commands.strategies import SETTINGS, worked_example
+from npgpt.decoding.catalogue import STRATEGIES, find
+from npgpt.decoding.inspect import look
+
+PROMPTS = ["Once upon a time", "The king", "She said that the old woman was"]
+
+
+def npgpt(*arguments):
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(mirostat=1),
+        dict(mirostat=2, mirostat_tau=3.0),
+        dict(adaptive_target=0.3),
+        dict(selector="gumbel_max", xtc_probability=0.5, xtc_threshold=0.05),
+        dict(selector="without_replacement", num_return_sequences=2),
+        dict(watermark="synthid", dry_multiplier=0.8, repetition_penalty=1.2),
+        dict(watermark="gumbel"),
+        dict(regex=r" [a-z ]{5,20}\.", top_k=40),
+        dict(token_healing=True, typical_p=0.9),
+        dict(banned_strings=["the"], mirostat=2),
+    ],
+    ids=str,
+)
+def test_a_row_equals_its_unbatched_run(tales, options):
+    """State is the row's own: a batch of texts of different length changes nothing."""
+    options = {"do_sample": True, "seed": 5, "max_new_tokens": 10, **options}
+    together = tales.generate(PROMPTS, **options)
+    n = options.get("num_return_sequences", 1)
+    for i, prompt in enumerate(PROMPTS):
+        alone = tales.generate([prompt], **options)
+        for one, other in zip(together[i * n : (i + 1) * n], alone, strict=True):
+            assert one.ids == other.ids
+            assert one.text == other.text
+
+
+def test_arithmetic_rows_equal_their_unbatched_run():
+    """In float64: a code is divided by p at each token, and rounding grows by as much."""
+    tales = npgpt_package.GPT2.from_pretrained("tales", dtype="float64")
+    options = dict(
+        do_sample=True, seed=5, max_new_tokens=3, selector="arithmetic",
+        num_return_sequences=2,
+    )  # fmt: skip
+    together = tales.generate(PROMPTS, **options)
+    for i, prompt in enumerate(PROMPTS):
+        alone = tales.generate([prompt], **options)
+        assert [g.ids for g in together[2 * i : 2 * i + 2]] == [g.ids for g in alone]
+
+
+def test_selector_states_are_values(tales):
+    """Two runs of one config do not share a state; a config can be used again."""
+    options = dict(do_sample=True, mirostat=2, seed=1, max_new_tokens=8)
+    assert tales.generate("The", **options) == tales.generate("The", **options)
+
+
+def test_config_survives_pickle_and_change():
+    import pickle
+
+    config = GenerationConfig(do_sample=True, top_p=0.9, logit_bias={3: -1.0})
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert config.but(top_p=None) == GenerationConfig(
+        do_sample=True, logit_bias={3: -1.0}
+    )
+    with pytest.raises(AttributeError, match="does not change"):
+        config.top_p = 0.5
+
+
+def test_look_sees_what_generate_does(tales):
+    for seed in range(5):
+        options = GenerationConfig(do_sample=True, seed=seed, top_k=50, top_p=0.9)
+        choice = look(tales, tales.encode("Once upon a"), options)
+        g = tales.generate("Once upon a", max_new_tokens=1, **options.given)
+        assert [choice.token_id] == g.ids
+        low, high = choice.interval
+        assert low <= choice.u < high
+        names = [stage.name for stage in choice.stages]
+        assert names == ["the model", "top_k(50)", "top_p(0.9)"]
+        assert choice.stages[1].left == 50
+        assert not choice.stages[1].rescaled
+        for before, after in zip(choice.stages, choice.stages[1:], strict=False):
+            assert after.cut == pytest.approx(float(before.p[after.p == 0].sum()))
+    warm = look(tales, [1], GenerationConfig(do_sample=True, temperature=2.0))
+    assert warm.stages[1].rescaled
+    assert warm.stages[1].cut == 0
+
+
+def test_sample_shows_the_stages_and_writes_a_figure(tmp_path):
+    figure = tmp_path / "figure.png"
+    result = npgpt(
+        "sample", "Once upon a", "--show", "--top-k", "50", "--top-p", "0.9",
+        "--figure", str(figure),
+    )  # fmt: skip
+    assert result.exit_code == 0
+    for part in ("the model", "top_k(50)", "top_p(0.9)", "cut", "drew u = ", "' time'"):
+        assert part in result.output
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sample_as_json():
+    result = npgpt("sample", "Once upon a", "--min-p", "0.1", "--json", "--seed", "3")
+    fields = json.loads(result.stdout)
+    assert [stage["name"] for stage in fields["stages"]] == ["the model", "min_p(0.1)"]
+    low, high = fields["interval"]
+    assert low <= fields["u"] < high
+
+
+def test_strategies_lists_every_one():
+    output = npgpt("strategies").output
+    for strategy in STRATEGIES:
+        assert f"{strategy.code:<4} {strategy.name}: {strategy.line}" in output
+    listed = json.loads(npgpt("strategies", "--json").stdout)
+    assert sum(map(len, listed.values())) == len(STRATEGIES)
+
+
+@pytest.mark.parametrize(
+    "name", ["min-p", "top_k", "D8", "mirostat", "regex", "SynthID"]
+)
+def test_strategies_explains_one(name):
+    output = npgpt("strategies", name).output
+    strategy = find(name)
+    for part in (strategy.name, strategy.formula, strategy.paper, "npgpt/decoding/"):
+        assert part in output
+    assert npgpt("strategies", "no such thing").exit_code == 1
+
+
+@pytest.mark.parametrize("code", SETTINGS)
+def test_worked_examples_show_a_change(code):
+    strategy = next(s for s in STRATEGIES if s.code == code and s.kind == "rule")
+    text = worked_example(strategy)
+    assert "queen" in text
+    rows = [line.split() for line in text.splitlines()[3:]]
+    assert len(rows) == 5
+    if code != "B6":  # log-softmax changes no probability
+        assert any(before != after for _, before, after, *_ in rows)
+
+
+def test_every_parameter_is_an_option_of_generate():
+    text = npgpt("generate", "--help").output
+    for strategy in STRATEGIES:
+        for parameter in strategy.parameters:
+            if parameter.kind != "function" and parameter.name != "do_sample":
+                assert "--" + parameter.name.replace("_", "-") in text, parameter.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "figures"),
+    [
+        (["--min-p", "0.05", "--dry-multiplier", "0.8", "--chain",
+          "dry;min_p;temperature"],
+         "dry(0.8) min_p(0.05) temperature(0.8) inverse_cdf"),
+        (["--mirostat", "2"], "temperature(0.8) mirostat_v2(5.0, 0.1)"),
+        (["--chain", "llama.cpp", "--top-k", "40"],
+         "top_k(40) top_p(0.95) temperature(0.8)"),
+        (["--greedy", "--bad-words-ids", "[[5, 7]]", "--no-repeat-ngram-size", "3"],
+         "no_repeat_ngram(3) bad_words(((5, 7),)) greedy"),
+        (["--banned-strings", "little"], "temperature(0.8) top_p(0.95)"),
+    ],
+)  # fmt: skip
+def test_generate_prints_its_chain(arguments, figures):
+    result = npgpt(
+        "generate", "Once", "--max-new-tokens", "3", "--seed", "1", *arguments
+    )
+    assert result.exit_code == 0
+    assert figures in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--min-p", "much"], "min_p must be a number"),
+        (["--min-p", "3"], "min_p must be in [0, 1]"),
+        (["--bad-words-ids", "[[1"], "bad_words_ids must be lists of token ids"),
+        (["--dry-base", "2"], "dry_base changes nothing without dry_multiplier"),
+        (["--chain", "top_k;nonsense"], "no rule of a chain is called 'nonsense'"),
+    ],
+)
+def test_generate_refuses_in_one_sentence(arguments, sentence):
+    result = npgpt("generate", "Once", *arguments)
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_every_case_of_the_benchmark_runs():
+    timings = list(measure(runs=1))
+    assert [timing.name for timing in timings] == list(CASES)
+    assert all(np.isfinite(timing.milliseconds) for timing in timings)
