@@ -52,7 +52,7 @@ def test_a_row_equals_its_unbatched_run(tales, options):
 
 
 def test_arithmetic_rows_equal_their_unbatched_run():
-    """In float64: a code is divided by p at each token, and rounding grows by as much."""
+    """In float64: a code is divided by p at each token, and its rounding too."""
     tales = npgpt_package.GPT2.from_pretrained("tales", dtype="float64")
     options = dict(
         do_sample=True, seed=5, max_new_tokens=3, selector="arithmetic",

@@ -88,7 +88,14 @@ def _option(parameter: Parameter, section: str) -> Callable:
 def _metavar(parameter: Parameter) -> str:
     if parameter.kind == "choice":
         return "|".join(map(str, parameter.choices))
-    names = {"model": "MODEL", "models": "MODEL,...", "number": "X", "whole": "N", "text": "TEXT", "texts": "JSON|TEXT"}
+    names = {
+        "model": "MODEL",
+        "models": "MODEL,...",
+        "number": "X",
+        "whole": "N",
+        "text": "TEXT",
+        "texts": "JSON|TEXT",
+    }
     return names.get(parameter.kind, "JSON")
 
 

@@ -28,7 +28,7 @@ from npgpt.config import PUBLISHED, GPT2Config
 @click.option("--end-to-end/--no-end-to-end", default=True, show_default=True,
               help="Whole models: prompts and decoding.")  # fmt: skip
 @click.option("--decoding", is_flag=True,
-              help="Only the decoding strategies: beams, prompt lookup, an assistant.")  # fmt: skip
+              help="Only decoding: beams, prompt lookup, an assistant.")  # fmt: skip
 @click.option("--assistant-model", help="The smaller model, for --decoding.")
 @click.option("--backend", default="numpy", show_default=True,
               help="What computes, for --decoding.")  # fmt: skip
