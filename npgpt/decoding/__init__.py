@@ -10,6 +10,11 @@ selectors, feedback, selection       how one token is taken
 row          one text in the making, and what is reported of each token
 sampling     the loop
 phrase_ban, exact                    loops that go back, or over several texts
+beam and its kin, contrastive_search searches over texts
+guidance, guided, dola, steering     several distributions a step
+speculative, drafters, verification, lookahead, tree   fewer readings, the same law
+choosing, power                      choosing among whole texts
+generation   results of generate, for a model and for a guided one
 decode       which loop runs
 stopping     when a row ends
 chain        which rules run, in which order

@@ -290,7 +290,7 @@ def prompt_lookup(
 def ngram_cache(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """H5: counts of n-grams of the text so far (and of earlier calls) draft."""
+    """H5: counts of n-grams of the text so far draft."""
     from npgpt.decoding.drafters import NgramCache
 
     o = options
