@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; a special token's name in the text becomes that token."""
-        return self.backend.encode(_text(text), add_special_tokens=False).ids
+        text = _text(text)
+        with _library_errors("the text cannot be encoded"):
+            return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several texts, one list each."""
         texts = [_text(text) for text in texts]
-        encoded = self.backend.encode_batch(texts, add_special_tokens=False)
+        with _library_errors("the texts cannot be encoded"):
+            encoded = self.backend.encode_batch(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
@@ -68,7 +72,8 @@ class Tokenizer:
         An id without a token (a model's vocabulary may be padded) stands for no text.
         """
         ids = [_checked(id) for id in ids]
-        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        with _library_errors("the ids cannot be decoded"):
+            return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def token(self, id: int) -> str:
         """One token as it stands in the vocabulary ("Ġthe" for " the")."""
@@ -171,13 +176,23 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_alphabet()
 
 
+@contextmanager
+def _library_errors(what: str) -> Iterator[None]:
+    """One TokenizerError for whatever the library raises."""
+    try:
+        yield
+    except BaseException as error:
+        # It raises bare Exception; a panic of its Rust code not even that.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise TokenizerError(f"{what} ({error})") from None
+        raise
+
+
 def _load_json(path: Path) -> Any:
     import tokenizers
 
-    try:
+    with _library_errors(f"{path}: not a tokenizer file"):
         backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(f"{path}: not a tokenizer file ({error})") from None
     backend.no_padding()
     backend.no_truncation()
     return _with_sound_ids(backend, path)
@@ -187,14 +202,10 @@ def _load_pair(vocabulary: Path, merges: Path) -> Any:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
-    try:
+    what = f"{vocabulary} and {merges.name}: not a BPE vocabulary and its merges"
+    with _library_errors(what):
         vocab, pairs = models.BPE.read_file(str(vocabulary), str(merges))
         backend = tokenizers.Tokenizer(models.BPE(vocab, pairs))
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(
-            f"{vocabulary} and {merges.name}: not a BPE vocabulary and its merges "
-            f"({error})"
-        ) from None
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     if END_OF_TEXT in vocab:

@@ -150,6 +150,14 @@ def test_damaged_files_are_one_sentence(tmp_path, damage):
         Tokenizer.from_folder(tmp_path)
 
 
+def test_a_file_that_makes_the_library_panic_is_one_sentence(tmp_path):
+    data = json.loads((resolve("tales") / "tokenizer.json").read_text())
+    data["model"]["continuing_subword_prefix"] = "longer than tokens"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(TokenizerError, match=r"not a tokenizer file"):
+        Tokenizer.from_folder(tmp_path)
+
+
 @pytest.mark.parametrize("id", [2**31, 2**32 - 1])
 def test_an_id_that_would_fill_memory_is_refused(tmp_path, id):
     path = resolve("tales") / "tokenizer.json"
