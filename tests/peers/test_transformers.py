@@ -43,7 +43,7 @@ def rms(x, reference):
 
 
 # Error against float64, in units of transformers' own. The reference is held to 1.25;
-# the kernels add up a column in few running sums, where BLAS adds up blocks: 2.4 to 3.4.
+# the kernels add up a column in few running sums, BLAS in blocks: 2.4 to 3.4.
 WORSE = {"numpy": 1.25, "numba": 4.0, "cupy": 4.0}
 
 
