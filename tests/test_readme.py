@@ -27,6 +27,8 @@ def test_python_examples_run():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_shell_examples_run(line, tmp_path):
+    if "--backend numba" in line:
+        pytest.importorskip("numba", reason="numba is an extra")
     program = Path(sys.executable).parent / "npgpt"
     done = subprocess.run(
         [program, *shlex.split(line)[1:]], capture_output=True, text=True, cwd=tmp_path,
