@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,8 @@ def bundled() -> dict[str, Path]:
     >>> "tales" in bundled()
     True
     """
+    from importlib import resources
+
     try:
         root = Path(str(resources.files("npgpt.weights")))
     except ModuleNotFoundError:  # a clone that was not installed with -e
