@@ -98,8 +98,8 @@ def bleu(candidate: Tokens, references: Sequence[Tokens], max_n: int = 4) -> flo
     and r those of the reference nearest in length. Sources: Papineni et al., "BLEU"
     (2002); Chen and Cherry (2014). It equals nltk's sentence_bleu.
 
-    >>> round(bleu("the old cat".split(), ["the old dog".split()], max_n=2), 4)  # 2/3, 1/2
-    0.5774
+    >>> round(bleu("abc", ["abd"], max_n=2) ** 2, 4)  # 2/3 of a b c, 1/2 of ab bc
+    0.3333
     """
     return float(_bleus([candidate, *references], max_n, rows=1)[0, 0])
 

@@ -9,8 +9,7 @@ name; `sweep` stands for all combinations of the values listed under it:
       do_sample: true
 
 Or it is a mapping: `common` holds arguments of every setting, `settings` that list.
-Unlike PyYAML by itself, `on` and `no` are texts, 3e-4 is a number (as in YAML 1.2) and a
-key that stands twice is an error. Every setting is checked here; nothing is generated.
+Every setting is checked here; nothing is generated.
 """
 
 from __future__ import annotations
@@ -54,11 +53,12 @@ SAMPLING = {"name": "sampling", "do_sample": True}
 PRESETS: dict[str, list[dict[str, Any]]] = {
     # the exercise of many a teaching notebook: turn each knob, look at the texts
     "notebook": [
-        GREEDY, *_each("temperature", (0.1, 0.5)), SAMPLING, *_each("temperature", (2,)),
-        *_each("top_k", (5, 50)), *_each("top_p", (0.5, 0.9)),
+        GREEDY, *_each("temperature", (0.1, 0.5, 1, 2)), *_each("top_k", (5, 50)),
+        *_each("top_p", (0.5, 0.9)),
     ],
-    "temperature": [GREEDY, *_each("temperature", (0.1, 0.3, 0.5, 0.7, 0.9)), SAMPLING,
-                    *_each("temperature", (1.5, 2))],
+    "temperature": [
+        GREEDY, *_each("temperature", (0.1, 0.3, 0.5, 0.7, 0.9, 1, 1.5, 2)),
+    ],
     "top_k": [GREEDY, *_each("top_k", (2, 5, 10, 20, 50, 200)), SAMPLING],
     "top_p": [GREEDY, *_each("top_p", (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)), SAMPLING],
     "truncation": [
@@ -69,7 +69,8 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
         *_each("top_h", (0.4,)), *_each("p_less", ("on",)),
     ],
     "search": [
-        GREEDY, {"num_beams": 4}, {"num_beams": 4, "do_sample": True},
+        GREEDY, {"num_beams": 4},
+        {"name": "num_beams=4 drawn", "num_beams": 4, "do_sample": True},
         {"num_beams": 4, "no_repeat_ngram_size": 3},
         {"penalty_alpha": 0.6, "top_k": 4}, _sampled(best_of=4), SAMPLING,
     ],
@@ -141,10 +142,11 @@ def _expanded(item: Any, common: Mapping, where: str) -> Iterable[Setting]:
         raise GridError(f"{where}: sweep needs a list of values for each option")
     for values in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, values, strict=True))
-        parts = [name] if name else []
-        if sweep or not name:
-            parts += [_words(chosen | own)] if not name else [_words(chosen)]
-        yield Setting(" ".join(parts), {**common, **chosen, **own})
+        if name is None:
+            full = _words({**common, **chosen, **own})
+        else:
+            full = f"{name} {_words(chosen)}" if chosen else name
+        yield Setting(full, {**common, **chosen, **own})
 
 
 def _words(options: Mapping[str, Any]) -> str:
