@@ -50,7 +50,7 @@ COLUMN = 36  # characters of a sample text's column
               "the same command goes on.")  # fmt: skip
 @click.option("--by", default="diversity", show_default=True,
               type=click.Choice([d.replace("_", "-") for d in DIVERSITIES]),
-              help="Diversity on the frontier; diversity is 1 - self-BLEU.")  # fmt: skip
+              help="Diversity of the frontier; diversity: 1 - self-BLEU.")  # fmt: skip
 @click.option("--samples", default=0, type=click.IntRange(0), metavar="N",
               help="Show N texts of each setting, side by side.")  # fmt: skip
 @click.option("--csv", "table", type=click.Path(path_type=Path, dir_okay=False),
@@ -106,28 +106,30 @@ def command(prompts: tuple[str, ...], grid: str, name: str, judge: str | None,
 def _run(plan: Plan, out: Path | None, jobs: int) -> list[Text]:
     from tqdm import tqdm
 
-    with tqdm(unit="text", desc="comparing", leave=False, disable=None) as bar:
-        have = 0
+    bar, have = None, 0
 
-        def progress(there: int, total: int) -> None:
-            nonlocal have
-            bar.total = total
-            if bar.last_print_n == 0 and not have and there:
-                bar.initial = there  # not written now, so not part of the rate
-            have = there
-            bar.update(there - bar.n)
+    def progress(there: int, total: int) -> None:
+        nonlocal bar, have
+        have = there
+        if bar is None:  # texts of an earlier run are no part of the speed
+            bar = tqdm(total=total, initial=there, unit="text", desc="comparing",
+                       leave=False, disable=None)  # fmt: skip
+        else:
+            bar.update()
 
-        try:
-            return compare(plan, out, jobs, progress)
-        except KeyboardInterrupt:
+    try:
+        return compare(plan, out, jobs, progress)
+    except KeyboardInterrupt:
+        if out is not None:
+            click.echo(
+                f"\nnpgpt: stopped with {have} texts in {out}; the same command goes on "
+                "from there",
+                err=True,
+            )
+        raise
+    finally:
+        if bar is not None:
             bar.close()
-            if out is not None:
-                click.echo(
-                    f"npgpt: stopped with {have} texts in {out}; the same command goes "
-                    "on from there",
-                    err=True,
-                )
-            raise
 
 
 def _shown(x: Interval | None, style: str = ".2f") -> str:
@@ -187,10 +189,8 @@ def _print_samples(plan: Plan, texts: list[Text], samples: int) -> None:
             console.print(table)
 
 
-def _rows(
-    measures: list[Measures], frontier: Frontier
-) -> list[tuple[Measures, dict[str, Interval | None]]]:
-    return [(m, {name: getattr(m, name) for name in MEASURES}) for m in measures]
+def _figures(m: Measures) -> dict[str, Interval | None]:
+    return {name: getattr(m, name) for name in MEASURES}
 
 
 def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None:
@@ -200,10 +200,10 @@ def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None
             ends = ("", "_low", "_high")
             names = [name + end for name in MEASURES for end in ends]
             writer.writerow(["setting", "frontier", *names])
-            for m, figures in _rows(measures, frontier):
+            for m in measures:
                 cells = [
                     "" if math.isnan(x) else repr(x)
-                    for one in figures.values()
+                    for one in _figures(m).values()
                     for x in (one or (math.nan,) * 3)
                 ]
                 writer.writerow([m.name, int(m.name in frontier.on), *cells])
@@ -230,10 +230,11 @@ def _fields(plan: Plan, texts: list[Text], measures: list[Measures],
             frontier: Frontier, samples: int) -> dict[str, Any]:  # fmt: skip
     options = {setting.name: setting.options for setting in plan.settings}
     settings = []
-    for m, figures in _rows(measures, frontier):
+    for m in measures:
         found: dict[str, Any] = {
-            "name": m.name, "options": options[m.name], "frontier": m.name in frontier.on,
-        } | {key: x and x._asdict() for key, x in figures.items()}  # fmt: skip
+            "name": m.name, "options": options[m.name],
+            "frontier": m.name in frontier.on,
+        } | {key: x and x._asdict() for key, x in _figures(m).items()}  # fmt: skip
         if samples:
             found["samples"] = [
                 {"prompt": plan.prompts[i], "seed": t.seed, "text": t.text}
