@@ -172,5 +172,5 @@ def _nearest(sizes: np.ndarray, i: int, j: int) -> int:
     """Of the texts but i and j the length nearest to i's, the shorter of equals."""
     left = np.delete(sizes, [i, j])
     if not len(left):
-        return sizes[i]
-    return min(left, key=lambda size: (abs(size - sizes[i]), size))
+        return int(sizes[i])
+    return int(min(left, key=lambda size: (abs(size - sizes[i]), size)))

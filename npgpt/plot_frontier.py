@@ -62,7 +62,7 @@ def plot_frontier(
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=11, loc="left", wrap=True, parse_math=False)
     axes.legend(frameon=False, loc="upper left")
-    _label(figure, axes, at, frontier)
+    _label(figure, axes, points, frontier)
     return figure
 
 
@@ -72,22 +72,28 @@ def _arms(x: Interval) -> list[list[float]]:
     return [[low], [high]]
 
 
-def _label(figure: Figure, axes: Any, at: dict[str, tuple], frontier: Frontier) -> None:
-    """Names beside their points, each where it covers no other name or point."""
+def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -> None:
+    """Names beside their points, each where it covers the least of other things."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
 
     FigureCanvasAgg(figure).draw()  # the layout is known after drawing
     renderer = figure.canvas.get_renderer()
-    spots = axes.transData.transform(list(at.values()))
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
+    taken = []
+    for _, x, y in points:
+        left, right = x.value - _arms(x)[0][0], x.value + _arms(x)[1][0]
+        down, up = y.value - _arms(y)[0][0], y.value + _arms(y)[1][0]
+        corners = [(left, y.value), (right, y.value), (x.value, down), (x.value, up)]
+        a, b, c, d = axes.transData.transform(corners)
+        taken += [Bbox([[a[0] - 5, a[1] - 3], [b[0] + 5, b[1] + 3]]),
+                  Bbox([[c[0] - 3, c[1] - 5], [d[0] + 3, d[1] + 5]])]  # fmt: skip
     inside = axes.get_window_extent(renderer)
-    for name, point in sorted(at.items(), key=lambda item: item[0] not in frontier.on):
+    for name, x, y in sorted(points, key=lambda point: point[0] not in frontier.on):
         color = _ON if name in frontier.on else "#666666"
         best, fewest = None, math.inf
         for dx, dy, ha, va in _SIDES:
-            text = axes.annotate(name, point, (dx, dy), textcoords="offset points",
-                                 ha=ha, va=va, fontsize=8, color=color,
+            text = axes.annotate(name, (x.value, y.value), (dx, dy), ha=ha, va=va,
+                                 textcoords="offset points", fontsize=8, color=color,
                                  parse_math=False, zorder=4)  # fmt: skip
             box = text.get_window_extent(renderer)
             hits = box.count_overlaps(taken) + (box.x0 < inside.x0) * 2

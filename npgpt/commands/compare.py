@@ -122,8 +122,8 @@ def _run(plan: Plan, out: Path | None, jobs: int) -> list[Text]:
     except KeyboardInterrupt:
         if out is not None:
             click.echo(
-                f"\nnpgpt: stopped with {have} texts in {out}; the same command goes on "
-                "from there",
+                f"\nnpgpt: stopped with {have} texts in {out}; the same command goes "
+                "on from there",
                 err=True,
             )
         raise
@@ -132,12 +132,25 @@ def _run(plan: Plan, out: Path | None, jobs: int) -> list[Text]:
             bar.close()
 
 
-def _shown(x: Interval | None, style: str = ".2f") -> str:
+def _number(x: float) -> str:
+    """Three digits that a reader takes in at once.
+
+    >>> _number(0.0312), _number(7.216), _number(41.26), _number(4023.8)
+    ('0.03', '7.22', '41.3', '4,024')
+    """
+    if math.isnan(x):
+        return "–"
+    return f"{x:,.{2 if abs(x) < 10 else 1 if abs(x) < 100 else 0}f}"
+
+
+def _shown(x: Interval | None) -> str:
+    """A figure, its interval under it."""
     if x is None or math.isnan(x.value):
         return "–"
-    if math.isnan(x.low):
-        return f"{x.value:{style}}"
-    return f"{x.value:{style}} ({x.low:{style}}–{x.high:{style}})"
+    ends = (
+        "" if math.isnan(x.low) else f"\n[dim]{_number(x.low)}–{_number(x.high)}[/dim]"
+    )
+    return _number(x.value) + ends
 
 
 def _print(measures: list[Measures], frontier: Frontier) -> None:
@@ -145,25 +158,25 @@ def _print(measures: list[Measures], frontier: Frontier) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    judged = any(m.judge_perplexity is not None for m in measures)
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("setting")
-    heads = ["diversity", "perplexity", *(["judge's"] if judged else []), "distinct-2",
-             "rep-4", "Zipf", "tokens"]  # fmt: skip
-    if frontier.x not in ("diversity", "distinct_2"):
-        heads.insert(1, frontier.x.replace("_", "-"))
-    for head in heads:
-        table.add_column(head, justify="right")
+    columns = {"diversity": "diversity", "perplexity": "perplexity"}
+    if frontier.x not in columns:
+        columns[frontier.x] = frontier.x.replace("_", "-")
+    if any(m.judge_perplexity is not None for m in measures):
+        columns["judge_perplexity"] = "the judge's"
+    plain = {"distinct_2": "dist-2", "repetition": "rep-4", "zipf": "Zipf",
+             "tokens": "tokens"}  # fmt: skip
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("  setting")
+    for head in (*columns.values(), *plain.values()):
+        table.add_column(head, justify="right", no_wrap=True)
     for m in measures:
-        cells = [_shown(m.diversity), _shown(m.perplexity, ".3g"),
-                 *([_shown(m.judge_perplexity, ".3g")] if judged else []),
-                 f"{m.distinct_2.value:.2f}", f"{m.repetition.value:.2f}",
-                 f"{m.zipf.value:.2f}", f"{m.tokens.value:.0f}"]  # fmt: skip
-        if frontier.x not in ("diversity", "distinct_2"):
-            cells.insert(1, _shown(getattr(m, frontier.x)))
         on = m.name in frontier.on
-        table.add_row(escape(("● " if on else "  ") + m.name), *cells,
-                      style="bold" if on else None)  # fmt: skip
+        table.add_row(
+            escape(("● " if on else "  ") + m.name),
+            *(_shown(getattr(m, name)) for name in columns),
+            *(_number(getattr(m, name).value) for name in plain),
+            style="bold" if on else None,
+        )
     Console(highlight=False).print(table)
 
 
