@@ -24,6 +24,7 @@ from npgpt.model import GPT2
 from npgpt.score import last_logprobs
 
 MOST_SEEDS = 10_000  # seeds of one prompt; those of the next begin after them
+BUNDLE = 64  # texts that come back at once where they cannot come one by one
 
 
 @dataclass(frozen=True)
@@ -207,11 +208,16 @@ def _run(plan: Plan, cells: list[tuple], jobs: int | None) -> Iterator[Text]:
         import joblib
     except ImportError:
         raise GridError("a comparison needs joblib: pip install 'npgpt[lab]'") from None
+    tasks = [joblib.delayed(write)(plan, *cell) for cell in cells]
     # One text a task: what is killed loses no more than the texts being written.
-    parallel = joblib.Parallel(
-        n_jobs=jobs, batch_size=1, return_as="generator_unordered"
-    )
-    yield from parallel(joblib.delayed(write)(plan, *cell) for cell in cells)
+    try:
+        parallel = joblib.Parallel(jobs, batch_size=1, return_as="generator_unordered")
+    except ValueError:  # Ray's backend gives back whole lists only
+        parallel = joblib.Parallel(jobs, batch_size=1)
+        for start in range(0, len(tasks), BUNDLE):
+            yield from parallel(tasks[start : start + BUNDLE])
+        return
+    yield from parallel(tasks)
 
 
 def _header(plan: Plan) -> dict[str, Any]:
