@@ -145,8 +145,8 @@ def jackknife(statistic: Callable[[Sequence], float], draws: Sequence) -> Estima
     diversity. Source: Tukey 1958; Efron and Stein, "The Jackknife Estimate of Variance"
     (1981).
 
-    >>> jackknife(np.mean, [1.0, 2.0, 3.0, 4.0])  # variance of a mean: s^2 / n
-    Estimate(value=2.5, variance=0.4166666666666667, df=3)
+    >>> [round(x, 4) for x in jackknife(np.mean, [1.0, 2.0, 3.0, 4.0])]  # s^2 / n
+    [2.5, 0.4167, 3]
     """
     draws = list(draws)
     left_out = [statistic(draws[:i] + draws[i + 1 :]) for i in range(len(draws))]
