@@ -29,6 +29,7 @@ SHAPED = (
     "npgpt.decoding.trie",
     "npgpt.decoding.truncation",
     "npgpt.decoding.watermark",
+    "npgpt.diversity",
     "npgpt.gpt2",
     "npgpt.ops",
     "npgpt.plots",
