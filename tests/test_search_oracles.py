@@ -82,8 +82,11 @@ def named_by_first_end(sequences, seed):
 def check(kind, seeds, recorded):
     rows = list(KINDS[kind][1](seeds))
     assert len(rows) == len(recorded[f"{kind}/sequences"])
-    ties = 0
+    ties = unknown = 0
     for i, (seed, options) in enumerate(rows):
+        if np.isnan(recorded[f"{kind}/scores"][i][0]):
+            unknown += 1  # transformers 4 fell over
+            continue
         sequences, scores = run(kind, seed, options)
         expected = [
             [int(id) for id in row if id >= 0]
@@ -101,6 +104,7 @@ def check(kind, seeds, recorded):
             assert gaps.min() < 1e-4, (kind, seed, options, sequences, expected)
             ties += 1
     assert ties <= len(rows) // 20
+    assert unknown <= len(rows) // 100
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -120,8 +124,8 @@ def test_search_matches_transformers_live(which, tmp_path):
         env["PYTHONPATH"] = folder
     script = Path(__file__).parent.parent / "tools" / "record_search_fixtures.py"
     file = tmp_path / "live.npz"
-    # at least 300 cases: 36 a model of plain beams; 6 to 6 a model of the others
-    seeds = (100, 109) if which == "new" else (100, 114)
+    # at least 300 cases of each kind: 36 a model of plain beams, 6 of the others
+    seeds = (100, 109) if which == "new" else (100, 150)
     subprocess.run(
         [sys.executable, script, which, "--seeds", *map(str, seeds), "--output", file],
         check=True, env=env,

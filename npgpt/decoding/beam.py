@@ -119,11 +119,14 @@ def best_candidates(
     >>> [(b, v) for s, b, v in best_candidates(lp, [0.0, -1.0], 3)]
     [(0, 0), (1, 0), (0, 1)]
     """
-    found = []
-    for beam, (row, score) in enumerate(zip(lp, scores, strict=True)):
-        least = np.partition(row, -n)[-n] if n < len(row) else -np.inf
-        for token in np.flatnonzero((row >= least) & (row > -np.inf)).tolist():
-            found.append((score + float(row[token]), beam, token))
+    possible = lp > -np.inf
+    if n < lp.shape[1]:  # no beam has more than n of the n best
+        possible &= lp >= np.partition(lp, -n, axis=1)[:, -n, None]
+    beams, tokens = (index.tolist() for index in np.nonzero(possible))
+    found = [
+        (scores[beam] + one, beam, token)
+        for beam, token, one in zip(beams, tokens, lp[possible].tolist(), strict=True)
+    ]
     found.sort(key=lambda c: (-c[0], c[1], c[2]))
     return found[:n]
 
