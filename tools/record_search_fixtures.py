@@ -71,7 +71,8 @@ def record(kind_cases, seeds):
         try:
             found.append(generate(models[seed], seed, options))
         except RuntimeError as error:
-            # Its constrained beams fail where the last text is finished twice over.
+            # Its constrained beams can fall over when they return a text without all
+            # words: that one has no beam_indices.
             if "NoneType" not in str(error):
                 raise
             found.append((np.full((1, cases.NEW), -1, np.int8), np.full(1, np.nan)))
