@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt.bench.functions import median_and_spread
 
+OPENING = "The king"
 PASSAGE = (
     "The miller had three sons, and to the eldest he gave the mill, to the second the "
     "donkey, and to the youngest nothing but the cat. "
@@ -63,7 +64,8 @@ def measure(
     """Beam search of 4 beams, prompt lookup, and greedy decoding with an assistant.
 
     Beams count the tokens of all four texts in the making, against four texts one after
-    another. The text of prompt lookup repeats itself, as a summary that quotes does.
+    another. Prompt lookup continues a text that it has read once already, as a summary
+    that quotes does.
     """
     n = max(8, min(new_tokens, model.config.n_positions // 4))
     options = {"max_new_tokens": n, "eos_token_id": ()}
@@ -90,7 +92,7 @@ def measure(
     found = [
         comparison("beam search, 4 beams", "beam", "greedy", 3.0,
                    _scored_rightly(model, prompt, texts["beam"]), rows=4),
-        comparison("prompt lookup, a repeated passage", "lookup", "greedy, quoting",
+        comparison("prompt lookup, a text that repeats", "lookup", "greedy, quoting",
                    1.5, same_text(texts["lookup"], texts["greedy, quoting"])),
     ]  # fmt: skip
     if assistant is not None:
@@ -125,16 +127,18 @@ def _scored_rightly(model: Any, prompt: list[int], text: Any) -> bool:
 
 
 def _prompts(model: Any, room: int, options: dict) -> tuple[list[int], list[int]]:
-    """A prompt, and one whose greedy continuation is what it says already.
+    """A prompt, and a text that the model goes on to quote: one of its own, twice.
 
-    Without a tokenizer the weights are random; greedy search then soon goes in circles,
-    and the second prompt is a text of its own up to there.
+    Its own, since small models do not quote what they would not say.
     """
     if model.tokenizer is None:
         prompt = [(7919 * i) % model.config.vocab_size for i in range(30)][: room // 2]
-        return prompt, prompt + model.generate(prompt, **options).ids[: room // 2]
-    passage = model.encode(PASSAGE)
-    return passage[: room // 2], (passage * (room // len(passage) + 1))[: room // 2]
+        opening = prompt
+    else:
+        prompt, opening = model.encode(PASSAGE)[: room // 2], model.encode(OPENING)
+    opening = opening[: room // 4]
+    text = opening + model.generate(opening, **options).ids
+    return prompt, (2 * text[: room // 2])[:room]
 
 
 def _times(
