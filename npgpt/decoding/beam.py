@@ -119,13 +119,14 @@ def best_candidates(
     >>> [(b, v) for s, b, v in best_candidates(lp, [0.0, -1.0], 3)]
     [(0, 0), (1, 0), (0, 1)]
     """
+    V = lp.shape[1]
     possible = lp > -np.inf
-    if n < lp.shape[1]:  # no beam has more than n of the n best
-        possible &= lp >= np.partition(lp, -n, axis=1)[:, -n, None]
-    beams, tokens = (index.tolist() for index in np.nonzero(possible))
+    if n < V:  # no beam has more than n of the n best
+        possible &= lp >= np.partition(lp, V - n, axis=1)[:, V - n, None]
+    at = np.flatnonzero(possible)
     found = [
-        (scores[beam] + one, beam, token)
-        for beam, token, one in zip(beams, tokens, lp[possible].tolist(), strict=True)
+        (scores[i // V] + one, i // V, i % V)
+        for i, one in zip(at.tolist(), lp.ravel()[at].tolist(), strict=True)
     ]
     found.sort(key=lambda c: (-c[0], c[1], c[2]))
     return found[:n]
