@@ -87,7 +87,7 @@ def test_acceptance_rate_is_the_common_mass():
 
 
 def test_ensemble_verification_draws_from_the_mixture():
-    w = 0.6
+    w = 0.8
     p, q = map(np.array, (TARGET.table, DRAFTER.table))
     mixed = np.log([w * probabilities(a) + (1 - w) * probabilities(b)
                     for a, b in zip(p, q, strict=True)])  # fmt: skip
