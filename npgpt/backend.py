@@ -33,6 +33,12 @@ def _backward() -> ModuleType:
     return backward
 
 
+def _optim() -> ModuleType:
+    from npgpt import optim
+
+    return optim
+
+
 @dataclass(frozen=True)
 class Backend:
     """An array namespace and the functions that a twin may replace.
@@ -58,6 +64,7 @@ class Backend:
     load_prepared: Callable | None = None
     cache_dtype: Callable = str  # dtype of the weights -> dtype of the KV cache
     backward: Callable = _backward  # () -> the module of the derivatives, for training
+    optim: Callable = _optim  # () -> the module with AdamW's `update`
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """The array on the host, as NumPy."""

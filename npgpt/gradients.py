@@ -150,6 +150,26 @@ def loss_and_gradients(
     return loss, GPT2Params(config, wte, wpe, tuple(reversed(blocks)), ln_f, head)
 
 
+def mean_loss(
+    params: GPT2Params,
+    ids: Int[np.ndarray, "B T"],
+    targets: Int[np.ndarray, "B T"],
+    *,
+    backend: Backend,
+) -> float:
+    """The loss of loss_and_gradients, without gradients."""
+    hidden = hidden_states(params, ids, backend=in_pieces(backend))
+    check_ids(targets, params.config)
+    xp, cross_entropy = backend.xp, backend.backward().cross_entropy
+    rows = xp.reshape(hidden, (-1, hidden.shape[-1]))
+    flat, loss = xp.asarray(targets.reshape(-1)), 0.0
+    for start in range(0, flat.shape[0], HEAD_ROWS):
+        piece = slice(start, start + HEAD_ROWS)
+        z = rows[piece, :] @ params.lm_head.weight.T
+        loss += cross_entropy(z, flat[piece], count=flat.shape[0])[0]
+    return loss
+
+
 def through_head(
     hidden: Float[Array, "B T C"],
     table: Float[Array, "V C"],
