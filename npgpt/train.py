@@ -37,6 +37,7 @@ from npgpt.gpt2 import GPT2Params, no_tap
 from npgpt.gradients import loss_and_gradients, mean_loss
 from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lora
 from npgpt.resume import CURVE, State, begin, fingerprint, save
+from npgpt.tokenizer import Tokenizer
 from npgpt.tree import leaves, map_leaves
 
 
@@ -90,6 +91,7 @@ def train(
     *,
     out: str | Path,
     backend: str | Backend = "numpy",
+    tokenizer: Tokenizer | None = None,
     lora: LoraConfig | None = None,
     resume: bool = False,
     report: Callable[[dict[str, Any]], Any] | None = None,
@@ -97,8 +99,8 @@ def train(
 ) -> GPT2Params:
     """Train from these parameters and return the result, which `out` holds too.
 
-    With `lora` only low-rank additions are trained, and merged wherever weights are
-    saved. With `resume` a run that `out` holds goes on from its last checkpoint; the
+    The tokenizer is written beside the weights. With `lora` only low-rank additions
+    are trained, and merged wherever weights are saved. With `resume` a run that `out` holds goes on from its last checkpoint; the
     arguments must be the same. `report` is called with every line of the curve, plus
     tokens_per_second and seconds_left; after a validation also with `params`.
     `bits_per_byte` turns a validation loss into bits per byte of text.
@@ -113,6 +115,8 @@ def train(
     start = base if lora is None else new_lora(base, lora, config.seed, backend.xp)
     run = fingerprint(train_ids, train=config, model=base.config, lora=lora)
     state = begin(start, out, run, resume, backend)
+    if tokenizer is not None:
+        _save_tokenizer(tokenizer, out)
     engine = backend if lora is None else lora_backend(backend)
     began, first = time.perf_counter(), state.step
     try:
@@ -237,6 +241,13 @@ def init_params(config: GPT2Config, seed: int = 0) -> GPT2Params:
             x = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
         tensors[name] = x
     return checkpoint.from_tensors(config, tensors)
+
+
+def _save_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
+    try:
+        tokenizer.save(out)
+    except Exception as error:  # the library has no class of its own for this
+        raise TrainingError(f"{out}: cannot be written ({error})") from None
 
 
 def _own(array: Any) -> Any:
