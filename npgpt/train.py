@@ -100,9 +100,10 @@ def train(
     """Train from these parameters and return the result, which `out` holds too.
 
     The tokenizer is written beside the weights. With `lora` only low-rank additions
-    are trained, and merged wherever weights are saved. With `resume` a run that `out` holds goes on from its last checkpoint; the
-    arguments must be the same. `report` is called with every line of the curve, plus
-    tokens_per_second and seconds_left; after a validation also with `params`.
+    are trained, and merged wherever weights are saved. With `resume` a run that `out`
+    holds goes on from its last checkpoint; the arguments must be the same. `report` is
+    called with every line of the curve, plus tokens_per_second and seconds_left; after
+    a validation also with `params`.
     `bits_per_byte` turns a validation loss into bits per byte of text.
 
     Raises TrainingError for ids outside the vocabulary, a corpus shorter than one
