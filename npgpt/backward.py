@@ -272,7 +272,7 @@ def attention(
     xp = namespace(q)
     dq, dk, dv = xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
     for rows, queries, keys in attention_pieces(q.shape, k.shape[2], causal):
-        here, seen = (rows, slice(None), queries), (rows, slice(None), keys)
+        here, seen = (rows, slice(None), queries, ...), (rows, slice(None), keys, ...)
         hidden = None
         if mask is not None:
             hidden = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]

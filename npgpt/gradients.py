@@ -330,8 +330,8 @@ def _attention_in_pieces(
         hidden = None
         if mask is not None:
             hidden = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]
-        seen = (rows, slice(None), keys)
-        out[rows, :, queries] = ops.attention(
+        seen = (rows, slice(None), keys, ...)
+        out[rows, :, queries, ...] = ops.attention(
             q[rows, :, queries, :], k[seen], v[seen], causal=causal, mask=hidden,
             window=window, scale=scale,
         )  # fmt: skip
