@@ -3,7 +3,7 @@
     pip install torch==2.13.0 && python tools/record_gradient_fixtures.py
 
 Loss and every gradient of the suite's tiny models, in float64; ten steps of
-torch.optim.AdamW with clipping, in float32, whose losses and last weights are kept.
+torch.optim.AdamW with clipping, in float64, whose losses and last weights are kept.
 """
 
 import sys
@@ -29,7 +29,7 @@ def gradients(config):
 
 def ten_steps(decay_all):
     """Losses, norms and final tensors of ten steps on ten batches."""
-    model = TorchGPT2(tiny_params(TINY))
+    model = TorchGPT2(tiny_params(TINY), torch.float64)
     adamw = torch.optim.AdamW(
         parameter_groups(model, ADAMW["weight_decay"], decay_all),
         lr=ADAMW["learning_rate"], betas=ADAMW["betas"], eps=ADAMW["epsilon"],
@@ -43,7 +43,9 @@ def ten_steps(decay_all):
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
         adamw.step()
         losses.append(loss.item())
-    arrays = {name: x.detach().numpy() for name, x in model.tensors.items()}
+    arrays = {
+        name: x.detach().numpy().astype(np.float32) for name, x in model.tensors.items()
+    }
     return {"losses": np.array(losses), "norms": np.array(norms), **arrays}
 
 
