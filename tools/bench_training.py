@@ -73,8 +73,10 @@ def make(engine, B, T):
 
 def work(engine, B, T):
     """Answer every line of the input with seconds, loss and peak bytes of a step."""
+    import npgpt  # before NumPy, whose threads it tells not to spin
+
     step = make(engine, B, T)
-    print(flush=True)
+    print(npgpt.__version__, flush=True)
     for i, _ in enumerate(sys.stdin):
         start = time.perf_counter()
         loss = step(i)
