@@ -37,8 +37,9 @@ PRESETS = {
     "tiny": Preset(
         "0.8 M parameters; a play's text in two minutes on two cores",
         n_layer=4, n_embd=128, n_head=4, vocabulary=512,
-        train=TrainConfig(steps=800, batch_size=16, context=128, learning_rate=3e-3,
-                          warmup_steps=40, eval_every=100, save_every=100),
+        train=TrainConfig(steps=300, batch_size=16, context=128, learning_rate=4e-3,
+                          warmup_steps=30, eval_every=75, save_every=25,
+                          eval_tokens=60_000),
     ),
     "small": Preset(
         "6 M parameters; some megabytes of text in hours",

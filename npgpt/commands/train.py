@@ -254,7 +254,7 @@ class _Show:
 
         model = GPT2(map_leaves(NUMPY.to_numpy, params), self.tokenizer)
         prompt = self.prompt or [self.tokenizer.token_id("<|endoftext|>")]
-        options = {"do_sample": True, "temperature": 0.8, "top_k": 50, "seed": 0}
+        options = {"do_sample": True, "temperature": 0.8, "seed": 0, "eos_token_id": ()}
         n = min(
             self.sample_tokens, params.config.n_positions - len(model.encode(prompt))
         )
