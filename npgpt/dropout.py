@@ -25,9 +25,10 @@ PLACES = ("embed", "attn.weights", "attn.out", "mlp.out")
 class Dropout:
     """A tap that keeps each number with probability 1 - rate, divided by 1 - rate.
 
+    >>> import numpy as np
     >>> drop = Dropout(0.5, seed=0, step=0)
     >>> drop("embed", np.ones(6)).tolist()
-    [2.0, 2.0, 2.0, 0.0, 0.0, 0.0]
+    [0.0, 2.0, 0.0, 0.0, 0.0, 2.0]
     """
 
     def __init__(self, rate: float, seed: int, step: int):
