@@ -7,6 +7,7 @@ softmax, layer_norm, gelu, linear, attention, cross_entropy, embedding    the tw
 packed       weights in the order in which they are read, and in fewer bytes
 vector       the innermost loops, as vector instructions
 elementwise  exp as a polynomial, half precision
+backward, attention_backward, optim    the twins of training
 team, step   the whole forward pass in one kernel
 tiers        which instructions this processor has
 prepare      parameters -> packed parameters; packed_file keeps them on disk
@@ -17,6 +18,7 @@ compiling    threads, the cache of compiled kernels, the notice
 from __future__ import annotations
 
 from dataclasses import replace
+from types import ModuleType
 
 from npgpt.kernels.attention import attention
 from npgpt.kernels.compiling import set_threads
@@ -60,6 +62,18 @@ def cache_dtype(dtype: str) -> str:
     return "float32" if dtype == "float32" else "float16"
 
 
+def _backward() -> ModuleType:
+    from npgpt.kernels import backward
+
+    return backward
+
+
+def _optim() -> ModuleType:
+    from npgpt.kernels import optim
+
+    return optim
+
+
 set_threads()
 
 BACKEND = replace(
@@ -76,4 +90,6 @@ BACKEND = replace(
     decode_step=decode_step,
     cache_dtype=cache_dtype,
     load_prepared=load_prepared,
+    backward=_backward,
+    optim=_optim,
 )

@@ -1,5 +1,11 @@
 """npgpt: GPT-2 in plain NumPy, to read, to step through and to run for real."""
 
+import os
+
+# OpenBLAS's threads spin for 25 ms after each product, on cores that the Numba kernels
+# could use: 2^18 cycles are 0.1 ms. It reads this when NumPy is imported.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
+
 from npgpt.config import GPT2Config
 from npgpt.decoding import GenerationConfig, Step
 from npgpt.decoding.generation import Generation
@@ -12,6 +18,7 @@ from npgpt.errors import (
     NpgptError,
     PlotError,
     TokenizerError,
+    TrainingError,
 )
 from npgpt.model import GPT2
 from npgpt.score import Score
@@ -35,4 +42,5 @@ __all__ = [
     "Step",
     "Tokenizer",
     "TokenizerError",
+    "TrainingError",
 ]

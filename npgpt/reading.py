@@ -108,6 +108,16 @@ def encode_pieces(
     if not can_be_cut(tokenizer):
         yield tokenizer.encode("".join(pieces))
         return
+    for text in join_words(pieces, block):
+        yield tokenizer.encode(text)
+
+
+def join_words(pieces: Iterable[str], block: int = BLOCK) -> Iterator[str]:
+    """The same text in other pieces: of `block` characters or more, no word in two.
+
+    >>> list(join_words(["one t", "wo", " three"], block=6))
+    ['one', ' two', ' three']
+    """
     rest, searched = "", 0
     for piece in pieces:
         rest += piece
@@ -116,10 +126,10 @@ def encode_pieces(
         found = _LAST_CUT.match(rest, searched)
         searched = len(rest) - 1
         if found:
-            yield tokenizer.encode(rest[: found.end()])
+            yield rest[: found.end()]
             rest, searched = rest[found.end() :], 0
     if rest:
-        yield tokenizer.encode(rest)
+        yield rest
 
 
 def can_be_cut(tokenizer: Tokenizer) -> bool:

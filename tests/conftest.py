@@ -12,6 +12,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
 SHAPED = (
     "npgpt.activations",
+    "npgpt.backward",
+    "npgpt.backward_activations",
     "npgpt.decoding.bias",
     "npgpt.decoding.constraints",
     "npgpt.decoding.dry",
@@ -31,7 +33,9 @@ SHAPED = (
     "npgpt.decoding.watermark",
     "npgpt.diversity",
     "npgpt.gpt2",
+    "npgpt.gradients",
     "npgpt.ops",
+    "npgpt.optim",
     "npgpt.plots",
     "npgpt.score",
 )

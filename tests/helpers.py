@@ -37,6 +37,11 @@ CASES = {  # every option of config.json that changes the numbers
 }
 
 
+ADAMW = dict(  # of the ten recorded steps
+    learning_rate=1e-2, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.1
+)
+
+
 def unit_tensors(config: GPT2Config, seed: int = 0) -> dict[str, np.ndarray]:
     """Float32 tensors of every name that the config implies, of unit scale.
 

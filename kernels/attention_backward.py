@@ -1,0 +1,276 @@
+"""The way back through attention, a head at a time, without a table in memory.
+
+What it does differently. The reference makes the scores of 128 queries, their softmax
+and three gradients of that size as arrays, each a trip to memory. Here one thread takes
+a head: 64 queries meet the keys that they may see, everything turned on its side, keys
+down and queries across, so that a softmax runs down 64 columns at once, as vector
+instructions. The five products (scores, dp, dv, dk, dq) are the tiles of
+npgpt.kernels.vector; what they read is packed once a block. The probabilities are
+computed anew (FlashAttention; Dao et al., 2022), with the true maximum of every column,
+since all its keys are at hand.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+from npgpt.kernels.attention import NO_MASK, NONE, _tiles
+from npgpt.kernels.compiling import LOCK, kernel, stay_apart
+from npgpt.kernels.elementwise import exp
+from numba import get_num_threads, prange
+
+from npgpt import backward as reference
+from npgpt.ops import Array
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float
+
+QUERIES = 64  # of a block, in four panels of 16
+
+
+def attention(
+    dy: Float[Array, "B H T D"],
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B H S D"],
+    v: Float[Array, "B H S D"],
+    *,
+    causal: bool = True,
+    mask: Bool[Array, "_ T S"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B H S D"], Float[Array, "B H S D"]]:
+    """Gradients of q, k and v, for y = softmax(q k^T * scale) v.
+
+    As npgpt.backward.attention, which computes what is not float32.
+
+    >>> q = k = np.zeros((1, 1, 2, 1), np.float32)
+    >>> v = np.float32([[[[2.0], [4.0]]]])
+    >>> attention(np.ones_like(v), q, k, v)[2].tolist()
+    [[[[1.5], [0.5]]]]
+    """
+    dy, q, k, v = (np.asarray(x) for x in (dy, q, k, v))
+    options = dict(causal=causal, mask=mask, window=window, scale=scale)
+    kinds = {x.dtype for x in (dy, q, k, v)}
+    if kinds != {np.dtype(np.float32)} or any(
+        x.ndim != 4 or not x.size for x in (q, k)
+    ):
+        return reference.attention(dy, q, k, v, **options)
+    (B, H, T, D), S = q.shape, k.shape[2]
+    fits = k.shape == (B, H, S, D) and v.shape == k.shape and dy.shape == q.shape
+    if not fits or (causal and T > S):
+        raise ValueError(
+            f"attention: dy {dy.shape}, q {q.shape}, k {k.shape} and v {v.shape} differ"
+        )
+    if mask is None:
+        mask = NO_MASK
+    else:
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape not in ((1, T, S), (B, T, S)):
+            raise ValueError(f"attention: mask {mask.dtype} {mask.shape} does not fit")
+        mask = np.ascontiguousarray(mask)
+    scale = 1 / math.sqrt(D) if scale is None else scale
+    near = 0 if window is None else max(1, int(window))
+    # Heads side by side: merging them is then no copy.
+    dq, dk, dv = (
+        np.empty((B, length, H, D), np.float32).transpose(0, 2, 1, 3)
+        for length in (T, S, S)
+    )
+    wide, long = -(-D // 16) * 16, -(-S // 16) * 16
+    size = long * (5 * wide + 3 * QUERIES) + QUERIES * (5 * wide + 4)
+    with LOCK:
+        scratch = np.zeros((get_num_threads(), size), np.float32)
+        _attention(
+            dy, q, k, v, mask, causal, near, np.float32(scale), dq, dk, dv, scratch
+        )
+    return dq, dk, dv
+
+
+@kernel(parallel=True)
+def _attention(dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
+    B, H = q.shape[:2]
+    threads = scratch.shape[0]
+    for thread in prange(threads):
+        for task in range(thread, B * H, threads):
+            b, h = task // H, task % H
+            _head(
+                dy[b, h],
+                q[b, h],
+                k[b, h],
+                v[b, h],
+                mask[b % mask.shape[0]],
+                causal,
+                window,
+                scale,
+                dq[b, h],
+                dk[b, h],
+                dv[b, h],
+                scratch[thread],
+            )
+
+
+@kernel
+def _head(dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
+    """One head: q, dy, dq (T, D), k, v, dk, dv (S, D)."""
+    stay_apart()
+    (T, D), S = q.shape, k.shape[0]
+    wide, long = (D + 15) // 16 * 16, (S + 15) // 16 * 16
+    n, at = long * wide, 0
+    keys = scratch[at : at + n].reshape(long, wide)
+    values = scratch[at + n : at + 2 * n].reshape(long, wide)
+    turned = scratch[at + 2 * n : at + 3 * n].reshape(wide, long)  # the keys
+    dkeys = scratch[at + 3 * n : at + 4 * n].reshape(long, wide)
+    dvalues = scratch[at + 4 * n : at + 5 * n].reshape(long, wide)
+    at, n = 5 * n, long * QUERIES
+    p = scratch[at : at + n].reshape(long, QUERIES)
+    ds = scratch[at + n : at + 2 * n].reshape(long, QUERIES)
+    panels = scratch[at + 2 * n : at + 3 * n].reshape(QUERIES // 16, long, 16)  # of ds
+    at, n = at + 3 * n, QUERIES * wide
+    queries_t = scratch[at : at + n].reshape(QUERIES // 16, wide, 16)
+    dout_t = scratch[at + n : at + 2 * n].reshape(QUERIES // 16, wide, 16)
+    queries = scratch[at + 2 * n : at + 3 * n].reshape(wide // 16, QUERIES, 16)
+    dout = scratch[at + 3 * n : at + 4 * n].reshape(wide // 16, QUERIES, 16)
+    dqueries = scratch[at + 4 * n : at + 5 * n].reshape(QUERIES // 16, wide, 16)
+    rows = scratch[at + 5 * n :]
+    keys[:] = values[:] = np.float32(0)
+    turned[:] = np.float32(0)
+    dkeys[:] = dvalues[:] = np.float32(0)
+    for j in range(S):
+        for d in range(D):
+            keys[j, d], values[j, d] = k[j, d], v[j, d]
+    for j in range(S):
+        for d in range(D):
+            turned[d, j] = k[j, d]
+    for first in range(0, T, QUERIES):
+        count = min(QUERIES, T - first)
+        queries_t[:] = dout_t[:] = np.float32(0)
+        queries[:] = dout[:] = np.float32(0)
+        for i in range(count):
+            for d in range(D):
+                queries_t[i // 16, d, i % 16] = q[first + i, d] * scale
+                dout_t[i // 16, d, i % 16] = dy[first + i, d]
+                queries[d // 16, i, d % 16] = q[first + i, d]
+                dout[d // 16, i, d % 16] = dy[first + i, d]
+        last = first + count - 1
+        low = max(0, first + S - T - window + 1) // 16 * 16 if window and causal else 0
+        high = last + S - T + 1 if causal else S
+        seen = (high - low + 3) // 4 * 4  # a tile may take keys four at a time
+        for a in range(QUERIES // 16):
+            _tiles(
+                seen,
+                keys[low].ctypes.data,
+                wide * 4,
+                queries_t[a].ctypes.data,
+                p[low].ctypes.data + a * 64,
+                np.int64(QUERIES * 4),
+                wide,
+                np.int64(0),
+                scratch,
+            )
+            _tiles(
+                seen,
+                values[low].ctypes.data,
+                wide * 4,
+                dout_t[a].ctypes.data,
+                ds[low].ctypes.data + a * 64,
+                np.int64(QUERIES * 4),
+                wide,
+                np.int64(0),
+                scratch,
+            )
+        if mask.size:
+            for i in range(count):
+                for j in range(low, high):
+                    if not mask[first + i, j]:
+                        p[j, i] = NONE
+        _softmax(p, ds, panels, causal, window, first, count, low, seen, T, S,
+                 scale, rows)  # fmt: skip
+        for c in range(wide // 16):
+            _tiles(
+                seen,
+                p[low].ctypes.data,
+                np.int64(QUERIES * 4),
+                dout[c].ctypes.data,
+                dvalues[low].ctypes.data + c * 64,
+                wide * 4,
+                np.int64(QUERIES),
+                np.int64(1),
+                scratch,
+            )
+            _tiles(
+                seen,
+                ds[low].ctypes.data,
+                np.int64(QUERIES * 4),
+                queries[c].ctypes.data,
+                dkeys[low].ctypes.data + c * 64,
+                wide * 4,
+                np.int64(QUERIES),
+                np.int64(1),
+                scratch,
+            )
+        for a in range(QUERIES // 16):
+            _tiles(
+                wide,
+                turned.ctypes.data + low * 4,
+                long * 4,
+                panels[a, low].ctypes.data,
+                dqueries[a].ctypes.data,
+                np.int64(64),
+                seen,
+                np.int64(0),
+                scratch,
+            )
+        for i in range(count):
+            for d in range(D):
+                dq[first + i, d] = dqueries[i // 16, d, i % 16]
+    for j in range(S):
+        for d in range(D):
+            dk[j, d], dv[j, d] = dkeys[j, d], dvalues[j, d]
+
+
+@kernel
+def _softmax(p, ds, panels, causal, window, first, count, low, seen, T, S, scale, rows):
+    """Scores p and dp (in ds) of keys down, queries across -> p and ds, twice laid out.
+
+    p = e^(s - max) / sum; ds = p (dp - sum dp p) * scale.
+    """
+    stay_apart()
+    top, weight = rows[:QUERIES], rows[QUERIES : 2 * QUERIES]
+    delta = rows[2 * QUERIES : 3 * QUERIES]
+    for i in range(QUERIES):
+        top[i], weight[i], delta[i] = NONE, np.float32(0), np.float32(0)
+    for j in range(low, low + seen):
+        # query i sees key j where begin <= i < end
+        begin = max(0, j - (S - T) - first) if causal else 0
+        end = (
+            min(QUERIES, j - (S - T) + window - first) if window and causal else QUERIES
+        )
+        if j >= S:
+            end = 0
+        row, drow = p[j], ds[j]
+        for i in range(QUERIES):
+            s = row[i] if (i >= begin) & (i < end) else NONE
+            row[i] = s
+            top[i] = max(top[i], s)
+    for j in range(low, low + seen):
+        row, drow = p[j], ds[j]
+        for i in range(QUERIES):
+            e = exp(row[i] - top[i])
+            e = e if row[i] > NONE else np.float32(0)
+            row[i] = e
+            weight[i] += e
+            delta[i] += e * drow[i]
+    for i in range(QUERIES):
+        weight[i] = np.float32(1) / weight[i] if weight[i] > 0 else np.float32(0)
+        delta[i] *= weight[i]
+    for j in range(low, low + seen):
+        row, drow = p[j], ds[j]
+        for i in range(QUERIES):
+            e = row[i] * weight[i]
+            row[i] = e
+            drow[i] = e * (drow[i] - delta[i]) * scale
+        for a in range(QUERIES // 16):
+            for i in range(16):
+                panels[a, j, i] = drow[a * 16 + i]

@@ -1,0 +1,279 @@
+"""`npgpt train`: from text files to a model's folder."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from npgpt.commands._shared import (
+    BACKEND,
+    THREADS,
+    chosen_backend,
+    echo_json,
+    json_option,
+)
+
+PRESETS = ("tiny", "small", "medium", "gpt2")  # npgpt.presets, which is slow to import
+OVERRIDES = ("steps", "batch_size", "accumulate", "context", "learning_rate",
+             "warmup_steps", "weight_decay", "clip_norm", "dropout", "eval_every",
+             "save_every")  # fmt: skip
+
+
+def _number(name: str, kind: Any, help: str) -> Any:
+    return click.option(f"--{name}", type=kind, help=f"{help}  [default: the preset's]")
+
+
+@click.command()
+@click.argument("corpus", nargs=-1, required=True, type=click.Path())
+@click.option("--out", "-o", required=True, type=click.Path(file_okay=False),
+              help="The model's folder.")  # fmt: skip
+@click.option("--preset", default="tiny", show_default=True,
+              type=click.Choice(PRESETS), help="Size and settings.")  # fmt: skip
+@click.option("--tokenizer", metavar="train:N|FOLDER", help="Train a vocabulary of N "
+              "tokens, or take a model's  [default: train, the preset's "
+              "size]")  # fmt: skip
+@click.option("--init-from", metavar="MODEL", help="Fine-tune this model (a bundled "
+              "one, a folder, gpt2) instead of starting at random.")  # fmt: skip
+@click.option("--lora-rank", type=click.IntRange(1), help="Train low-rank "
+              "additions of this rank alone; merged when saved.")  # fmt: skip
+@click.option("--lora-alpha", type=float, help="Their scale, times the rank  "
+              "[default: twice the rank]")  # fmt: skip
+@click.option("--lora-matrix", "lora_matrices", multiple=True,
+              help="Only this matrix of every block: attn.c_attn, attn.c_proj, "
+              "mlp.c_fc, mlp.c_proj; may be repeated.")  # fmt: skip
+@_number("steps", click.IntRange(1), "Updates of the weights")
+@_number("batch-size", click.IntRange(1), "Windows of a pass")
+@_number("accumulate", click.IntRange(1), "Passes of a step")
+@_number(
+    "context", click.IntRange(1), "Tokens of a window, and positions of a new model"
+)
+@_number("learning-rate", float, "At its peak")
+@_number("warmup-steps", click.IntRange(0), "Steps until the peak")
+@_number("weight-decay", float, "Of the matrices")
+@_number("clip-norm", float, "Largest norm of a gradient")
+@_number("dropout", float, "Share of numbers that are zeroed")
+@_number("eval-every", click.IntRange(1), "Steps between validations, with a sample")
+@_number("save-every", click.IntRange(1), "Steps between checkpoints")
+@click.option("--validation", default=0.1, show_default=True,
+              help="Share of the text that is held out, whole documents.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of weights and order.")
+@click.option("--prompt", default="", help="What the samples begin with.")
+@click.option("--sample-tokens", default=60, show_default=True, type=click.IntRange(0),
+              help="Length of the samples; 0: none.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on where the run in this folder "
+              "stopped; give the same options again.")  # fmt: skip
+@BACKEND
+@THREADS
+@json_option
+def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | None,
+            init_from: str | None, lora_rank: int | None, lora_alpha: float | None,
+            lora_matrices: tuple[str, ...], validation: float, seed: int, prompt: str,
+            sample_tokens: int, resume: bool, backend: str, as_json: bool,
+            **given: Any) -> None:  # fmt: skip
+    """Train a model on text files (or folders of .txt); <|endoftext|> parts documents.
+
+    The folder loads in `npgpt generate --model FOLDER` and in transformers; loss.jsonl
+    and loss.png in it show the losses.
+
+    Example: npgpt train shakespeare.txt --preset tiny --out shakespeare
+    """
+    from npgpt import corpus as corpora
+    from npgpt import curves, plots
+    from npgpt.lora import MATRICES, LoraConfig
+    from npgpt.presets import PRESETS
+    from npgpt.train import init_params, train
+
+    lora = None
+    if lora_rank is not None:
+        if init_from is None:
+            raise click.UsageError("--lora-rank fine-tunes a model: give --init-from")
+        alpha = 2.0 * lora_rank if lora_alpha is None else lora_alpha
+        lora = LoraConfig(lora_rank, alpha, lora_matrices or MATRICES)
+    elif lora_alpha is not None or lora_matrices:
+        raise click.UsageError("--lora-alpha and --lora-matrix need --lora-rank")
+    folder = Path(out)
+    params, vocabulary = _beginning(init_from, tokenizer, preset, folder, resume)
+    chosen = {name: given[name] for name in OVERRIDES if given[name] is not None}
+    settings = replace(_defaults(preset, params, lora), seed=seed, **chosen)
+    show = _Show(settings, prompt, sample_tokens)
+    data = corpora.prepare(
+        corpus, vocabulary, validation=validation, seed=seed, window=settings.context,
+        progress=show.reading,
+    )  # fmt: skip
+    if params is None:
+        size = data.tokenizer.vocab_size
+        config = PRESETS[preset].config(
+            size, settings.context, data.tokenizer.token_id(corpora.END_OF_TEXT)
+        )
+        params = init_params(config, seed)
+    engine = chosen_backend(backend)
+    show.begin(params, data)
+    with show:
+        train(
+            params, data.train, data.validation, settings, out=folder, backend=engine,
+            tokenizer=data.tokenizer, lora=lora, resume=resume, report=show,
+            bits_per_byte=data.bits_per_byte,
+        )  # fmt: skip
+    lines = curves.read_curve(folder / "loss.jsonl")
+    figure = curves.plot_curve(lines, f"{folder.name} ({init_from or preset})")
+    plots.save(figure, folder / "loss.png")
+    last = [line for line in lines if "validation_loss" in line][-1]
+    result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
+              "tokens_per_second": show.speed}  # fmt: skip
+    if as_json:
+        echo_json(result)
+    else:
+        click.echo(
+            f"{out}: validation loss {last['validation_loss']:.3f} nats a token, "
+            f"{last['bits_per_byte']:.3f} bits per byte after {last['step']} steps"
+        )
+
+
+def _beginning(
+    init_from: str | None, tokenizer: str | None, preset: str, out: Path, resume: bool
+) -> tuple[Any, Any]:
+    """Parameters to start from (None: random ones) and a tokenizer, or its size."""
+    from npgpt import checkpoint, hub
+    from npgpt.presets import PRESETS
+    from npgpt.tokenizer import Tokenizer
+
+    if init_from is not None:
+        if tokenizer is not None:
+            raise click.UsageError("--init-from brings the model's own tokenizer along")
+        folder = hub.resolve(init_from)
+        return checkpoint.load(folder), _tokenizer_of(folder)
+    if resume and (out / "tokenizer.json").exists():
+        return None, Tokenizer.from_folder(out)
+    if tokenizer is None:
+        return None, PRESETS[preset].vocabulary
+    if tokenizer.startswith("train:"):
+        size = tokenizer.removeprefix("train:")
+        if not size.isdigit():
+            raise click.UsageError(f"--tokenizer train:N wants a number, not {size!r}")
+        return None, int(size)
+    return None, _tokenizer_of(hub.resolve(tokenizer, weights=False))
+
+
+def _tokenizer_of(folder: Path) -> Any:
+    from npgpt.errors import TokenizerError
+    from npgpt.tokenizer import Tokenizer
+
+    found = Tokenizer.from_folder(folder)
+    if found is None:
+        raise TokenizerError(f"{folder}: no tokenizer files in it")
+    return found
+
+
+def _defaults(preset: str, params: Any, lora: Any) -> Any:
+    from npgpt.presets import FINE_TUNE, LORA_RATE, PRESETS
+
+    if params is None:
+        return PRESETS[preset].train
+    context = min(FINE_TUNE.context, params.config.n_positions)
+    rate = FINE_TUNE.learning_rate if lora is None else LORA_RATE
+    return replace(FINE_TUNE, context=context, learning_rate=rate)
+
+
+class _Show:
+    """The run on stderr: a bar on a terminal, and a line and a sample a validation."""
+
+    def __init__(self, settings: Any, prompt: str, sample_tokens: int):
+        self.settings, self.prompt, self.sample_tokens = settings, prompt, sample_tokens
+        self.speed, self.parameters, self.tokenizer, self.loss = 0.0, 0, None, 0.0
+        self.bar, self.task = None, None
+
+    def reading(self, what: str, done: int, total: int) -> None:
+        """Bytes of the corpus that were read, on a terminal."""
+        if sys.stderr.isatty() and total:
+            self.read = getattr(self, "read", 0) + done
+            click.echo(f"\r\033[Kreading for {what}", nl=False, err=True)
+
+    def begin(self, params: Any, data: Any) -> None:
+        """What is about to happen, in one line."""
+        from npgpt.tree import leaves
+
+        if sys.stderr.isatty():
+            click.echo("\r\033[K", nl=False, err=True)
+        self.tokenizer = data.tokenizer
+        self.parameters = sum(x.size for x in leaves(params).values())
+        click.echo(
+            f"{self.parameters:,} parameters, {len(data.train):,} tokens to learn "
+            f"from, {len(data.validation):,} to validate, {self.settings.steps:,} "
+            f"steps of {self.settings.tokens_per_step:,} tokens", err=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> _Show:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("step {task.completed}/{task.total}"), BarColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} "
+                           "tok/s"), TimeRemainingColumn(),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self.task = self.bar.add_task(
+                "", total=self.settings.steps, loss=0.0, speed=0.0
+            )
+            self.bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """A line of the curve: a step, or a validation."""
+        if "loss" in event:
+            self.speed, self.loss = event["tokens_per_second"], event["loss"]
+            self.left = event["seconds_left"]
+            if self.bar is not None:
+                self.bar.update(self.task, completed=event["step"], loss=self.loss,
+                                speed=self.speed)  # fmt: skip
+            return
+        line = f"step {event['step']}: "
+        if event["step"] and self.speed:
+            line += f"loss {self.loss:.3f}, {self.speed:,.0f} tok/s, "
+            line += f"{_duration(self.left)} left; "
+        line += f"validation {event['validation_loss']:.3f} nats a token"
+        if "bits_per_byte" in event:
+            line += f", {event['bits_per_byte']:.3f} bits per byte"
+        self._echo(line)
+        if self.sample_tokens:
+            self._echo(f"    {self._sample(event['params'])!r}")
+
+    def _sample(self, params: Any) -> str:
+        """What the model writes now; the same random numbers every time."""
+        from npgpt import GPT2
+        from npgpt.backend import NUMPY, map_leaves
+
+        model = GPT2(map_leaves(NUMPY.to_numpy, params), self.tokenizer)
+        prompt = self.prompt or [self.tokenizer.token_id("<|endoftext|>")]
+        options = {"do_sample": True, "temperature": 0.8, "seed": 0, "eos_token_id": ()}
+        n = min(
+            self.sample_tokens, params.config.n_positions - len(model.encode(prompt))
+        )
+        return model.generate(prompt, max_new_tokens=max(1, n), **options).text
+
+    def _echo(self, line: str) -> None:
+        if self.bar is not None:
+            self.bar.console.print(line, highlight=False, markup=False)
+        else:
+            click.echo(line, err=True)
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes or seconds.
+
+    >>> _duration(75), _duration(7300)
+    ('1 min 15 s', '2 h 1 min')
+    """
+    seconds = round(seconds)
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
