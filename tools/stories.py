@@ -181,8 +181,8 @@ class Shingles:
 
     >>> s = Shingles(["The cat sat on the mat; and the dog lay by the door, asleep."])
     >>> text = "Then THE CAT sat on the mat and the dog lay by the door. Asleep?"
-    >>> int(s.marks(text).sum())
-    13
+    >>> s.marks(text)[:2], int(s.marks(text).sum())
+    (array([False,  True]), 14)
     """
 
     def __init__(self, texts: Iterable[str]):
