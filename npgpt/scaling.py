@@ -176,7 +176,7 @@ def compute_optimal(flops: float, own: Law | None = None) -> list[Answer]:
 
     >>> for answer in compute_optimal(1e21)[:2]:
     ...     print(f"{answer.parameters:.2g} {answer.tokens:.2g}")
-    2.8e+09 5.9e+10
+    2.9e+09 5.8e+10
     2.8e+09 5.9e+10
     """
     if not (math.isfinite(flops) and flops > 0):
