@@ -12,6 +12,7 @@ from npgpt.errors import (
     NpgptError,
     PlotError,
     TokenizerError,
+    TrainingError,
 )
 from npgpt.model import GPT2
 from npgpt.score import Score
@@ -35,4 +36,5 @@ __all__ = [
     "Step",
     "Tokenizer",
     "TokenizerError",
+    "TrainingError",
 ]

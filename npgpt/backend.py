@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt import ops
 from npgpt.errors import BackendError
+from npgpt.tree import map_leaves
 
 
 def place(params: Any, dtype: str, xp: ModuleType) -> Any:
@@ -23,19 +24,19 @@ def place(params: Any, dtype: str, xp: ModuleType) -> Any:
 
     Nothing is copied that has the dtype and the place already.
     """
-    placed: dict[int, Any] = {}
+    return map_leaves(lambda array: xp.asarray(array, dtype=getattr(xp, dtype)), params)
 
-    def visit(node: Any) -> Any:
-        if isinstance(node, tuple):
-            parts = [visit(part) for part in node]
-            return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
-        if not hasattr(node, "dtype"):
-            return node  # the config
-        if id(node) not in placed:
-            placed[id(node)] = xp.asarray(node, dtype=getattr(xp, dtype))
-        return placed[id(node)]
 
-    return visit(params)
+def _backward() -> ModuleType:
+    from npgpt import backward
+
+    return backward
+
+
+def _optim() -> ModuleType:
+    from npgpt import optim
+
+    return optim
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Backend:
     # (folder, dtype) -> prepared parameters, where the folder holds them; or None
     load_prepared: Callable | None = None
     cache_dtype: Callable = str  # dtype of the weights -> dtype of the KV cache
+    backward: Callable = _backward  # () -> the module of the derivatives, for training
+    optim: Callable = _optim  # () -> the module with AdamW's `update`
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """The array on the host, as NumPy."""

@@ -32,5 +32,9 @@ class DataError(NpgptError):
     """A data file is not in the format that was asked for."""
 
 
+class TrainingError(NpgptError):
+    """Data, settings or numbers with which training cannot begin or go on."""
+
+
 class PlotError(NpgptError):
     """A figure that cannot be drawn, or not in the file that was named."""

@@ -60,6 +60,19 @@ def read_safetensors(
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings that were stored beside the tensors of a file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({error})"
+        ) from None
+
+
 def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
     """Float32 values of a tensor's bytes."""
     if kind == "F32" and stored.ctypes.data % 4 == 0:
@@ -114,7 +127,11 @@ def write_safetensors(
 
 
 def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place in one step."""
+    """Let `write` fill a file beside `path`, then put it in place in one step.
+
+    The new file is on the disk before it takes the old one's name: whatever happens,
+    one of the two is there, whole.
+    """
     import tempfile  # a tenth of the time that `import npgpt` would take
 
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -122,6 +139,8 @@ def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
     try:
         write(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

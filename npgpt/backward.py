@@ -1,0 +1,312 @@
+"""The derivatives of npgpt.ops, by hand: one function under the name of each of its.
+
+Call the loss E. A backward function receives dE/dy, the gradient of the loss with
+respect to what its namesake in npgpt.ops returned, and what that one had received; it
+returns dE/dx, ... , one gradient for each array that went in. A leading d stands for
+dE/d: `dy` is dE/dy, as large as y.
+
+Everything rests on two rules. The chain rule: dx_i = sum_j dy_j * (dy_j / dx_i). And:
+where an array is used twice, its gradients add up.
+
+Pure functions without state, on NumPy, CuPy and any other array-API library; the order
+in which a model calls them is npgpt.gradients' business. Their Numba twins are in
+kernels/backward.py and kernels/attention_backward.py.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from npgpt import ops
+from npgpt.ops import Array, namespace
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool, Float, Int
+
+
+def softmax(
+    dp: Float[Array, "*batch n"], p: Float[Array, "*batch n"]
+) -> Float[Array, "*batch n"]:
+    """Gradient of the scores: dx_i = p_i (dp_i - sum_j dp_j p_j); p = softmax(x).
+
+    dp_j / dx_i = p_j ([i = j] - p_i): raising one score takes probability from all
+    others in proportion. Summed over j with dp_j, this is the formula. A score of -inf
+    has p = 0, hence no gradient.
+
+    >>> import numpy as np
+    >>> softmax(np.array([1.0, 0.0]), np.array([0.5, 0.5])).tolist()
+    [0.25, -0.25]
+    """
+    xp = namespace(dp)
+    dx = dp - xp.sum(dp * p, axis=-1, keepdims=True)
+    dx *= p
+    return dx
+
+
+def cross_entropy(
+    z: Float[Array, "*batch V"],
+    targets: Int[Array, "*batch"],
+    *,
+    ignore_index: int | None = None,
+    count: int | None = None,
+) -> tuple[float, Float[Array, "*batch V"]]:
+    """Loss and gradient of the logits together: dz = (softmax(z) - onehot(target)) / n.
+
+    loss = 1/n sum (log sum_j e^(z_j) - z_target); the first term has the derivative
+    softmax(z), the second -1 at the target. They share their exponentials, so the
+    loss is returned too. Targets equal to ignore_index (BERT's unmasked positions) have
+    no part in either. n is the number of targets that count, or `count`: losses and
+    gradients of a batch that is cut into pieces, each with the count of the whole, add
+    up to those of the whole.
+
+    >>> import numpy as np
+    >>> loss, dz = cross_entropy(np.zeros((1, 2)), np.array([1]))
+    >>> round(loss, 4), dz.tolist()
+    (0.6931, [[0.5, -0.5]])
+    """
+    xp = namespace(z)
+    V = z.shape[-1]
+    rows, targets = xp.reshape(z, (-1, V)), xp.reshape(targets, (-1,))
+    if ignore_index is None:
+        kept, n = None, targets.shape[0]
+    else:
+        kept = targets != ignore_index
+        n = int(xp.sum(xp.astype(kept, xp.int64)))
+        targets = xp.where(kept, targets, xp.zeros_like(targets))
+    n = max(1, n if count is None else count)
+    dz = rows - xp.max(rows, axis=-1, keepdims=True)
+    at = xp.arange(rows.shape[0], dtype=targets.dtype) * V + targets
+    losses = -xp.take(xp.reshape(dz, (-1,)), at)
+    dz = xp.exp(dz)
+    total = xp.sum(dz, axis=-1, keepdims=True)
+    losses += xp.log(total[:, 0])
+    dz /= total * n
+    hit = targets[:, None] == xp.arange(V, dtype=targets.dtype)
+    dz = xp.where(hit, dz - 1 / n, dz)
+    if kept is not None:
+        losses = xp.where(kept, losses, xp.zeros_like(losses))
+        dz = xp.where(kept[:, None], dz, xp.zeros_like(dz))
+    return float(xp.sum(losses)) / n, xp.reshape(dz, z.shape)
+
+
+def gelu(
+    dy: Float[Array, "*shape"], x: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Gradient of GELU: dx = dy (1 + t + x (1 - t^2) u') / 2, t = tanh u.
+
+    y = x (1 + t) / 2 with u = s (x + 0.044715 x^3), s = sqrt(2/pi). The product rule
+    gives (1 + t)/2 + x/2 dt/dx; dt/dx = (1 - t^2) u', u' = s (1 + 3 * 0.044715 x^2).
+
+    >>> import numpy as np
+    >>> gelu(np.ones(3), np.array([-1.0, 0.0, 1.0])).round(4).tolist()
+    [-0.083, 0.5, 1.083]
+    """
+    xp, s = namespace(x), math.sqrt(2 / math.pi)
+    square = x * x
+    t = 0.044715 * square
+    t += 1.0
+    t *= x
+    t *= s
+    t = xp.tanh(t)
+    square *= 3 * 0.044715 * s
+    square += s  # u'
+    square *= x
+    square *= 1.0 - t * t
+    square += t
+    square += 1.0
+    square *= dy
+    square *= 0.5
+    return square
+
+
+def layer_norm(
+    dy: Float[Array, "*batch C"],
+    x: Float[Array, "*batch C"],
+    weight: Float[Array, " C"],
+    epsilon: float = 1e-5,
+) -> tuple[Float[Array, "*batch C"], Float[Array, " C"], Float[Array, " C"]]:
+    """Gradients of x, weight and bias: dx = (g - mean g - n mean(g n)) / sqrt(s + e).
+
+    y = n w + b with the normalised n = (x - m) / sqrt(s + e). So db = sum dy and
+    dw = sum dy n over all vectors, and g = dy w is what arrives at n. A vector's n
+    has no freedom along (1, ..., 1), which the mean m removed, nor along n itself,
+    which the variance s fixed: the formula takes both parts out of g.
+
+    >>> import numpy as np
+    >>> x, one = np.array([1.0, 2.0, 3.0, 4.0]), np.ones(4)
+    >>> dx, dweight, dbias = layer_norm(np.array([1.0, 0.0, 0.0, 0.0]), x, one)
+    >>> dx.round(4).tolist(), dweight.round(4).tolist()
+    ([0.2683, -0.3578, -0.0894, 0.1789], [-1.3416, 0.0, 0.0, 0.0])
+    """
+    xp = namespace(x)
+    C = x.shape[-1]
+    n = x - xp.sum(x, axis=-1, keepdims=True) / C
+    scale = 1 / xp.sqrt(xp.sum(n * n, axis=-1, keepdims=True) / C + epsilon)
+    n *= scale
+    dweight = xp.sum(xp.reshape(dy * n, (-1, C)), axis=0)
+    dbias = xp.sum(xp.reshape(dy, (-1, C)), axis=0)
+    dx = dy * weight
+    along = xp.sum(dx * n, axis=-1, keepdims=True) / C
+    dx -= xp.sum(dx, axis=-1, keepdims=True) / C
+    n *= along
+    dx -= n
+    dx *= scale
+    return dx, dweight, dbias
+
+
+def embedding(
+    dy: Float[Array, "*batch C"], ids: Int[Array, "*batch"], rows: int
+) -> Float[Array, "V C"]:
+    """Gradient of a table of `rows` rows: row v is the sum of dy where ids = v.
+
+    y = onehot(ids) @ table, so dtable = onehot(ids)^T @ dy: an id that occurs three
+    times collects three gradients, one that does not occur has none.
+
+    >>> import numpy as np
+    >>> embedding(np.array([[1.0], [2.0], [4.0]]), np.array([2, 0, 2]), 3).tolist()
+    [[2.0], [0.0], [5.0]]
+    """
+    xp = namespace(dy)
+    flat, ids = xp.reshape(dy, (-1, dy.shape[-1])), xp.reshape(ids, (-1,))
+    if hasattr(getattr(xp, "add", None), "at"):  # NumPy, CuPy: the sum as a scatter
+        dweight = xp.zeros((rows, flat.shape[1]), dtype=flat.dtype)
+        xp.add.at(dweight, ids, flat)
+        return dweight
+    hot = ids[None, :] == xp.arange(rows, dtype=ids.dtype)[:, None]
+    return xp.astype(hot, flat.dtype) @ flat
+
+
+def linear(
+    dy: Float[Array, "*batch m"],
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"]]:
+    """Gradients of y = x W + b: dx = dy W^T, dW = x^T dy, db = sum dy over all rows.
+
+    y_rj = sum_i x_ri W_ij + b_j: W_ij carries dy_rj to x_ri, and x_ri carries it to
+    W_ij, in every row r.
+
+    >>> import numpy as np
+    >>> w = np.array([[1.0, 2.0]])
+    >>> dx, dweight, dbias = linear(np.array([[1.0, 1.0]]), np.array([[3.0]]), w)
+    >>> dx.tolist(), dweight.tolist(), dbias.tolist()
+    ([[3.0]], [[3.0, 3.0]], [1.0, 1.0])
+    """
+    xp = namespace(dy)
+    flat = xp.reshape(dy, (-1, dy.shape[-1]))
+    rows = xp.reshape(x, (-1, x.shape[-1]))
+    dx = xp.reshape(flat @ weight.T, x.shape)
+    return dx, rows.T @ flat, xp.sum(flat, axis=0)
+
+
+def attention_scores(
+    dx: Float[Array, "B H T S"],
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B H S D"],
+    *,
+    scale: float | None = None,
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B H S D"]]:
+    """Gradients of q and k, for x = q k^T * s: dq = s dx k, dk = s dx^T q.
+
+    Masks need no mention: where x became -inf, dx is 0.
+
+    >>> import numpy as np
+    >>> q, k = np.full((1, 1, 1, 1), 2.0), np.full((1, 1, 1, 1), 3.0)
+    >>> [x.item() for x in attention_scores(np.ones((1, 1, 1, 1)), q, k)]
+    [3.0, 2.0]
+    """
+    xp = namespace(dx)
+    scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
+    dx = dx * scale
+    return dx @ k, xp.permute_dims(dx, (0, 1, 3, 2)) @ q
+
+
+def attention_means(
+    dy: Float[Array, "B H T D"],
+    p: Float[Array, "B H T S"],
+    v: Float[Array, "B H S D"],
+) -> tuple[Float[Array, "B H T S"], Float[Array, "B H S D"]]:
+    """Gradients of p and v, for the means y = p v: dp = dy v^T, dv = p^T dy.
+
+    >>> import numpy as np
+    >>> p, v = np.full((1, 1, 1, 1), 0.5), np.full((1, 1, 1, 1), 3.0)
+    >>> [x.item() for x in attention_means(np.ones((1, 1, 1, 1)), p, v)]
+    [3.0, 0.5]
+    """
+    xp = namespace(dy)
+    turned = (0, 1, 3, 2)
+    return dy @ xp.permute_dims(v, turned), xp.permute_dims(p, turned) @ dy
+
+
+def attention(
+    dy: Float[Array, "B H T D"],
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B H S D"],
+    v: Float[Array, "B H S D"],
+    *,
+    causal: bool = True,
+    mask: Bool[Array, "_ T S"] | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B H S D"], Float[Array, "B H S D"]]:
+    """Gradients of q, k and v, for y = softmax(q k^T * scale) v.
+
+    Three steps back: through the means (attention_means), through the softmax, through
+    the products (attention_scores). What a query may not see has p = 0 and passes
+    nothing on.
+
+    The probabilities p are computed again instead of being kept since the forward
+    pass, for some queries at a time and only for the keys that those may see: time for
+    memory, as in "FlashAttention" (Dao et al., 2022).
+
+    >>> import numpy as np
+    >>> q = k = np.zeros((1, 1, 2, 1))
+    >>> v = np.array([[[[2.0], [4.0]]]])
+    >>> dq, dk, dv = attention(np.ones_like(v), q, k, v)
+    >>> dv.tolist()  # the first key is seen by both queries: 1 + 1/2
+    [[[[1.5], [0.5]]]]
+    """
+    xp = namespace(q)
+    dq, dk, dv = xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
+    for rows, queries, keys in attention_pieces(q.shape, k.shape[2], causal):
+        here, seen = (rows, slice(None), queries), (rows, slice(None), keys)
+        hidden = None
+        if mask is not None:
+            hidden = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]
+        scores = ops.attention_scores(
+            q[here], k[seen], causal=causal, mask=hidden, window=window, scale=scale
+        )
+        p = ops.softmax(scores)
+        dp, dv_part = attention_means(dy[here], p, v[seen])
+        dq_part, dk_part = attention_scores(
+            softmax(dp, p), q[here], k[seen], scale=scale
+        )
+        dq[here] = dq_part
+        dk[seen] += dk_part
+        dv[seen] += dv_part
+    return dq, dk, dv
+
+
+QUERIES = 128  # of a piece: its scores, 128 x S a head, shall stay in the cache
+
+
+def attention_pieces(
+    shape: tuple[int, ...], S: int, causal: bool
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Rows, queries and keys of the pieces in which attention is computed.
+
+    Query i of T sees the keys up to i + S - T, so a piece of queries is itself a causal
+    attention with fewer keys, whose triangle hangs from the bottom right corner.
+
+    >>> [(q, k) for _, q, k in attention_pieces((1, 4, 200, 8), 200, True)][1]
+    (slice(128, 200, None), slice(0, 200, None))
+    """
+    B, _, T, _ = shape
+    for b in range(B):
+        for start in range(0, T, QUERIES):
+            stop = min(T, start + QUERIES)
+            keys = slice(0, stop + S - T if causal else S)
+            yield slice(b, b + 1), slice(start, stop), keys

@@ -1,0 +1,338 @@
+"""The whole model's backward pass: the gradient of the loss for every parameter.
+
+The forward pass is the ordinary one of npgpt.gpt2; a Tape taps it and keeps the
+activations that the derivatives of npgpt.backward ask for. Then the same steps are
+taken in the opposite order: the loss and the output head together, the last norm, the
+blocks from the last to the first, the embeddings. Each residual addition x + f(x) hands
+its gradient to both sides, so the gradients of the two paths add up; so do those of a
+table that is read as embedding and as output head.
+
+`through_attention` and `through_mlp` are the halves of a block without their norms:
+a model that normalises after the addition (BERT) calls them in its own order, and
+`ignore_index` leaves targets out of the loss. Dropout is a tap (npgpt.dropout): a tap
+that changes values has a method `backward(name, gradient)`, which changes gradients
+alike. Nothing here updates a parameter; that is npgpt.optim.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from npgpt import ops
+from npgpt.backend import Backend
+from npgpt.backward import attention_pieces, gelu
+from npgpt.backward_activations import DERIVATIVES
+from npgpt.config import GPT2Config
+from npgpt.gpt2 import (
+    MLP,
+    Affine,
+    Attention,
+    Block,
+    GPT2Params,
+    Weight,
+    attention_scale,
+    check_ids,
+    hidden_states,
+    merge_heads,
+    no_tap,
+    tap_wants,
+)
+from npgpt.ops import Array
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float, Int
+
+HEAD_ROWS = 1024  # positions whose logits exist at the same time
+
+_KEPT = ("embed", "ln_1", "attn.q", "attn.k", "attn.v", "attn.context", "resid_mid",
+         "ln_2", "mlp.pre", "mlp.act", "resid")  # fmt: skip
+
+
+class Tape:
+    """A tap that keeps the activations that a backward pass reads, each until then.
+
+    Another tap (dropout, or any that is None) comes first; what it returns is kept.
+    """
+
+    def __init__(self, tap: Any = no_tap):
+        self.tap = tap
+        self.kept: dict[str, Array] = {}
+
+    def wants(self, name: str) -> bool:
+        """Activations of the backward pass, and what the other tap asks for."""
+        return name.endswith(_KEPT) or tap_wants(self.tap, name)
+
+    def __call__(self, name: str, array: Array) -> Array:
+        """The other tap's result, which is kept where the way back needs it."""
+        if name.endswith("attn.weights"):  # softmax's own derivative needs its result
+            self.kept[f"{name}.before"] = array
+        result = self.tap(name, array)
+        if name.endswith((*_KEPT, "attn.weights")):
+            self.kept[name] = result
+        return result
+
+    def take(self, name: str) -> Array:
+        """The activation, which is forgotten here."""
+        return self.kept.pop(name)
+
+    def backward(self, name: str, gradient: Array) -> Array:
+        """The gradient before the other tap, from the gradient after it."""
+        through = getattr(self.tap, "backward", None)
+        return gradient if through is None else through(name, gradient)
+
+
+def loss_and_gradients(
+    params: GPT2Params,
+    ids: Int[np.ndarray, "B T"],
+    targets: Int[np.ndarray, "B T"],
+    *,
+    backend: Backend,
+    tap: Any = no_tap,
+    ignore_index: int | None = None,
+    count: int | None = None,
+    tables: bool = True,
+) -> tuple[float, GPT2Params]:
+    """Mean cross-entropy of the targets in nats, and its gradient for every parameter.
+
+    targets[b, t] is the token that should follow ids[b, :t + 1]; those equal to
+    ignore_index do not count. The gradients have the structure of the parameters, a
+    tied output head included: grads.lm_head is grads.wte. With `count` losses and
+    gradients of several calls add up to those of one batch (npgpt.backward.
+    cross_entropy). tables=False leaves the gradients of embeddings and output head out,
+    as None. Raises DecodingError for an id or a target outside the vocabulary.
+
+    Source: Rumelhart, Hinton and Williams, "Learning representations by
+    back-propagating errors" (1986).
+
+    >>> from npgpt import GPT2
+    >>> from npgpt.backend import NUMPY
+    >>> params = GPT2.from_pretrained("tales-mini").params
+    >>> ids = np.array([[5, 6, 7]])
+    >>> loss, grads = loss_and_gradients(params, ids[:, :-1], ids[:, 1:], backend=NUMPY)
+    >>> grads.h[0].mlp.c_fc.weight.shape == params.h[0].mlp.c_fc.weight.shape
+    True
+    """
+    config, tape = params.config, Tape(tap)
+    ids = check_ids(ids, config)
+    hidden = hidden_states(params, ids, backend=in_pieces(backend), tap=tape)
+    loss, dx, dhead = through_head(
+        hidden, params.lm_head.weight, targets, config,
+        backend=backend, ignore_index=ignore_index, count=count, table_too=tables,
+    )  # fmt: skip
+    del hidden
+    dx = tape.backward("ln_f", dx)
+    last = f"h.{config.n_layer - 1}.resid" if config.n_layer else "embed"
+    dx, ln_f = _through_norm(dx, tape.take(last), params.ln_f, config, backend)
+    blocks = []
+    for i in reversed(range(config.n_layer)):
+        before = f"h.{i - 1}.resid" if i else "embed"
+        dx, block = _through_block(
+            dx, tape.take(before), params.h[i], i, config, backend, tape
+        )
+        blocks.append(block)
+    dx = tape.backward("embed", dx)
+    wte, wpe = Weight(None), Weight(None)
+    if tables:
+        backward, xp = backend.backward(), backend.xp
+        dwte = tape.backward("wte", dx)
+        dwte = backward.embedding(dwte, xp.asarray(ids), config.vocab_size)
+        dwpe = tape.backward("wpe", xp.sum(dx, axis=0))
+        dwpe = backward.embedding(dwpe, xp.arange(ids.shape[1]), config.n_positions)
+        if config.tie_word_embeddings:
+            dwte += dhead
+            dhead = dwte
+        wte, wpe = Weight(dwte), Weight(dwpe)
+    head = wte if config.tie_word_embeddings else Weight(dhead)
+    return loss, GPT2Params(config, wte, wpe, tuple(reversed(blocks)), ln_f, head)
+
+
+def mean_loss(
+    params: GPT2Params,
+    ids: Int[np.ndarray, "B T"],
+    targets: Int[np.ndarray, "B T"],
+    *,
+    backend: Backend,
+) -> float:
+    """The loss of loss_and_gradients, without gradients."""
+    hidden = hidden_states(params, ids, backend=in_pieces(backend))
+    check_ids(targets, params.config)
+    xp, cross_entropy = backend.xp, backend.backward().cross_entropy
+    rows = xp.reshape(hidden, (-1, hidden.shape[-1]))
+    flat, loss = xp.asarray(targets.reshape(-1)), 0.0
+    for start in range(0, flat.shape[0], HEAD_ROWS):
+        piece = slice(start, start + HEAD_ROWS)
+        z = rows[piece, :] @ params.lm_head.weight.T
+        loss += cross_entropy(z, flat[piece], count=flat.shape[0])[0]
+    return loss
+
+
+def through_head(
+    hidden: Float[Array, "B T C"],
+    table: Float[Array, "V C"],
+    targets: Int[np.ndarray, "B T"],
+    config: GPT2Config,
+    *,
+    backend: Backend,
+    ignore_index: int | None = None,
+    count: int | None = None,
+    table_too: bool = True,
+) -> tuple[float, Float[Array, "B T C"], Float[Array, "V C"] | None]:
+    """Loss, and the gradients of the last hidden states and of the output head.
+
+    The logits of some positions at a time: all of them, with their probabilities, would
+    be the largest arrays of the whole step.
+    """
+    backward, xp = backend.backward(), backend.xp
+    counted = np.ones_like(targets, bool)
+    if ignore_index is not None:
+        counted = targets != ignore_index
+    check_ids(np.where(counted, targets, 0), config)
+    count = int(counted.sum()) if count is None else count
+    B, T, C = hidden.shape
+    rows, flat = xp.reshape(hidden, (B * T, C)), xp.asarray(targets.reshape(-1))
+    loss, dhidden = 0.0, xp.empty_like(rows)
+    dtable = xp.zeros_like(table) if table_too else None
+    for start in range(0, B * T, HEAD_ROWS):
+        piece = slice(start, start + HEAD_ROWS)
+        z = rows[piece, :] @ table.T
+        part, dz = backward.cross_entropy(
+            z, flat[piece], ignore_index=ignore_index, count=count
+        )
+        loss += part
+        dhidden[piece, :] = dz @ table
+        if table_too:
+            dtable += dz.T @ rows[piece, :]
+    return loss, xp.reshape(dhidden, hidden.shape), dtable
+
+
+def _through_block(
+    dx: Array, x: Array, block: Block, i: int, config: GPT2Config, backend: Backend,
+    tape: Tape,
+) -> tuple[Array, Block]:  # fmt: skip
+    """dE/dx and the gradients of block i, from dE/d(its result)."""
+    name = f"h.{i}"
+    dx = tape.backward(f"{name}.resid", dx)
+    normed = tape.take(f"{name}.ln_2")
+    dnormed, mlp = through_mlp(dx, normed, block.mlp, name, config, backend, tape)
+    dnormed = tape.backward(f"{name}.ln_2", dnormed)
+    middle = tape.take(f"{name}.resid_mid")
+    dmiddle, ln_2 = _through_norm(dnormed, middle, block.ln_2, config, backend)
+    dmiddle += dx  # x + f(x): the gradient goes both ways
+    dmiddle = tape.backward(f"{name}.resid_mid", dmiddle)
+    normed = tape.take(f"{name}.ln_1")
+    dnormed, attn = through_attention(
+        dmiddle, normed, block.attn, i, config, backend, tape
+    )
+    dnormed = tape.backward(f"{name}.ln_1", dnormed)
+    dx, ln_1 = _through_norm(dnormed, x, block.ln_1, config, backend)
+    dx += dmiddle
+    return dx, Block(ln_1, attn, ln_2, mlp)
+
+
+def through_mlp(
+    dy: Float[Array, "B T C"],
+    x: Float[Array, "B T C"],
+    mlp: MLP,
+    name: str,
+    config: GPT2Config,
+    backend: Backend,
+    tape: Tape,
+) -> tuple[Float[Array, "B T C"], MLP]:
+    """Gradients of x and of the parameters, for y = c_proj(activation(c_fc(x)))."""
+    backward = backend.backward()
+    dy = tape.backward(f"{name}.mlp.out", dy)
+    act = tape.take(f"{name}.mlp.act")
+    dact, *c_proj = backward.linear(dy, act, mlp.c_proj.weight)
+    del act
+    dact = tape.backward(f"{name}.mlp.act", dact)
+    through = DERIVATIVES[config.activation_function]
+    through = backward.gelu if through is gelu else through
+    dpre = through(dact, tape.take(f"{name}.mlp.pre"))
+    dpre = tape.backward(f"{name}.mlp.pre", dpre)
+    dx, *c_fc = backward.linear(dpre, x, mlp.c_fc.weight)
+    return dx, MLP(Affine(*c_fc), Affine(*c_proj))
+
+
+def through_attention(
+    dy: Float[Array, "B T C"],
+    x: Float[Array, "B T C"],
+    attn: Attention,
+    layer: int,
+    config: GPT2Config,
+    backend: Backend,
+    tape: Tape,
+    *,
+    causal: bool = True,
+    mask: Any = None,
+) -> tuple[Float[Array, "B T C"], Attention]:
+    """Gradients of x and of the parameters of one attention layer.
+
+    Where a tap looked at the probabilities (dropout), they are on the tape; elsewhere
+    npgpt.backward.attention computes them again.
+    """
+    backward, xp, name = backend.backward(), backend.xp, f"h.{layer}.attn"
+    (B, T, C), H = x.shape, config.n_head
+    dy = tape.backward(f"{name}.out", dy)
+    context = merge_heads(tape.take(f"{name}.context"))
+    dcontext, *c_proj = backward.linear(dy, context, attn.c_proj.weight)
+    del context
+    dcontext = xp.permute_dims(xp.reshape(dcontext, (B, T, H, C // H)), (0, 2, 1, 3))
+    dcontext = tape.backward(f"{name}.context", dcontext)
+    q, k, v = (tape.take(f"{name}.{part}") for part in "qkv")
+    scale = attention_scale(config, layer)
+    if f"{name}.weights" in tape.kept:
+        dp, dv = backward.attention_means(dcontext, tape.take(f"{name}.weights"), v)
+        dp = tape.backward(f"{name}.weights", dp)
+        dscores = backward.softmax(dp, tape.take(f"{name}.weights.before"))
+        dscores = tape.backward(f"{name}.scores", dscores)
+        dq, dk = backward.attention_scores(dscores, q, k, scale=scale)
+    else:
+        dq, dk, dv = backward.attention(
+            dcontext, q, k, v, causal=causal, mask=mask, scale=scale
+        )
+    del q, k, v
+    parts = zip("qkv", (dq, dk, dv), strict=True)
+    dqkv = xp.concat(
+        [merge_heads(tape.backward(f"{name}.{part}", d)) for part, d in parts], axis=-1
+    )
+    dx, *c_attn = backward.linear(dqkv, x, attn.c_attn.weight)
+    return dx, Attention(Affine(*c_attn), Affine(*c_proj))
+
+
+def _through_norm(
+    dy: Array, x: Array, ln: Affine, config: GPT2Config, backend: Backend
+) -> tuple[Array, Affine]:
+    norm = backend.backward().layer_norm
+    dx, *ln_gradients = norm(dy, x, ln.weight, config.layer_norm_epsilon)
+    return dx, Affine(*ln_gradients)
+
+
+def in_pieces(backend: Backend) -> Backend:
+    """The backend, with NumPy's attention for some queries at a time.
+
+    The scores of a whole batch would be larger than all that is kept for the way back.
+    """
+    if backend.attention is not ops.attention:
+        return backend
+    return replace(backend, attention=_attention_in_pieces)
+
+
+def _attention_in_pieces(
+    q: Array, k: Array, v: Array, *, causal: bool = True, mask: Any = None,
+    window: int | None = None, scale: float | None = None,
+) -> Array:  # fmt: skip
+    out = ops.namespace(q).empty_like(q)
+    for rows, queries, keys in attention_pieces(q.shape, k.shape[2], causal):
+        hidden = None
+        if mask is not None:
+            hidden = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]
+        seen = (rows, slice(None), keys)
+        out[rows, :, queries] = ops.attention(
+            q[rows, :, queries, :], k[seen], v[seen], causal=causal, mask=hidden,
+            window=window, scale=scale,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,248 @@
+"""The training loop: ids in, a model that predicts the next of them out.
+
+One 1-D array of ids for training, one for validation (npgpt.corpus makes them from text
+files). Windows of `context` ids are drawn without replacement, epoch by epoch, in an
+order that depends on the seed and the step alone: no generator has a state, so a run
+that was interrupted goes on exactly as if it had not been.
+
+The folder of a run:
+
+    config.json, model.safetensors, tokenizer.json   loads like any model, at any time
+    checkpoint.safetensors    parameters, moments and step of the last `save_every`
+    loss.jsonl                one line a step, and one a validation
+
+Every file is replaced as a whole, so a process that is killed loses what came after
+the last checkpoint and nothing else. `train` knows nothing of text or terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt import checkpoint, optim
+from npgpt.backend import Backend, get_backend, place
+from npgpt.batches import batch, check_data
+from npgpt.config import GPT2Config
+from npgpt.dropout import Dropout
+from npgpt.errors import TrainingError
+from npgpt.gpt2 import GPT2Params, no_tap
+from npgpt.gradients import loss_and_gradients, mean_loss
+from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lora
+from npgpt.resume import CURVE, State, begin, fingerprint, save
+from npgpt.tree import leaves, map_leaves
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, on how much at once, and how fast. Steps count from 1."""
+
+    steps: int = 1000
+    batch_size: int = 8  # windows of one forward pass
+    accumulate: int = 1  # such passes for one step
+    context: int = 256  # ids of a window
+    learning_rate: float = 1e-3  # at its peak
+    warmup_steps: int = 50
+    final_fraction: float = 0.1  # of the peak, at the end of the cosine
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    decay_all: bool = False  # biases and norms too
+    clip_norm: float = 1.0
+    dropout: float = 0.0
+    seed: int = 0
+    eval_every: int = 100  # steps between validations
+    eval_tokens: int = 50_000  # of the validation array at most
+    save_every: int = 100  # steps between checkpoints
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulate", "context", "eval_every",
+                     "eval_tokens", "save_every"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise TrainingError(
+                    f"{name} must be at least 1, not {getattr(self, name)}"
+                )
+        if not 0 <= self.dropout < 1:
+            raise TrainingError(f"dropout must be in [0, 1), not {self.dropout}")
+        if not self.learning_rate > 0:
+            raise TrainingError(
+                f"learning_rate must be above 0, not {self.learning_rate}"
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Ids that one step learns from."""
+        return self.batch_size * self.accumulate * self.context
+
+
+def train(
+    params: GPT2Params,
+    train_ids: np.ndarray,
+    validation_ids: np.ndarray,
+    config: TrainConfig,
+    *,
+    out: str | Path,
+    backend: str | Backend = "numpy",
+    lora: LoraConfig | None = None,
+    resume: bool = False,
+    report: Callable[[dict[str, Any]], Any] | None = None,
+    bits_per_byte: Callable[[float], float] | None = None,
+) -> GPT2Params:
+    """Train from these parameters and return the result, which `out` holds too.
+
+    With `lora` only low-rank additions are trained, and merged wherever weights are
+    saved. With `resume` a run that `out` holds goes on from its last checkpoint; the
+    arguments must be the same. `report` is called with every line of the curve, plus
+    tokens_per_second and seconds_left; after a validation also with `params`.
+    `bits_per_byte` turns a validation loss into bits per byte of text.
+
+    Raises TrainingError for ids outside the vocabulary, a corpus shorter than one
+    window, a loss that is not a number; CheckpointError where a file cannot be written.
+    The last checkpoint stays whole in every case.
+    """
+    backend, out = get_backend(backend), Path(out)
+    check_data(train_ids, validation_ids, params.config, config.context)
+    base = map_leaves(_own, place(params, "float32", backend.xp))
+    start = base if lora is None else new_lora(base, lora, config.seed, backend.xp)
+    run = fingerprint(train_ids, train=config, model=base.config, lora=lora)
+    state = begin(start, out, run, resume, backend)
+    engine = backend if lora is None else lora_backend(backend)
+    began, first = time.perf_counter(), state.step
+    try:
+        with (out / CURVE).open("a", encoding="utf-8") as curve:
+
+            def tell(record: dict[str, Any], **more: Any) -> None:
+                print(json.dumps(record), file=curve, flush=True)
+                if report is not None:
+                    report({**record, **more})
+
+            def validate() -> None:
+                full = _whole(base, state.params, lora)
+                loss = validation_loss(full, validation_ids, config, backend)
+                record = {"step": state.step, "validation_loss": loss}
+                if bits_per_byte is not None:
+                    record["bits_per_byte"] = bits_per_byte(loss)
+                tell(record, params=full)
+
+            if state.step == 0:
+                validate()
+            while state.step < config.steps:
+                record = _step(state, base, train_ids, config, engine, lora)
+                state = state._replace(step=state.step + 1)
+                took = time.perf_counter() - began
+                speed = (state.step - first) * config.tokens_per_step / took
+                left = took / (state.step - first) * (config.steps - state.step)
+                tell(record, tokens_per_second=speed, seconds_left=left)
+                last = state.step == config.steps
+                if last or state.step % config.eval_every == 0:
+                    validate()
+                if last or state.step % config.save_every == 0:
+                    checkpoint.save(_whole(base, state.params, lora), out)
+                    save(state, out, run, backend)
+    except OSError as error:
+        raise TrainingError(
+            f"{out / CURVE}: cannot be written ({error.strerror or error}); the last "
+            "checkpoint is whole, make room and resume"
+        ) from None
+    return _whole(base, state.params, lora)
+
+
+def _step(
+    state: State, base: GPT2Params, ids: np.ndarray, config: TrainConfig,
+    backend: Backend, lora: LoraConfig | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Gradients of one step's windows, added up, then AdamW; the line of the curve."""
+    number = state.step + 1
+    model = state.params if lora is None else attach(base, state.params)
+    total, grads = 0.0, None
+    for part in range(config.accumulate):
+        index = state.step * config.accumulate + part
+        x, y = batch(ids, index, config.batch_size, config.context, config.seed)
+        tap = Dropout(config.dropout, config.seed, index) if config.dropout else no_tap
+        loss, more = loss_and_gradients(
+            model, x, y, backend=backend, tap=tap, tables=lora is None,
+            count=config.tokens_per_step,
+        )  # fmt: skip
+        more = more if lora is None else collect(more, state.params)
+        total += loss
+        if grads is None:
+            grads = more
+        else:
+            for sum_, one in zip(leaves(grads).values(), leaves(more).values(),
+                                 strict=True):  # fmt: skip
+                sum_ += one
+    norm = optim.clip_by_global_norm(grads, config.clip_norm)
+    if not math.isfinite(total) or not math.isfinite(norm):
+        kept = number - 1 - (number - 1) % config.save_every
+        raise TrainingError(
+            f"the loss of step {number} is {total:.4g}, its gradient's norm "
+            f"{norm:.4g}; lower the learning rate (what step {kept} saved is kept)"
+        )
+    rate = optim.learning_rate(
+        number, peak=config.learning_rate, warmup=config.warmup_steps,
+        steps=config.steps, floor=config.final_fraction,
+    )  # fmt: skip
+    optim.adamw(
+        state.params, grads, state.moments, number, learning_rate=rate,
+        backend=backend, betas=config.betas, epsilon=config.epsilon,
+        weight_decay=config.weight_decay, decay_all=config.decay_all,
+    )  # fmt: skip
+    return {"step": number, "loss": total, "learning_rate": rate, "gradient_norm": norm}
+
+
+def validation_loss(
+    params: GPT2Params, ids: np.ndarray, config: TrainConfig, backend: Backend
+) -> float:
+    """Mean loss in nats of the ids after the first, in windows side by side.
+
+    At most eval_tokens of them. Each window starts without what was before it, so a
+    reading with overlapping windows (npgpt score) finds a little less.
+    """
+    T, n = config.context, min(len(ids) - 1, config.eval_tokens)
+    whole, total = n // T, 0.0
+    for row in range(0, whole, config.batch_size):
+        rows = min(config.batch_size, whole - row)
+        piece = np.asarray(ids[row * T : (row + rows) * T + 1]).astype(np.int64)
+        x, y = piece[:-1].reshape(rows, T), piece[1:].reshape(rows, T)
+        total += mean_loss(params, x, y, backend=backend) * rows * T
+    if n % T:
+        piece = np.asarray(ids[whole * T : n + 1]).astype(np.int64)[None]
+        total += mean_loss(params, piece[:, :-1], piece[:, 1:], backend=backend) * (
+            n % T
+        )
+    return total / n
+
+
+def init_params(config: GPT2Config, seed: int = 0) -> GPT2Params:
+    """Random parameters to start from, as GPT-2's: normal numbers of deviation 0.02.
+
+    What a block adds is made smaller by sqrt(2 L), since 2 L such additions follow one
+    another; biases start at 0, norms at 1. Source: Radford et al. (2019), section 2.3.
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    tensors = {}
+    for name, shape in checkpoint.expected_shapes(config).items():
+        if len(shape) > 1:
+            x = rng.standard_normal(shape, dtype=np.float32)
+            x *= 0.02 / (2 * config.n_layer) ** 0.5 if "c_proj" in name else 0.02
+        else:
+            is_scale = "ln_" in name and name.endswith("weight")
+            x = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
+        tensors[name] = x
+    return checkpoint.from_tensors(config, tensors)
+
+
+def _own(array: Any) -> Any:
+    """A copy that may be written: a loaded file is a map for reading."""
+    return array.copy()
+
+
+def _whole(base: GPT2Params, params: Any, lora: LoraConfig | None) -> GPT2Params:
+    return params if lora is None else merge(base, params)
