@@ -195,8 +195,9 @@ class Shingles:
         """For every word of a text, whether it is within a shared run."""
         words = self._words(text)
         hashes = _hashes(words)
-        at = np.searchsorted(self.known, hashes).clip(max=len(self.known) - 1)
-        hits = np.flatnonzero(self.known[at] == hashes)
+        # np.isin would sort everything known, once for every text.
+        after = np.searchsorted(self.known, hashes, side="right")
+        hits = np.flatnonzero(after > np.searchsorted(self.known, hashes))
         marks = np.zeros(len(words) + 1, int)
         np.add.at(marks, hits, 1)
         np.add.at(marks, np.minimum(hits + WORDS, len(words)), -1)
@@ -208,14 +209,14 @@ class Shingles:
         return np.array([seen.setdefault(w, len(seen)) for w in words], np.uint64)
 
 
-def _hashes(words: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of every run of 13 words."""
-    n = len(words) - WORDS + 1
-    if n < 1:
+def _hashes(words: np.ndarray, n: int = WORDS) -> np.ndarray:
+    """A 64-bit hash of every run of n words."""
+    size = len(words) - n + 1
+    if size < 1:
         return np.zeros(0, np.uint64)
-    total = np.zeros(n, np.uint64)
-    for i in range(WORDS):  # wraps around, as a hash may
-        total = (total ^ words[i : i + n]) * np.uint64(0x9E3779B97F4A7C15)
+    total = np.zeros(size, np.uint64)
+    for i in range(n):  # wraps around, as a hash may
+        total = (total ^ words[i : i + size]) * np.uint64(0x9E3779B97F4A7C15)
         total ^= total >> np.uint64(29)
     return total
 
@@ -236,3 +237,40 @@ def without(tale: list[str], shingles: Shingles) -> tuple[list[list[str]], int]:
         at += n
     kept = [part for part in parts if words_in(part) >= LEAST_WORDS]
     return kept, words_in(tale) - sum(map(words_in, kept))
+
+
+# What a model has by heart
+
+
+def longest_runs(samples: list[str], text: str, least: int = 8) -> list[list[str]]:
+    """The longest run of words that each sample shares with a text, from `least` on.
+
+    Runs of `least` words are found by their hashes and then followed word by word.
+
+    >>> longest_runs(["one two three five", "six"], "Two, three! Five.", least=2)
+    [['two', 'three', 'five'], []]
+    """
+    seen: dict[str, int] = {}
+
+    def numbers(words: list[str]) -> np.ndarray:
+        return np.array([seen.setdefault(w, len(seen)) for w in words], np.uint64)
+
+    source = numbers(_normal(text).split())
+    hashes = _hashes(source, least)
+    order = hashes.argsort()
+    ranked = hashes[order]
+    longest = []
+    for sample in samples:
+        words = _normal(sample).split()
+        own = numbers(words)
+        begins = _hashes(own, least)
+        best = (0, 0)
+        first, last = (ranked.searchsorted(begins, side) for side in ("left", "right"))
+        for i in range(len(begins)):
+            for at in order[first[i] : last[i]]:
+                n = min(len(own) - i, len(source) - at)
+                differ = np.flatnonzero(own[i : i + n] != source[at : at + n])
+                best = max(best, (int(differ[0]) if len(differ) else n, i))
+        size, i = best
+        longest.append(words[i : i + size] if size >= least else [])
+    return longest
