@@ -177,7 +177,7 @@ def measure(folder: Path, passages: list[str], text: str, backend: str) -> dict:
         for seed in range(SAMPLES):
             samples.append(model.generate(
                 [model.config.bos_token_id], max_new_tokens=200, do_sample=True,
-                temperature=0.8, top_p=0.95, seed=seed,
+                temperature=0.8, top_p=0.95, seed=seed, overflow="stop",
             ).text)  # fmt: skip
             tell(1, SAMPLES)
     runs = stories.longest_runs(samples, text)
