@@ -61,7 +61,7 @@ class Rung:
         that grows with the tokens (what is fixed for all sizes bends the law: Porian et
         al. 2024).
         """
-        batch = 4 if self.tokens <= 500_000 else 8 if self.tokens <= 1e6 else 16
+        batch = 2 if self.tokens < 500_000 else 4 if self.tokens <= 1e6 else 8
         steps = round(self.tokens / (batch * CONTEXT))
         return TrainConfig(
             steps=steps, batch_size=batch, context=CONTEXT, warmup_steps=steps // 20,
