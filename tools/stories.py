@@ -3,9 +3,9 @@
 Three steps, each a pure function of text: `books` and `tales_of` take a book's front
 and back matter, notes and contents lists away and find where a tale ends; `Shingles`
 finds what another text shares, 13 words at a time; `without` takes that out. What is
-done by rule is wrong now and then: of 50 boundaries drawn at random 44 parted two tales,
-6 a tale from a part of it (a tale told within it, a chapter, a song); three of the six
-the rule for tales told within tales has since taken away. stories.tsv, made
+done by rule is wrong now and then: of 50 boundaries drawn at random 44 parted two
+tales, 6 a tale from a part of it (a tale told within it, a chapter, a song); three of
+the six are gone since by the rule for tales told within tales. stories.tsv, made
 by hand, says where each book begins and ends and what its titles look like.
 """
 
