@@ -26,6 +26,7 @@ VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing
     "eval": "Zero-shot LAMBADA, HellaSwag and cloze questions.",
     "plot": "Figures: the causal mask, attention.",
     "download": "Bring a model from the Hugging Face Hub.",
+    "scaling": "How large a model, how many tokens, for so many FLOPs.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",
     "bench": "How fast, against NumPy, the machine and the peers.",
     "warmup": "Compile all kernels now, once.",

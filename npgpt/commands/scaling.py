@@ -1,0 +1,99 @@
+"""`npgpt scaling`: the sizes of the GPT papers, and how large a model to train."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from npgpt.commands._shared import echo_json, json_option
+from npgpt.scaling import PUBLISHED, Answer, compute_optimal
+from npgpt.scaling_fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
+
+
+@click.command()
+@click.option("--flops", type=float, help="A budget: how large a model, how many "
+              "tokens?")  # fmt: skip
+@click.option("--runs", "path", type=click.Path(path_type=Path), help="Runs of "
+              "tools/scaling.py to fit  [default: the project's own]")  # fmt: skip
+@click.option("--count", type=click.Choice(COUNTS), default="all", show_default=True,
+              help="Which parameters of the runs N counts.")  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the runs, "
+              "their law and the papers' slopes; .png or .svg.")  # fmt: skip
+@json_option
+def command(flops: float | None, path: Path | None, count: str, plot: Path | None,
+            as_json: bool) -> None:  # fmt: skip
+    """GPT-1, GPT-2 and GPT-3 by their shapes, and the law of our own training runs.
+
+    With --flops: the best number of parameters and tokens by Hoffmann et al.'s three
+    approaches, the replication of Besiroglu et al., and our runs. Their losses are of
+    different texts and do not compare; ours reaches far beyond what it was fitted to.
+
+    Example: npgpt scaling --flops 1e21
+    """
+    runs = read_runs(RUNS if path is None else path)
+    fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
+    answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
+    if plot is not None:
+        from npgpt import plots, scaling_plots
+
+        plots.save(scaling_plots.plot_scaling(runs, fit), plot)
+    if as_json:
+        echo_json({
+            "models": [model.summary() for model in PUBLISHED],
+            "flops": flops,
+            "answers": [asdict(answer) for answer in answers],
+            "fit": fit and _summary(fit),
+        })  # fmt: skip
+        return
+    if plot is not None:
+        click.echo(plot)
+    if flops is None and plot is None:
+        _echo_models()
+    if answers:
+        _echo_answers(answers)
+    if fit is not None and plot is None:
+        _echo_fit(fit)
+
+
+def _summary(fit: Fit) -> dict:
+    names = ("E", "A", "alpha", "B", "beta", "exponent")
+    return {
+        "runs": fit.runs,
+        "count": fit.count,
+        "residual": fit.residual,
+        **{name: getattr(fit.law, name) for name in names},
+        "intervals_90": {name: fit.interval(name) for name in names},
+    }
+
+
+def _echo_models() -> None:
+    click.echo("model         layers heads  width context       parameters "
+               "training FLOPs  KV a token")  # fmt: skip
+    for m in PUBLISHED:
+        spent = "unknown" if m.flops is None else f"{m.flops:.2e}"
+        kv = f"{m.kv_bytes_per_token() / 1024:,.0f} KiB"
+        click.echo(f"{m.name:<13}{m.layers:>7}{m.heads:>6}{m.width:>7}{m.context:>8}"
+                   f"{m.parameters:>17,}{spent:>15}{kv:>12}")  # fmt: skip
+    click.echo("FLOPs: 6 N D for GPT-3's 300 B tokens; D of GPT-1 and 2 is unknown."
+               "\nKV: keys and values of all layers, in 16 bits.")  # fmt: skip
+
+
+def _echo_answers(answers: list[Answer]) -> None:
+    click.echo(f"{'by':<24}{'parameters':>12}{'tokens':>11}{'tokens/N':>10}{'loss':>8}")
+    for a in answers:
+        loss = "" if a.loss is None else f"{a.loss:.3f}"
+        click.echo(f"{a.method:<24}{a.parameters:>12.3g}{a.tokens:>11.3g}"
+                   f"{a.tokens / a.parameters:>10.1f}{loss:>8}")  # fmt: skip
+
+
+def _echo_fit(fit: Fit) -> None:
+    which = "all parameters" if fit.count == "all" else "those without embeddings"
+    click.echo(f"Our law, of {fit.runs} runs (N: {which}), with the bootstrap's 90 %:")
+    for name in ("E", "A", "alpha", "B", "beta", "exponent"):
+        low, high = fit.interval(name)
+        label = "a, N ~ C^a" if name == "exponent" else name
+        value = getattr(fit.law, name)
+        click.echo(f"  {label:<10} {value:>9.4g}   {low:.4g} to {high:.4g}")
+    click.echo(f"  residual   {fit.residual:.4f} of the logarithm of the loss")
