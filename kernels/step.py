@@ -38,9 +38,14 @@ ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
 def decode_step(
-    params: Any, ids: Sequence[Sequence[int]], cache: Any
+    params: Any,
+    ids: Sequence[Sequence[int]],
+    cache: Any,
+    keep: Sequence[int] | None = None,
 ) -> np.ndarray | None:
     """Read each row's new ids (at least one); logits (B, V) after its last.
+
+    With `keep` after the last keep[row] of them, (sum of keep, V), row below row.
 
     None where this kernel does not apply (other activations, rebuilt parameters, a
     cache of another kind): the caller then goes function by function. Ids must have
@@ -61,42 +66,52 @@ def decode_step(
         cache.n_positions, config.n_positions
     ):
         return None  # the plain path says what is wrong
-    if sum(map(len, ids)) == len(ids):
+    if sum(map(len, ids)) == len(ids) and keep is None:
         tokens = np.array([(new[0], b, held[b]) for b, new in enumerate(ids)])
-        z = _read(buffers, config, cache, tokens, len(ids))
+        z = _read(buffers, config, cache, tokens, np.arange(len(ids)), one_each=True)
     else:
+        keep = [1] * len(ids) if keep is None else keep
         tokens = np.array(
             [
-                (id, b, held[b] + t)
+                (id, b, held[b] + t, len(new) - t <= keep[b])
                 for b, new in enumerate(ids)
                 for t, id in enumerate(new)
             ]
         )
-        z = np.empty((len(ids), config.vocab_size), np.float32)
+        parts = []
         for start in range(0, len(tokens), CHUNK):
             chunk = tokens[start : start + CHUNK]
-            found = _read(buffers, config, cache, chunk, None)
-            z[np.unique(chunk[:, 1])] = found
+            # A chunk without an answer computes one, which is left out below.
+            last = np.flatnonzero(chunk[:, 3])
+            found = _read(buffers, config, cache, np.ascontiguousarray(chunk[:, :3]),
+                          last if len(last) else np.zeros(1, np.int64))  # fmt: skip
+            parts.append(found[: len(last)])
+        z = np.concatenate(parts)
     for row, new in zip(cache.ids, ids, strict=True):
         row.extend(new)
     return z
 
 
 def _read(
-    buffers: Buffers, config: Any, cache: Any, tokens: np.ndarray, one_each: int | None
+    buffers: Buffers,
+    config: Any,
+    cache: Any,
+    tokens: np.ndarray,
+    last: np.ndarray,
+    one_each: bool = False,
 ) -> np.ndarray:
-    """Logits after the last token of each row in tokens (M, 3): id, row, position."""
+    """Logits after the tokens `last` of tokens (M, 3): id, row, position."""
     M = len(tokens)
     if one_each:
         blocks = np.empty((M, 6), np.int64)
         blocks[:, 0] = tokens[:, 1]
-        blocks[:, 1] = last = np.arange(M)
+        blocks[:, 1] = last
         blocks[:, 2] = last + 1
         blocks[:, 3], blocks[:, 4] = 0, 1
         blocks[:, 5] = tokens[:, 2] + 1
     else:
         ends = np.flatnonzero(np.diff(tokens[:, 1], append=-1)) + 1
-        last, found = ends - 1, []
+        found = []
         for begin, end in zip(np.append(0, ends[:-1]), ends, strict=True):
             row, S = tokens[begin, 1], tokens[end - 1, 2] + 1
             found += [

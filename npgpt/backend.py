@@ -56,8 +56,8 @@ class Backend:
     attention: Callable = ops.attention
     dtypes: tuple[str, ...] = ("float32", "float64")
     prepare: Callable = place  # (params, dtype, xp) -> what these functions want
-    # (params, new ids of each row, cache) -> (B, V) in one call, where nothing taps;
-    # or None, where it does not apply
+    # (params, new ids of each row, cache, keep) -> logits after the last keep[row] ids
+    # (None: one) of each row, in one call, where nothing taps; None if it cannot
     decode_step: Callable | None = None
     # (folder, dtype) -> prepared parameters, where the folder holds them; or None
     load_prepared: Callable | None = None

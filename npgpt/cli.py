@@ -20,6 +20,7 @@ VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing
     "generate": "Continue a text.",
     "sample": "One next-token distribution, through every element of the chain.",
     "strategies": "Every decoding strategy: formula, parameters, paper, example.",
+    "compare": "Decoding strategies: diversity against quality, with a figure.",
     "score": "How probable a text is, token by token.",
     "eval": "Zero-shot LAMBADA, HellaSwag and cloze questions.",
     "plot": "Figures: the causal mask, attention.",

@@ -34,3 +34,7 @@ class DataError(NpgptError):
 
 class PlotError(NpgptError):
     """A figure that cannot be drawn, or not in the file that was named."""
+
+
+class GridError(NpgptError):
+    """A grid of settings to compare that is not one, or a comparison called wrongly."""

@@ -41,6 +41,12 @@ def all_logits(
     if layers is None and all(len(new) == 1 for new in ids):
         return list(model.next_logits(ids, cache)[:, None])
     keep = [len(new) for new in ids] if keep is None else keep
+    if layers is None and model.backend.decode_step is not None:
+        for new in ids:
+            gpt2.check_ids([new], model.config)
+        z = model.backend.decode_step(model.params, ids, cache, keep)
+        if z is not None:
+            return np.split(z, np.cumsum(keep)[:-1])
     hidden = _read(model, ids, cache, layers)
     ends = [h[len(h) - n :] for h, n in zip(hidden, keep, strict=True)]
     return _heads(model, ends)

@@ -138,8 +138,11 @@ class GPT2(Generator):
         if ragged and cache.lengths.max() + T > self.config.n_positions:
             return self._next_logits_by_row(ids, cache)
         padded = np.zeros((len(ids), T), np.int64)
-        for row, new in enumerate(ids):
-            padded[row, : len(new)] = gpt2.check_ids([new], self.config)
+        if ragged:
+            for row, new in enumerate(ids):
+                padded[row, : len(new)] = gpt2.check_ids([new], self.config)
+        else:
+            padded[:] = gpt2.check_ids(ids, self.config)
         if self.backend.decode_step is not None and cache.batch == len(ids):
             z = self.backend.decode_step(self.params, ids, cache)
             if z is not None:

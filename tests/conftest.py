@@ -29,6 +29,7 @@ SHAPED = (
     "npgpt.decoding.trie",
     "npgpt.decoding.truncation",
     "npgpt.decoding.watermark",
+    "npgpt.diversity",
     "npgpt.gpt2",
     "npgpt.ops",
     "npgpt.plots",
@@ -36,8 +37,12 @@ SHAPED = (
 )
 install_import_hook(SHAPED, "beartype.beartype")
 
-# `--hypothesis-profile=full` for what is long: ten times the cases of the default
-hypothesis.settings.register_profile("full", max_examples=1000)
+# A busy machine must not turn a test red. `--hypothesis-profile=full` is for what is
+# long: ten times the cases.
+CALM = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("calm", hypothesis.settings(), **CALM)
+hypothesis.settings.register_profile("full", max_examples=1000, **CALM)
+hypothesis.settings.load_profile("calm")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -65,7 +65,8 @@ def contrastive_cases(seeds: range):
 
 def dola_cases(seeds: range):
     """(seed, options) of DoLa, greedy."""
-    for seed, layers in product(seeds, ("low", "high", [0, 1, 2, 3], [1, 3])):
+    chosen = ("low", "high", [0, 1, 2, 3], [1, 3], [0, 2], [2])
+    for seed, layers in product(seeds, chosen):
         yield seed, {"dola_layers": layers}
 
 

@@ -141,6 +141,8 @@ def test_info_of_published_sizes():
 
 
 def start(*args, **options):
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [NPGPT, *args], env=ENV, stdin=subprocess.DEVNULL, **options
     )

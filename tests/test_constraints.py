@@ -234,7 +234,7 @@ def test_choice_writes_one_of_its_texts(tales):
         assert generation.finish_reason == "eos"
 
 
-@settings(deadline=None, max_examples=25)  # each example runs the model
+@settings(max_examples=25)  # each example runs the model
 @given(st.data())
 def test_healed_text_begins_with_the_prompt(tales, data):
     text = data.draw(st.sampled_from(

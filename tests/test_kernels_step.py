@@ -66,6 +66,23 @@ def test_what_the_step_cannot_do_goes_function_by_function():
     assert step.decode_step(shallow, [[1]], model.new_cache()) is None
 
 
+@pytest.mark.parametrize("chunk", [1024, 4])
+def test_several_logits_of_a_reading_equal_the_reference(chunk, monkeypatch):
+    monkeypatch.setattr(step, "CHUNK", chunk)
+    model, reference = numba_model(), GPT2(tiny_params(TINY))
+    rows, keep = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11]], [3, 1, 2]
+    caches = model.new_cache(3), reference.new_cache(3)
+    for _ in range(2):
+        z, expected = (
+            m.all_logits(rows, c, keep)
+            for m, c in zip((model, reference), caches, strict=True)
+        )
+        for a, b, n in zip(z, expected, keep, strict=True):
+            assert a.shape == (n, TINY.vocab_size)
+            assert relative_error(a, b) < TOLERANCE["float32"]
+    assert caches[0].ids == caches[1].ids
+
+
 def test_long_prompts_are_read_in_chunks(monkeypatch):
     whole = numba_model().next_logits(
         [list(range(20)), [3]], numba_model().new_cache(2)

@@ -330,12 +330,39 @@ def test_what_cannot_work_is_refused(tiny, options):
 
 
 def test_bench_compares_a_model_with_itself(tales):
-    from npgpt.bench.decoding import Comparison, measure
+    from npgpt.bench.decoding import Comparison, measure, same_text
 
     found = measure(tales, tales, new_tokens=8, rounds=1)
-    assert [one.same_tokens for one in found] == [None, True, True]
+    assert [one.agrees for one in found] == [True, True, True]
+    assert [one.met is None for one in found] == [False, False, True]
     assert all(one.tokens_per_second > 0 for one in found)
-    assert "1.50 x 2.0 (goal 2: NOT met)" in str(Comparison("x", 3.0, 2.0, 2.0))
+    line = str(Comparison("x", 3.0, 2.0, 2.0, False))
+    assert "1.50 x 2.0 (goal 2: NOT met), DISAGREES" in line
+    texts = [tales.generate(word, max_new_tokens=4) for word in ("Once", "The king")]
+    assert same_text(texts[0], texts[0])
+    assert not same_text(*texts)
+
+
+def test_bench_of_decoding_from_the_command_line(tmp_path):
+    import json
+
+    from click.testing import CliRunner
+    from helpers import TINY, tiny_params
+
+    from npgpt import checkpoint
+    from npgpt.bench.rules import CASES
+    from npgpt.cli import main
+
+    checkpoint.save(tiny_params(TINY), tmp_path)  # no tokenizer: a text of its own
+    run = ["bench", "--decoding", "-m", str(tmp_path), "--rounds", "1"]
+    result = CliRunner().invoke(main, [*run, "--backend", "numpy", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [rule["name"] for rule in found["rules"]] == list(CASES)
+    assert [one["agrees"] for one in found["decoding"]] == [True, True]
+    plain = CliRunner().invoke(main, [*run, "--backend", "numpy"])
+    assert "prompt lookup" in plain.stdout
+    assert "typical" in plain.stdout
 
 
 def test_searches_from_the_command_line():

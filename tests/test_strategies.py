@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import npgpt as npgpt_package
 from npgpt import GenerationConfig
-from npgpt.bench_decoding import CASES, measure
+from npgpt.bench.rules import CASES, measure
 from npgpt.cli import main
 from npgpt.commands.strategies import SETTINGS, worked_example
 from npgpt.decoding.catalogue import STRATEGIES, find

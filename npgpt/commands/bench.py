@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 import click
 
 from npgpt import checkpoint, hub
+from npgpt.backend import BACKENDS
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.config import PUBLISHED, GPT2Config
 
@@ -28,9 +30,10 @@ from npgpt.config import PUBLISHED, GPT2Config
 @click.option("--end-to-end/--no-end-to-end", default=True, show_default=True,
               help="Whole models: prompts and decoding.")  # fmt: skip
 @click.option("--decoding", is_flag=True,
-              help="Only decoding: beams, prompt lookup, an assistant.")  # fmt: skip
+              help="Only decoding: what a rule costs, beams, drafts.")  # fmt: skip
 @click.option("--assistant-model", help="The smaller model, for --decoding.")
-@click.option("--backend", default="numpy", show_default=True,
+@click.option("--backend", default="auto", show_default=True,
+              type=click.Choice(["auto", *BACKENDS]),
               help="What computes, for --decoding.")  # fmt: skip
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
               help="How often the engines take turns.")  # fmt: skip
@@ -46,11 +49,14 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
             quick: bool, picture: str | None, as_json: bool) -> None:  # fmt: skip
     """Measure functions and whole models; every engine in a process of its own.
 
+    With --decoding: the default chain, every truncation, beam search against separate
+    runs, and drafts against greedy decoding, in this process.
+
     Example: npgpt bench --random gpt2 --peers --figure speed.png
     """
     if decoding:
         _decoding(size or name, size is not None, assistant_model, backend, rounds,
-                  as_json)  # fmt: skip
+                  threads, as_json)  # fmt: skip
         return
     from npgpt.bench import compare, report
     from npgpt.bench.worker import Worker
@@ -129,12 +135,15 @@ def _machine(threads: int) -> str:
 
 
 def _decoding(name: str, random: bool, assistant: str | None, backend: str,
-              rounds: int, as_json: bool) -> None:  # fmt: skip
-    """The figures of npgpt.bench.decoding for one model."""
-    from npgpt.bench.decoding import measure
-    from npgpt.commands._shared import load_model
+              rounds: int, threads: int | None, as_json: bool) -> None:  # fmt: skip
+    """The figures of npgpt.bench.rules and, for one model, npgpt.bench.decoding."""
+    from npgpt.bench import decoding, rules
+    from npgpt.commands._shared import chosen_backend, load_model
     from npgpt.model import GPT2
 
+    if threads is not None:
+        os.environ["NPGPT_THREADS"] = str(threads)
+    backend = chosen_backend(backend)
     if random:
         model = GPT2(random_params(PUBLISHED[name]), backend=backend)
     else:
@@ -142,11 +151,16 @@ def _decoding(name: str, random: bool, assistant: str | None, backend: str,
         if assistant is None and name == "tales":
             assistant = "tales-mini"
     other = None if assistant is None else load_model(assistant, backend, "float32")
-    found = measure(model, other, rounds=rounds)
+    costs = list(rules.measure(runs=10 * rounds))
+    found = decoding.measure(model, other, rounds=rounds)
     if as_json:
         echo_json({"model": name, "backend": backend,
+                   "rules": [one.to_dict() for one in costs],
                    "decoding": [one.to_dict() for one in found]})  # fmt: skip
         return
-    click.echo(f"# {name}, {backend}")
+    click.echo(f"# one row of {rules.V:,} logits, NumPy")
+    for cost in costs:
+        click.echo(str(cost))
+    click.echo(f"\n# {name}, {backend}")
     for one in found:
         click.echo(str(one))

@@ -119,11 +119,15 @@ def best_candidates(
     >>> [(b, v) for s, b, v in best_candidates(lp, [0.0, -1.0], 3)]
     [(0, 0), (1, 0), (0, 1)]
     """
-    found = []
-    for beam, (row, score) in enumerate(zip(lp, scores, strict=True)):
-        least = np.partition(row, -n)[-n] if n < len(row) else -np.inf
-        for token in np.flatnonzero((row >= least) & (row > -np.inf)).tolist():
-            found.append((score + float(row[token]), beam, token))
+    V = lp.shape[1]
+    possible = lp > -np.inf
+    if n < V:  # no beam has more than n of the n best
+        possible &= lp >= np.partition(lp, V - n, axis=1)[:, V - n, None]
+    at = np.flatnonzero(possible)
+    found = [
+        (scores[i // V] + one, i // V, i % V)
+        for i, one in zip(at.tolist(), lp.ravel()[at].tolist(), strict=True)
+    ]
     found.sort(key=lambda c: (-c[0], c[1], c[2]))
     return found[:n]
 

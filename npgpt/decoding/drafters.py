@@ -198,16 +198,18 @@ def lookup(ids: Sequence[int], n: int, max_ngram: int) -> list[int]:
     [4, 9]
     """
     text = np.asarray(ids)
-    for size in range(min(max_ngram, len(ids) - 1), 0, -1):
-        if n < 1:
+    ends = np.flatnonzero(text[:-1] == text[-1])  # the last token, earlier
+    for back in range(1, min(max_ngram, len(ids) - 1)):
+        longer = ends[ends >= back]
+        longer = longer[text[longer - back] == text[-1 - back]]
+        if not longer.size:
             break
-        starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)
-        found = np.flatnonzero((starts == text[-size:]).all(axis=1))
-        if found.size:
-            long = found[found + size + n <= len(ids)]
-            at = int(long[-1] if long.size else found[0]) + size
-            return text[at : at + n].tolist()
-    return []
+        ends = longer
+    if n < 1 or not ends.size:
+        return []
+    enough = ends[ends + n < len(ids)]
+    at = int(enough[-1] if enough.size else ends[0]) + 1
+    return text[at : at + n].tolist()
 
 
 class NgramCache:

@@ -1,16 +1,17 @@
 """What decoding costs a token: every rule and selector on one row of 50,257 logits.
 
-Times are the best of many runs, in milliseconds. The model is not run here.
+Medians of many runs, in milliseconds. The model is not run here.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.bench.functions import median_and_spread
 from npgpt.decoding import Context, GenerationConfig
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.selection import build_selector
@@ -50,15 +51,27 @@ CASES = {  # name: options, and the milliseconds that it may take (None: not pro
 
 
 class Timing(NamedTuple):
-    """One line: what was timed, its best time, and what it may take."""
+    """One line: what was timed, its median, the spread, and what it may take."""
 
     name: str
     milliseconds: float
-    limit: float | None
+    spread: float
+    goal: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it takes no longer than promised; None where nothing is."""
+        return None if self.goal is None else self.milliseconds <= self.goal
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**self._asdict(), "met": self.met}
 
     def __str__(self) -> str:
-        promise = "" if self.limit is None else f"  (at most {self.limit:g})"
-        return f"{self.name:<34} {self.milliseconds:7.3f} ms{promise}"
+        promise = ""
+        if self.goal is not None:
+            promise = f"  (goal {self.goal:g}: {'met' if self.met else 'NOT met'})"
+        return f"{self.name:<34} {self.milliseconds:8.3f} ms{promise}"
 
 
 def logits_like_gpt2(seed: int = 0) -> np.ndarray:
@@ -88,19 +101,15 @@ def measure(runs: int = 40) -> Iterator[Timing]:
             if selects:
                 selector.choose(ids, y, context, state)
 
-        yield Timing(name, best(one, runs), limit)
+        yield Timing(name, *times(one, runs), limit)
 
 
-def best(function: Callable[[], object], runs: int) -> float:
-    """The shortest of so many runs, in milliseconds."""
-    times = []
+def times(function: Callable[[], object], runs: int) -> tuple[float, float]:
+    """The median of so many runs in milliseconds, and its spread."""
+    function()
+    seconds = []
     for _ in range(runs):
         start = time.perf_counter()
         function()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
-
-
-if __name__ == "__main__":
-    for timing in measure():
-        print(timing)
+        seconds.append(1e3 * (time.perf_counter() - start))
+    return median_and_spread(seconds)

@@ -1,0 +1,267 @@
+"""`npgpt compare`: decoding strategies side by side, diversity against quality."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from npgpt import hub
+from npgpt.commands._shared import (
+    backend_options,
+    chosen_backend,
+    echo_json,
+    json_option,
+)
+from npgpt.compare import Plan, Text, compare
+from npgpt.errors import GridError, PlotError
+from npgpt.frontier import (
+    DIVERSITIES,
+    MEASURES,
+    Frontier,
+    Interval,
+    Measures,
+    find_frontier,
+    measure,
+)
+from npgpt.grid import PRESETS, read_grid
+
+COLUMN = 36  # characters of a sample text's column
+
+
+@click.command()
+@click.argument("prompts", nargs=-1, required=True)
+@click.option("--grid", default="notebook", show_default=True, help="A YAML file of "
+              f"settings, or a preset: {', '.join(PRESETS)}.")  # fmt: skip
+@click.option("--model", "-m", "name", default="tales", show_default=True,
+              help="A bundled model, a folder, or one of the Hub.")  # fmt: skip
+@click.option("--judge", help="A larger model, which scores the texts too.")
+@backend_options
+@click.option(
+    "--seeds", default=5, show_default=True, help="Texts a setting and prompt."
+)
+@click.option("--max-new-tokens", default=64, show_default=True, help="Tokens a text.")
+@click.option("--jobs", default=1, show_default=True, help="Processes; -1: one a core.")
+@click.option("--out", "-o", type=click.Path(path_type=Path, dir_okay=False),
+              help="Keep the texts here, a line of JSON each; if it was interrupted, "
+              "the same command goes on.")  # fmt: skip
+@click.option("--by", default="diversity", show_default=True,
+              type=click.Choice([d.replace("_", "-") for d in DIVERSITIES]),
+              help="Diversity of the frontier; diversity: 1 - self-BLEU.")  # fmt: skip
+@click.option("--samples", default=0, type=click.IntRange(0), metavar="N",
+              help="Show N texts of each setting, side by side.")  # fmt: skip
+@click.option("--csv", "table", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write the figures as CSV.")  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False),
+              help="Draw the frontier; .png or .svg.")  # fmt: skip
+@json_option
+def command(prompts: tuple[str, ...], grid: str, name: str, judge: str | None,
+            backend: str, dtype: str, seeds: int, max_new_tokens: int, jobs: int,
+            out: Path | None, by: str, samples: int, table: Path | None,
+            plot: Path | None, as_json: bool) -> None:  # fmt: skip
+    """Compare decoding settings: how varied are the texts, and how probable?
+
+    Every setting of the grid continues every PROMPT with every seed.
+
+    Example: npgpt compare "Once upon a time" --grid temperature --plot frontier.png
+    """
+    from npgpt.plots import SUFFIXES
+
+    if plot is not None and plot.suffix.lower() not in SUFFIXES:
+        raise click.UsageError(f"{plot}: a figure is written as .png or .svg")
+    if not jobs:
+        raise click.UsageError("--jobs must be 1 or more, or -1 for one a core")
+    try:
+        plan = Plan(
+            name, read_grid(grid, hub.resolve), prompts, seeds, max_new_tokens, judge,
+            chosen_backend(backend), dtype,
+        )  # fmt: skip
+    except GridError as error:
+        raise click.UsageError(str(error)) from None
+    texts = _run(plan, out, jobs)
+    measures = measure(texts)
+    frontier = find_frontier(measures, by.replace("-", "_"))
+    if table is not None:
+        _write_csv(measures, frontier, table)
+    if plot is not None:
+        _draw(plan, measures, frontier, plot)
+    if as_json:
+        echo_json(_fields(plan, texts, measures, frontier, samples))
+        return
+    _print(measures, frontier)
+    if samples:
+        _print_samples(plan, texts, samples)
+    click.echo(frontier.sentence)
+    click.echo(
+        f"[{name}{f', judged by {judge}' if judge else ''}, {backend} {dtype}: "
+        f"{len(texts):,} texts, {seeds} a setting and prompt; intervals: jackknife, "
+        f"Student's t, 95 %, for these prompts]",
+        err=True,
+    )
+
+
+def _run(plan: Plan, out: Path | None, jobs: int) -> list[Text]:
+    from tqdm import tqdm
+
+    bar, have = None, 0
+
+    def progress(there: int, total: int) -> None:
+        nonlocal bar, have
+        have = there
+        if bar is None:  # texts of an earlier run are no part of the speed
+            bar = tqdm(total=total, initial=there, unit="text", desc="comparing",
+                       leave=False, disable=None)  # fmt: skip
+        else:
+            bar.update()
+
+    try:
+        return compare(plan, out, jobs, progress)
+    except KeyboardInterrupt:
+        if out is not None:
+            click.echo(
+                f"\nnpgpt: stopped with {have} texts in {out}; the same command goes "
+                "on from there",
+                err=True,
+            )
+        raise
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _number(x: float) -> str:
+    """Three digits that a reader takes in at once.
+
+    >>> _number(0.0312), _number(7.216), _number(41.26), _number(4023.8)
+    ('0.03', '7.22', '41.3', '4,024')
+    """
+    if math.isnan(x):
+        return "–"
+    return f"{x:,.{2 if abs(x) < 10 else 1 if abs(x) < 100 else 0}f}"
+
+
+def _shown(x: Interval | None) -> str:
+    """A figure, its interval under it."""
+    if x is None or math.isnan(x.value):
+        return "–"
+    ends = (
+        "" if math.isnan(x.low) else f"\n[dim]{_number(x.low)}–{_number(x.high)}[/dim]"
+    )
+    return _number(x.value) + ends
+
+
+def _print(measures: list[Measures], frontier: Frontier) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = {"diversity": "diversity", "perplexity": "perplexity"}
+    if frontier.x not in columns:
+        columns[frontier.x] = frontier.x.replace("_", "-")
+    if any(m.judge_perplexity is not None for m in measures):
+        columns["judge_perplexity"] = "the judge's"
+    plain = {"distinct_2": "dist-2", "repetition": "rep-4", "zipf": "Zipf",
+             "tokens": "tokens"}  # fmt: skip
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("  setting")
+    for head in (*columns.values(), *plain.values()):
+        table.add_column(head, justify="right", no_wrap=True)
+    for m in measures:
+        on = m.name in frontier.on
+        table.add_row(
+            escape(("● " if on else "  ") + m.name),
+            *(_shown(getattr(m, name)) for name in columns),
+            *(_number(getattr(m, name).value) for name in plain),
+            style="bold" if on else None,
+        )
+    Console(highlight=False).print(table)
+
+
+def _print_samples(plan: Plan, texts: list[Text], samples: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    names = list(dict.fromkeys(text.setting for text in texts))
+    wide = max(1, console.width // COLUMN)
+    for i, prompt in enumerate(plan.prompts):
+        console.print(f"\n[bold]{escape(prompt)}[/bold]")
+        for start in range(0, len(names), wide):
+            group = names[start : start + wide]
+            table = Table(*map(escape, group), show_lines=True, expand=True)
+            for column in table.columns:
+                column.ratio = 1
+            rows = [[t.text for t in texts if (t.setting, t.prompt) == (one, i)]
+                    for one in group]  # fmt: skip
+            for row in list(zip(*rows, strict=True))[:samples]:
+                table.add_row(*(escape(text.strip()) for text in row))
+            console.print(table)
+
+
+def _figures(m: Measures) -> dict[str, Interval | None]:
+    return {name: getattr(m, name) for name in MEASURES}
+
+
+def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None:
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            ends = ("", "_low", "_high")
+            names = [name + end for name in MEASURES for end in ends]
+            writer.writerow(["setting", "frontier", *names])
+            for m in measures:
+                cells = [
+                    "" if math.isnan(x) else repr(x)
+                    for one in _figures(m).values()
+                    for x in (one or (math.nan,) * 3)
+                ]
+                writer.writerow([m.name, int(m.name in frontier.on), *cells])
+    except OSError as error:
+        raise PlotError(
+            f"{path}: cannot be written ({error.strerror or error})"
+        ) from None
+
+
+def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) -> None:
+    from npgpt.plot_frontier import plot_frontier
+    from npgpt.plots import save
+
+    judged = f", judged by {plan.judge}" if plan.judge else ""
+    title = (
+        f"{plan.model}{judged}: {len(plan.prompts)} prompts × {plan.seeds} texts of "
+        f"{plan.max_new_tokens} tokens; bars: 95 % intervals"
+    )
+    save(plot_frontier(measures, frontier, title), path)
+    click.echo(f"wrote {path}", err=True)
+
+
+def _fields(plan: Plan, texts: list[Text], measures: list[Measures],
+            frontier: Frontier, samples: int) -> dict[str, Any]:  # fmt: skip
+    options = {setting.name: setting.options for setting in plan.settings}
+    settings = []
+    for m in measures:
+        found: dict[str, Any] = {
+            "name": m.name, "options": options[m.name],
+            "frontier": m.name in frontier.on,
+        } | {key: x and x._asdict() for key, x in _figures(m).items()}  # fmt: skip
+        if samples:
+            found["samples"] = [
+                {"prompt": plan.prompts[i], "seed": t.seed, "text": t.text}
+                for i in range(len(plan.prompts))
+                for t in [t for t in texts if (t.setting, t.prompt) == (m.name, i)][
+                    :samples
+                ]
+            ]
+        settings.append(found)
+    return {
+        "model": plan.model, "judge": plan.judge, "backend": plan.backend,
+        "dtype": plan.dtype, "prompts": list(plan.prompts), "seeds": plan.seeds,
+        "max_new_tokens": plan.max_new_tokens, "settings": settings,
+        "frontier": {"x": frontier.x, "y": frontier.y, "on": frontier.on,
+                     "near": frontier.near, "behind": frontier.behind},
+        "sentence": frontier.sentence,
+    }  # fmt: skip
