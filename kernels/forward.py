@@ -1,6 +1,7 @@
 """The forward pass as every thread of the team goes through it, phase by phase.
 
-    embed; a block: norm, product, attention, product, norm, product, product; norm, head
+    embed; for each block norm, product, attention, product, norm, product, product;
+    norm, head
 
 `run` starts the team and ends it. Its arguments are named tuples of arrays, checked and
 sized by npgpt.kernels.step.
@@ -50,7 +51,7 @@ class Weights(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Scratch for M tokens; `copies` is 1, or the threads where each works for itself."""
+    """Scratch for M tokens; copies: 1, or the threads where each works for itself."""
 
     x: Arrays  # (M, C), the residual stream
     normed: Arrays  # (copies, M, C)

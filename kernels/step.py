@@ -140,7 +140,8 @@ def _weights(buffers: Buffers, config: Any) -> Weights:
         table, head = buffers.table, buffers.head
         buffers.room["weights"] = Weights(
             table.data, table.scales, buffers.wpe, buffers.data, buffers.scales,
-            buffers.vectors, buffers.ln_f.reshape(-1), head.data, head.scales, np.array(numbers),
+            buffers.vectors, buffers.ln_f.reshape(-1), head.data, head.scales,
+            np.array(numbers),
             np.array(scale, np.float32), np.float32(config.layer_norm_epsilon),
         )  # fmt: skip
     return buffers.room["weights"]

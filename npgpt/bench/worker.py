@@ -9,6 +9,7 @@ another is measured.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -54,10 +55,15 @@ class Worker:
         return answer["value"]
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, by force where it does not end by itself."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def main(engine: str, folder: str, threads: str) -> None:
