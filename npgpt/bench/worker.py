@@ -32,7 +32,11 @@ class Worker:
             text=True,
             env={**os.environ, "NPGPT_THREADS": str(threads), **environment},
         )
-        self._answer("start")
+        try:
+            self._answer("start")
+        except BackendError:
+            self.close()
+            raise
 
     def ask(self, what: str, *numbers: int) -> Any:
         """One measurement: the seconds, or what else the engine answers."""
@@ -64,6 +68,8 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 def main(engine: str, folder: str, threads: str) -> None:
