@@ -8,7 +8,7 @@ packed       weights in the order in which they are read, and in fewer bytes
 vector       the innermost loops, as vector instructions
 elementwise  exp as a polynomial, half precision
 backward, attention_backward, optim    the twins of training
-team, step   the whole forward pass in one kernel
+team, phases, forward, step   the whole forward pass in one kernel
 tiers        which instructions this processor has
 prepare      parameters -> packed parameters; packed_file keeps them on disk
 warmup       every kernel, once

@@ -17,9 +17,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel, stay_apart
+from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, widen
-from npgpt.kernels.vector import tile1, tile2, tile4, tile6
+from npgpt.kernels.vector import tiles
 from numba import get_num_threads, prange
 
 from npgpt import ops
@@ -120,7 +120,7 @@ def _attention(q, k, v, mask, causal, window, scale, out, scratch):
             )
 
 
-@kernel
+@inner_kernel
 def attend(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
     """Queries first .. last - 1 of one head: q, out (T, D), k, v (at least S, D)."""
     stay_apart()
@@ -135,7 +135,7 @@ def attend(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
         )
 
 
-@kernel(inline="always")
+@inner_kernel
 def _bounds(causal, window, t, T, S):
     """Keys low .. high - 1 that query t of T may see, as ops.causal_mask says."""
     here = t + S - T
@@ -144,7 +144,7 @@ def _bounds(causal, window, t, T, S):
     return low, high
 
 
-@kernel
+@inner_kernel
 def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
     """One query against all its keys, 64 at a time: decoding."""
     stay_apart()
@@ -183,28 +183,17 @@ def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
         out[d] = total[d] / weight
 
 
-@kernel
+@inner_kernel
 def _tiles(rows, a, a_row, b, c, c_row, k, add, data):
     """c[rows, 16] (+)= a[rows, k] b[k, 16], in tiles of six rows and less."""
     stay_apart()
     r = 0
     while r < rows:
-        x, y = a + r * a_row, c + r * c_row
-        if rows - r >= 6:
-            tile6((), data, b, 0, x, a_row, 0, 0, 0, y, c_row, k, add)
-            r += 6
-        elif rows - r >= 4:
-            tile4((), data, b, 0, x, a_row, 0, 0, 0, y, c_row, k, add)
-            r += 4
-        elif rows - r >= 2:
-            tile2((), data, b, 0, x, a_row, 0, 0, 0, y, c_row, k, add)
-            r += 2
-        else:
-            tile1((), data, b, 0, x, a_row, 0, 0, 0, y, c_row, k, add)
-            r += 1
+        x, y, most = a + r * a_row, c + r * c_row, min(6, rows - r)
+        r += tiles((), data, most, b, 0, x, a_row, 0, 0, 0, y, c_row, k, add)
 
 
-@kernel
+@inner_kernel
 def _attend_block(
     q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
 ):

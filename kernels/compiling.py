@@ -31,6 +31,7 @@ from numba.extending import intrinsic
 
 # Sums may be reordered and x / y be x * (1 / y); NaN and infinity keep their meaning.
 FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
+SETTINGS = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
 
 LOCK = threading.RLock()  # one parallel region at a time, whatever the layer
 
@@ -147,7 +148,7 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
     """numba.njit with fast floats, no GIL, and a cache where one can be had."""
     if function is None:
         return lambda f: kernel(f, **options)
-    settings = {"nogil": True, "fastmath": FAST, "error_model": "numpy", **options}
+    settings = {**SETTINGS, **options}
     try:
         compiled = numba.njit(cache=True, **settings)(function)
     except RuntimeError:  # "cannot cache function: no locator available"
@@ -158,3 +159,12 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
         )
         compiled = numba.njit(**settings)(function)
     return compiled
+
+
+def inner_kernel(function: Callable) -> Any:
+    """A kernel that only other kernels call: no way in from Python, no cache file.
+
+    Both would be compiled beside it; the kernel that calls it keeps it in its own file.
+    """
+    wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(**SETTINGS, **wrappers)(function)

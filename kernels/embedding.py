@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.compiling import kernel, stay_apart
+from npgpt.kernels.compiling import inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import weight_value
 from npgpt.kernels.packed import PANEL, Packed, padded
 from npgpt.kernels.vector import GROUP
@@ -46,7 +46,7 @@ def embedding(
     return out.reshape(*ids.shape, weight.inputs)
 
 
-@kernel
+@inner_kernel
 def table_row(data, scales, K, row, out):
     """out[:] = one row of a packed table with K inputs, filling included."""
     stay_apart()

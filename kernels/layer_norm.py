@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel, stay_apart
+from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from numba import prange
 
 from npgpt import ops
@@ -56,7 +56,7 @@ def layer_norm(
     return y.reshape(x.shape)
 
 
-@kernel
+@inner_kernel
 def norm_row(x, weight, bias, epsilon, out):
     """One row of layer_norm."""
     stay_apart()

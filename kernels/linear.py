@@ -16,13 +16,13 @@ column vector at a time), `linear` (tiles in registers).
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel, stay_apart
+from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from npgpt.kernels.packed import PANEL, Packed, padded, unpack
 from npgpt.kernels.tiers import isa as tier_isa
-from npgpt.kernels.vector import GROUP, tile1, tile2, tile3, tile4, tile6
+from npgpt.kernels.vector import GROUP, tiles
 from numba import prange
 
 from npgpt import ops
@@ -33,6 +33,28 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
 
 ROWS = 192  # rows of a block: 192 x 256 float32 inputs are 196 KB, in the second cache
 DEPTH = 256  # inputs of a block
+
+
+class Inputs(NamedTuple):
+    """Rows of a product: float32, and what `quantise_row` makes of them for int8."""
+
+    a: np.ndarray  # (M, K)
+    q: np.ndarray  # (M, K) int8
+    q_scale: np.ndarray  # (M, K / 64)
+    q_start: np.ndarray  # (M, K / 64): -128 x sums of groups
+
+
+class Matrix(NamedTuple):
+    """A packed matrix within larger arrays."""
+
+    data: np.ndarray
+    at: int  # its first number in data, and in scales
+    scales: np.ndarray
+    scales_at: int
+    K: int  # inputs, with the filling
+    m: int  # outputs
+
+
 EMPTY_INTS = np.zeros((0, 0), np.int32)
 EMPTY_BYTES = np.zeros((0, 0), np.int8)
 EMPTY_FLOATS = np.zeros((0, 0), np.float32)
@@ -120,11 +142,12 @@ def new_quantised(M: int, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-@kernel
-def quantise_row(x, q, scales, starts):
-    """One row of float32 -> int8 with a scale for every 64 numbers."""
+@inner_kernel
+def quantise_row(inputs, r):
+    """One row of inputs.a -> int8 with a scale for every 64 numbers."""
     stay_apart()
-    for g in range(scales.shape[0]):
+    x, q, scales = inputs.a[r], inputs.q[r], inputs.q_scale[r]
+    for g in range(len(scales)):
         top = np.float32(0)
         for k in range(g * GROUP, (g + 1) * GROUP):
             top = max(top, abs(x[k]))
@@ -135,44 +158,29 @@ def quantise_row(x, q, scales, starts):
             number = np.int32(np.rint(x[k] * inverse))
             q[k] = np.int8(number)
             total += number
-        starts[g] = np.int32(-128) * total
+        inputs.q_start[r, g] = np.int32(-128) * total
 
 
-@kernel(parallel=True)
-def _quantise_rows(a, q, scales, starts):
-    for r in prange(len(a)):
-        quantise_row(a[r], q[r], scales[r], starts[r])
+@inner_kernel
+def columns(m):
+    """Columns of a product with the filling of its last panel."""
+    return (m + PANEL - 1) // PANEL * PANEL
 
 
-@kernel
-def strip(
-    isa,
-    data,
-    at,
-    scales,
-    scales_at,
-    K,
-    first,
-    last,
-    top,
-    bottom,
-    a,
-    q,
-    q_scale,
-    q_start,
-    c,
-):
-    """c[top:bottom] of the panels first .. last - 1; data starts at number `at`."""
+@inner_kernel
+def strip(isa, matrix, first, last, top, bottom, inputs, c):
+    """c[top:bottom] of the panels first .. last - 1."""
     stay_apart()
+    data, scales, K = matrix.data, matrix.scales, matrix.K
     item, is_int8 = data.itemsize, data.itemsize == 1
-    base, panel = data.ctypes.data + at * item, K * PANEL * item
-    base_scale = scales.ctypes.data + scales_at * 4
+    base, panel = data.ctypes.data + matrix.at * item, K * PANEL * item
+    base_scale = scales.ctypes.data + matrix.scales_at * 4
     if is_int8:
-        a_base, a_row, a_item = q.ctypes.data, q.strides[0], 1
+        a_base, a_row, a_item = inputs.q.ctypes.data, inputs.q.strides[0], 1
     else:
-        a_base, a_row, a_item = a.ctypes.data, a.strides[0], 4
-    scale_base, start_base = q_scale.ctypes.data, q_start.ctypes.data
-    g_row = q_scale.strides[0]
+        a_base, a_row, a_item = inputs.a.ctypes.data, inputs.a.strides[0], 4
+    scale_base, start_base = inputs.q_scale.ctypes.data, inputs.q_start.ctypes.data
+    g_row = inputs.q_scale.strides[0]
     c_base, c_row = c.ctypes.data, c.strides[0]
     most = 4 if is_int8 else 6  # rows that fit the registers
     depth = K if bottom - top <= most else DEPTH * 4 // item
@@ -184,36 +192,14 @@ def strip(
             b_scale = base_scale + (p * K + k0) // GROUP * PANEL * 4
             r = top
             while r < bottom:
-                left = bottom - r
                 x = a_base + r * a_row + k0 * a_item
                 xs = scale_base + r * g_row + k0 // GROUP * 4
                 xt = start_base + r * g_row + k0 // GROUP * 4
                 y = c_base + r * c_row + p * PANEL * 4
-                if left >= 6 and most == 6:
-                    tile6(
-                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
-                    )
-                    r += 6
-                elif left >= 4:
-                    tile4(
-                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
-                    )
-                    r += 4
-                elif left == 3:
-                    tile3(
-                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
-                    )
-                    r += 3
-                elif left == 2:
-                    tile2(
-                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
-                    )
-                    r += 2
-                else:
-                    tile1(
-                        isa, data, b, b_scale, x, a_row, xs, xt, g_row, y, c_row, k, add
-                    )
-                    r += 1
+                r += tiles(
+                    isa, data, min(most, bottom - r), b, b_scale, x, a_row, xs, xt,
+                    g_row, y, c_row, k, add,
+                )  # fmt: skip
 
 
 @kernel(parallel=True)
@@ -223,21 +209,15 @@ def _product(isa, data, scales, K, a, q, q_scale, q_start, c):
     size = max(1, min(16, panels // 8))
     strips = (panels + size - 1) // size
     for task in prange(blocks * strips):
-        block, first = task // strips, task % strips * size
+        top, first = task // strips * ROWS, task % strips * size
+        matrix = Matrix(data, np.int64(0), scales, np.int64(0), K, c.shape[1])
         strip(
-            isa,
-            data,
-            np.int64(0),
-            scales,
-            np.int64(0),
-            K,
-            first,
-            min(panels, first + size),
-            block * ROWS,
-            min(M, (block + 1) * ROWS),
-            a,
-            q,
-            q_scale,
-            q_start,
-            c,
-        )
+            isa, matrix, first, min(panels, first + size), top, min(M, top + ROWS),
+            Inputs(a, q, q_scale, q_start), c,
+        )  # fmt: skip
+
+
+@kernel(parallel=True)
+def _quantise_rows(a, q, scales, starts):
+    for r in prange(len(a)):
+        quantise_row(Inputs(a, q, scales, starts), r)

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from npgpt.kernels.attention import QUERIES, scratch_size
 from npgpt.kernels.compiling import LOCK, report
+from npgpt.kernels.forward import PHASES, Room, Weights, run
 from npgpt.kernels.linear import new_quantised
 from npgpt.kernels.packed import PANEL, padded
-from npgpt.kernels.phases import PHASES, run
+from npgpt.kernels.phases import Read
 from npgpt.kernels.prepare import Buffers, PackedParams
 from npgpt.kernels.team import new_sync
 from npgpt.kernels.tiers import isa as tier_isa
@@ -122,29 +123,31 @@ def _read(
     if k.dtype == np.float16:
         k, v = k.view(np.uint16), v.view(np.uint16)
     with LOCK:
-        room = _room(buffers, config, M, len(last))
-        run(tier_isa(), tokens, blocks, last, *_weights(buffers, config), k, v, *room)
-        z = room[-3][: len(last), : config.vocab_size].copy()
+        room, sync = _room(buffers, config, M, len(last))
+        read = Read(tokens, blocks, last, sync)
+        run(tier_isa(), read, _weights(buffers, config), k, v, room)
+        z = room.z[: len(last), : config.vocab_size].copy()
     report()
     return z
 
 
-def _weights(buffers: Buffers, config: Any) -> tuple:
+def _weights(buffers: Buffers, config: Any) -> Weights:
     """The kernel's arguments that never change."""
     if "weights" not in buffers.room:
         scale = [attention_scale(config, i) for i in range(config.n_layer)]
-        numbers = [config.n_embd, config.n_head, config.inner_dim, buffers.head.outputs]
+        numbers = [config.n_embd, config.inner_dim, buffers.head.outputs]
         numbers += [padded(n, buffers.dtype) for n in (config.n_embd, config.inner_dim)]
         table, head = buffers.table, buffers.head
-        buffers.room["weights"] = (
+        buffers.room["weights"] = Weights(
             table.data, table.scales, buffers.wpe, buffers.data, buffers.scales,
-            buffers.vectors, buffers.ln_f, head.data, head.scales, np.array(numbers),
+            buffers.vectors, buffers.ln_f.reshape(-1), head.data, head.scales,
+            np.array(numbers),
             np.array(scale, np.float32), np.float32(config.layer_norm_epsilon),
         )  # fmt: skip
     return buffers.room["weights"]
 
 
-def _room(buffers: Buffers, config: Any, M: int, B: int) -> tuple:
+def _room(buffers: Buffers, config: Any, M: int, B: int) -> tuple[Room, np.ndarray]:
     """Scratch for M tokens, kept for the next step of that size."""
     threads = get_num_threads()
     key = M, B, threads
@@ -156,7 +159,7 @@ def _room(buffers: Buffers, config: Any, M: int, B: int) -> tuple:
         quantised = [np.stack([a] * copies) for a in new_quantised(many, K)]
         buffers.room.update(
             key=key,
-            scratch=(
+            scratch=Room(
                 np.zeros((M, _stride(C)), np.float32),
                 np.zeros((copies, M, _stride(C)), np.float32),
                 np.zeros((M, _stride(_columns(3 * C))), np.float32),
@@ -166,10 +169,10 @@ def _room(buffers: Buffers, config: Any, M: int, B: int) -> tuple:
                 *quantised,
                 np.zeros((B, _columns(config.vocab_size)), np.float32),
                 np.zeros((threads, scratch_size(config.head_dim)), np.float32),
-                new_sync(PHASES * config.n_layer + 3),
             ),
+            sync=new_sync(4 * PHASES * config.n_layer + 4),
         )
-    return buffers.room["scratch"]
+    return buffers.room["scratch"], buffers.room["sync"]
 
 
 def _columns(m: int) -> int:

@@ -21,7 +21,7 @@ import sys
 
 import numpy as np
 from llvmlite import ir
-from npgpt.kernels.compiling import kernel
+from npgpt.kernels.compiling import inner_kernel
 from numba import types
 from numba.extending import intrinsic
 
@@ -72,19 +72,19 @@ def _pause(typingctx):
 
 if sys.platform == "win32":
 
-    @kernel
+    @inner_kernel
     def _yield():
         _pause()
 
 else:
     _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 
-    @kernel
+    @inner_kernel
     def _yield():
         _sched_yield()
 
 
-@kernel
+@inner_kernel
 def claim(sync, phase, count):
     """The first task of a phase for this thread, or -1 where none is left."""
     at = sync.ctypes.data + phase * sync.strides[0]
@@ -94,14 +94,14 @@ def claim(sync, phase, count):
     return task if task < count else np.int64(-1)
 
 
-@kernel
+@inner_kernel
 def claim_next(sync, phase, count):
     """Count the task just finished as done, and take another."""
     _add(sync.ctypes.data + phase * sync.strides[0] + sync.strides[1])
     return claim(sync, phase, count)
 
 
-@kernel
+@inner_kernel
 def wait(sync, phase, count):
     """Return when all tasks of the phase are done."""
     at = sync.ctypes.data + phase * sync.strides[0] + sync.strides[1]

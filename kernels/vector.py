@@ -31,6 +31,7 @@ F32x16, I32x16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
 I8x64, I8x32 = ir.VectorType(I8, 64), ir.VectorType(I8, 32)
 I16x16, I32x8 = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 GROUP = 64  # numbers of the input that share an int8 scale
+BLOCK = 64  # products of a float sum, before it is added to the others
 AVX2, AVX512 = 1, 2  # lengths of the tier's tuple
 
 
@@ -113,14 +114,33 @@ def _float_step(b, rows, kind, a, a_row, b_at, i, accs):
     return accs
 
 
-def _float_tile(b, rows, kind, args, accs):
-    """The sum over k for float32 and bfloat16 weights."""
+def _float_tile(b, rows, kind, args):
+    """The sum over k for float32 and bfloat16 weights.
+
+    Sums of 64 products each, added up: one sum of thousands would lose digits.
+    """
+    count = ir.Constant(I64, BLOCK)
+
+    def block(i, totals):
+        done = b.mul(i, count)
+        left = b.sub(args["k"], done)
+        part = dict(args, k=b.select(b.icmp_signed("<", left, count), left, count))
+        part["a"] = b.add(args["a"], b.mul(done, ir.Constant(I64, 4)))
+        width = 64 if kind == types.float32 else 32
+        part["b"] = b.add(args["b"], b.mul(done, ir.Constant(I64, width)))
+        sums = _float_block(b, rows, kind, part)
+        return [b.fadd(x, y) for x, y in zip(totals, sums, strict=True)]
+
+    blocks = b.sdiv(b.add(args["k"], ir.Constant(I64, BLOCK - 1)), count)
+    return _loop(b, blocks, [_const(F32x16, 0.0)] * rows, block)
+
+
+def _float_block(b, rows, kind, args):
     b_at, a, a_row, k = args["b"], args["a"], args["a_row"], args["k"]
     per_step = 1 if kind == types.float32 else 2
     # A multiplication takes 4 cycles, and two start each cycle: eight chains, at least,
     # must be under way. With few rows they come from several k at once.
     unroll = max(1, 4 // rows) if rows < 4 else 1
-    chains = [accs] + [[_const(F32x16, 0.0)] * rows for _ in range(unroll - 1)]
 
     def body(i, values):
         out = []
@@ -131,7 +151,7 @@ def _float_tile(b, rows, kind, args, accs):
         return out
 
     steps = b.sdiv(k, ir.Constant(I64, unroll * per_step))
-    sums = _loop(b, steps, [acc for chain in chains for acc in chain], body)
+    sums = _loop(b, steps, [_const(F32x16, 0.0)] * (rows * unroll), body)
     for u in range(1, unroll):
         for r in range(rows):
             sums[r] = b.fadd(sums[r], sums[u * rows + r])
@@ -168,7 +188,7 @@ def _dot4(b, tier, acc, w, a):
     return acc
 
 
-def _int8_tile(b, rows, tier, args, accs):
+def _int8_tile(b, rows, tier, args):
     """The sum over k for int8: exact within a group, scaled and added as float32."""
 
     def n(value):
@@ -206,7 +226,8 @@ def _int8_tile(b, rows, tier, args, accs):
             out.append(_multiply_add(b, b.sitofp(ints[r], F32x16), both, sums[r]))
         return out
 
-    return _loop(b, b.sdiv(args["k"], n(GROUP)), accs, group)
+    groups = b.sdiv(args["k"], n(GROUP))
+    return _loop(b, groups, [_const(F32x16, 0.0)] * rows, group)
 
 
 _NAMES = ("b", "b_scale", "a", "a_row", "a_scale", "a_sum", "a_group_row", "c", "c_row",
@@ -225,42 +246,57 @@ def _tile_function(module, name, rows, kind, tier):
     at = [
         b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r))) for r in range(rows)
     ]
-    fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
-    # Reading C where it is not wanted is harmless: the tile is ours.
-    accs = [
-        b.select(fresh, _const(F32x16, 0.0), _load(b, address, F32x16))
-        for address in at
-    ]
     if kind == types.int8:
-        accs = _int8_tile(b, rows, tier, args, accs)
+        sums = _int8_tile(b, rows, tier, args)
     else:
-        accs = _float_tile(b, rows, kind, args, accs)
-    for acc, address in zip(accs, at, strict=True):
-        _store(b, acc, address)
+        sums = _float_tile(b, rows, kind, args)
+    # Reading C where it is not wanted is harmless: the tile is ours.
+    fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
+    for total, address in zip(sums, at, strict=True):
+        before = b.select(fresh, _const(F32x16, 0.0), _load(b, address, F32x16))
+        _store(b, b.fadd(before, total), address)
     b.ret_void()
     return function
 
 
-def _make_tile(rows):
-    @intrinsic
-    def tile(typingctx, isa, data, b, b_scale, a, a_row, a_scale, a_sum, a_group_row,
-             c, c_row, k, accumulate):  # fmt: skip
-        """C (+)= A B for one tile; `data` is here for its type, the rest are bytes."""
-        kind, tier = data.dtype, len(isa)
+@intrinsic
+def tiles(typingctx, isa, data, most, b, b_scale, a, a_row, a_scale, a_sum,
+          a_group_row, c, c_row, k, accumulate):  # fmt: skip
+    """C (+)= A B for the largest tile of at most `most` rows; how many rows it took.
 
-        def codegen(context, builder, signature, values):
-            # A function of its own, not inlined: a kernel that calls it from many
-            # places would otherwise be compiled for minutes.
-            name = f"npgpt_tile_{rows}_{kind}_{tier}"
-            function = builder.module.globals.get(name)
-            if function is None:
-                function = _tile_function(builder.module, name, rows, kind, tier)
-            builder.call(function, values[2:])
-            return context.get_dummy_value()
+    `data` is here for its type, what follows `most` are bytes and addresses.
+    """
+    kind, tier = data.dtype, len(isa)
 
-        return types.void(isa, data, *[types.intp] * len(_NAMES)), codegen
+    def codegen(context, builder, signature, values):
+        # Functions of their own, not inlined: a kernel that calls them from many
+        # places would otherwise be compiled for minutes.
+        module = builder.module
+        name = f"npgpt_tiles_{kind}_{tier}"
+        function = module.globals.get(name) or _tiles_function(module, name, kind, tier)
+        return builder.call(function, values[2:])
 
-    return tile
+    return types.intp(isa, data, *[types.intp] * (len(_NAMES) + 1)), codegen
 
 
-tile1, tile2, tile3, tile4, tile6 = (_make_tile(rows) for rows in (1, 2, 3, 4, 6))
+def _tiles_function(module, name, kind, tier):
+    """Chooses among the tiles of 6 (4 for int8), 4, 3, 2 and 1 rows."""
+    function = ir.Function(
+        module, ir.FunctionType(I64, [I64] * (len(_NAMES) + 1)), name
+    )
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    b = ir.IRBuilder(function.append_basic_block())
+    most, *rest = function.args
+    for rows in (6, 4, 3, 2, 1):
+        if kind == types.int8 and rows == 6:
+            continue
+        tile = _tile_function(
+            module, f"npgpt_tile_{rows}_{kind}_{tier}", rows, kind, tier
+        )
+        fits = b.icmp_signed(">=", most, ir.Constant(I64, rows))
+        with b.if_then(fits):
+            b.call(tile, rest)
+            b.ret(ir.Constant(I64, rows))
+    b.ret(ir.Constant(I64, 0))
+    return function

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from npgpt.kernels.compiling import compile_seconds
-from npgpt.kernels.phases import run
+from npgpt.kernels.forward import run
 
 from npgpt import kernels
 from npgpt.checkpoint import expected_shapes, from_tensors

@@ -62,79 +62,106 @@ def compare(
     rounds: int,
     quick: bool = False,
     say: Callable[[str], Any] = lambda line: None,
+    keep: Callable[[dict[str, Any]], Any] = lambda result: None,
 ) -> dict[str, Any]:
-    """Time every engine at every task; a dictionary with `measured` and the ceiling."""
-    workers, absent = {}, {}
-    for name in engines:
-        say(f"starting {name}")
+    """Time every engine at every task; a dictionary with `measured` and the ceiling.
+
+    `keep` is called with what there is after every task. An engine that fails is named
+    under `absent`, with what it said, and the others go on.
+    """
+    workers: dict[str, Worker] = {}
+    absent: dict[str, str] = {}
+    result: dict[str, Any] = {
+        "read_ceiling": None, "step_bytes": {}, "peak_memory": {}, "absent": absent,
+        "greedy_loop_seconds": {}, "cached_read_rate": {}, "measured": [],
+    }  # fmt: skip
+
+    def ask(name: str, what: str, *numbers: int) -> Any:
         try:
-            workers[name] = Worker(name, folder, threads)
+            return workers[name].ask(what, *numbers)
         except BackendError as error:
             absent[name] = str(error)
-    meter = next((w for n, w in workers.items() if n.startswith("numba")), None)
-    measured, reads = [], []
+            workers.pop(name).close()
+            return None
+
+    measured: list[Measured] = []
+    reads: list[float] = []
     patience: dict[str, int] = {}  # engine -> the longest prompt that it is given
     try:
-        sizes = {n: w.ask("step_bytes") for n, w in workers.items() if _is_own(n)}
-        warm_up(workers)
+        for name in engines:
+            say(f"starting {name}")
+            try:
+                workers[name] = Worker(name, folder, threads)
+            except BackendError as error:
+                absent[name] = str(error)
+                continue
+            # kernels are compiled or loaded here, untimed
+            ask(name, "prefill", 8)
+            if name in workers:
+                ask(name, "decode", 8, 1, 1)
+        own = [name for name in workers if _is_own(name)]
+        meter = next((name for name in own if name.startswith("numba")), None)
+        sizes = result["step_bytes"] = {n: ask(n, "step_bytes") for n in own}
         for task, tokens, batch in tasks(config, quick):
             times: dict[str, list[float]] = {name: [] for name in workers}
-            mine = [
-                name
-                for name in workers
-                if (batch == 1 or not name.startswith("llama"))
-                and tokens <= patience.get(name, tokens)
-            ]
             arguments = (tokens,) if task == "prefill" else (tokens, batch, STEPS)
             for turn in range(rounds + 1):
                 say(f"{task} {tokens}, batch {batch}: round {turn} of {rounds}")
-                for name in mine:
-                    if task == "prefill" and tokens >= patience.get(name, tokens + 1):
+                for name in list(workers):
+                    if not _takes_part(name, task, tokens, batch, patience):
                         continue
-                    seconds = workers[name].ask(task, *arguments)
+                    seconds = ask(name, task, *arguments)
+                    if seconds is None:
+                        continue
                     if turn:  # the first round fills caches
                         times[name].append(seconds)
                     elif task == "prefill" and seconds > PATIENCE:
                         patience[name] = tokens  # once is enough, and no longer ones
                         times[name].append(seconds)
-                if meter is not None:
-                    reads.append(500_000_000 / meter.ask("read", 500_000_000))
-            for name in mine:
-                measured.append(_measured(name, task, tokens, batch, times[name]))
-        ceiling = median_and_spread(reads)[0] if reads else None
-        loop, cached = {}, {}
-        if meter is not None:
-            for name in sizes:
-                loop[name] = [workers[name].ask("generate", 64) for _ in range(rounds)]
+                if meter in workers:
+                    reads.append(500_000_000 / ask(meter, "read", 500_000_000))
+            measured += [
+                _measured(name, task, tokens, batch, found)
+                for name, found in times.items()
+                if found
+            ]
+            ceiling = median_and_spread(reads)[0] if reads else None
+            kv = 2 * config.n_layer * config.n_embd
+            result["read_ceiling"] = ceiling
+            result["measured"] = [
+                asdict(with_roofline(m, sizes.get(m.engine), ceiling, kv))
+                for m in measured
+            ]
+            keep(result)
+        for name in [name for name in own if name in workers]:
+            say(f"greedy generation, {name}")
+            loop = [ask(name, "generate", 64) for _ in range(rounds)]
+            result["greedy_loop_seconds"][name] = median_and_spread(loop)[0]
+            if meter in workers:
                 size = sizes[name] // 4 * 4
-                cached[name] = [size / meter.ask("read", size) for _ in range(rounds)]
-        memory = {name: workers[name].ask("memory") for name in sizes}
+                rates = [size / ask(meter, "read", size) for _ in range(rounds)]
+                result["cached_read_rate"][name] = median_and_spread(rates)[0]
+            result["peak_memory"][name] = ask(name, "memory")
+        keep(result)
     finally:
         for worker in workers.values():
             worker.close()
-    kv = 2 * config.n_layer * config.n_embd
-    return {
-        "read_ceiling": ceiling,
-        "step_bytes": sizes,
-        "peak_memory": memory,
-        "absent": absent,
-        "greedy_loop_seconds": {n: median_and_spread(t)[0] for n, t in loop.items()},
-        "cached_read_rate": {n: median_and_spread(t)[0] for n, t in cached.items()},
-        "measured": [
-            asdict(with_roofline(m, sizes.get(m.engine), ceiling, kv)) for m in measured
-        ],
-    }
+    return result
+
+
+def _takes_part(
+    name: str, task: str, tokens: int, batch: int, patience: dict[str, int]
+) -> bool:
+    """llama.cpp is timed with one row only; who was too slow reads nothing longer."""
+    if name.startswith("llama"):
+        return batch == 1
+    if task == "prefill":
+        return tokens < patience.get(name, tokens + 1)
+    return tokens <= patience.get(name, tokens)
 
 
 def _is_own(engine: str) -> bool:
     return not engine.startswith(("transformers", "llama"))
-
-
-def warm_up(workers: dict[str, Worker]) -> None:
-    """One short run of each engine: kernels are compiled or loaded here, untimed."""
-    for worker in workers.values():
-        worker.ask("prefill", 8)
-        worker.ask("decode", 8, 1, 1)
 
 
 def _measured(

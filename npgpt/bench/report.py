@@ -71,6 +71,52 @@ def goal_lines(result: dict[str, Any]) -> Iterator[str]:
         yield f"{what:<46}{found:>6.2f}  {sign} {wanted:<5} {mark}"
 
 
+def markdown(result: dict[str, Any]) -> Iterator[str]:
+    """A run's tables as Markdown: what docs/benchmarks.md holds."""
+    yield f"{result['machine']}."
+    if "functions" in result:
+        yield ""
+        yield ("| function | shape | NumPy | Numba | times | ceiling | compile "
+               "| pays after |")  # fmt: skip
+        yield "|---|---|--:|--:|--:|--:|--:|--:|"
+    for row in result.get("functions", []):
+        pays = row["pays_after_calls"]
+        after = "never" if pays is None else f"{pays:,.0f} calls"
+        cells = (
+            row["function"], row["shape"], _time(row["numpy_seconds"]),
+            _time(row["numba_seconds"]),
+            f"{row['numpy_seconds'] / row['numba_seconds']:.1f}",
+            f"{row['ceiling_share']:.0%}", f"{row['compile_seconds']:.1f} s", after,
+        )  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+    if "measured" not in result:
+        return
+    yield ""
+    if result["read_ceiling"]:
+        yield f"Read ceiling {result['read_ceiling'] / 1e9:.1f} GB/s."
+        yield ""
+    yield "| engine | task | tokens | batch | time | spread | tok/s | of the roofline |"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|"
+    for m in result["measured"]:
+        roof = m["roofline"]
+        cells = (
+            m["engine"], m["task"], f"{m['tokens']:,}", str(m["batch"]),
+            _time(m["seconds"]), f"{m['spread']:.0%}", f"{m['tokens_per_second']:,.1f}",
+            f"{m['tokens_per_second'] / roof:.0%}" if roof else "",
+        )  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+    if result.get("model") == "gpt2":
+        yield ""
+        yield "| aim | found | wanted | |"
+        yield "|---|--:|--:|---|"
+        for what, found, wanted, larger in goals(result):
+            if found is not None:
+                reached = found >= wanted if larger else found <= wanted
+                sign = "at least" if larger else "at most"
+                mark = "reached" if reached else "not reached"
+                yield f"| {what} | {found:.2f} | {sign} {wanted} | {mark} |"
+
+
 def _time(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:,.1f} us"

@@ -9,6 +9,7 @@ another is measured.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -31,7 +32,11 @@ class Worker:
             text=True,
             env={**os.environ, "NPGPT_THREADS": str(threads), **environment},
         )
-        self._answer("start")
+        try:
+            self._answer("start")
+        except BackendError:
+            self.close()
+            raise
 
     def ask(self, what: str, *numbers: int) -> Any:
         """One measurement: the seconds, or what else the engine answers."""
@@ -54,10 +59,17 @@ class Worker:
         return answer["value"]
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, by force where it does not end by itself."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 def main(engine: str, folder: str, threads: str) -> None:

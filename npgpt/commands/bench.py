@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import tempfile
@@ -15,6 +16,8 @@ from npgpt import checkpoint, hub
 from npgpt.backend import BACKENDS
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.config import PUBLISHED, GPT2Config
+from npgpt.errors import NpgptError
+from npgpt.tensorfile import write_atomically
 
 
 @click.command()
@@ -42,11 +45,15 @@ from npgpt.config import PUBLISHED, GPT2Config
 @click.option("--quick", is_flag=True, help="The shortest prompt and context only.")
 @click.option("--figure", "picture", type=click.Path(dir_okay=False),
               help="Draw the result into this PNG or SVG file.")  # fmt: skip
+@click.option("--save", type=click.Path(dir_okay=False), help="Keep the JSON object in "
+              "this file, from the first result on.")  # fmt: skip
+@click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 @json_option
 def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
             functions: bool, end_to_end: bool, decoding: bool,
             assistant_model: str | None, backend: str, rounds: int, threads: int | None,
-            quick: bool, picture: str | None, as_json: bool) -> None:  # fmt: skip
+            quick: bool, picture: str | None, save: str | None, markdown: bool,
+            as_json: bool) -> None:  # fmt: skip
     """Measure functions and whole models; every engine in a process of its own.
 
     With --decoding: the default chain, every truncation, beam search against separate
@@ -65,10 +72,20 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
     threads = physical_cores() if threads is None else threads
     chosen = engines or (*compare.OWN, *(compare.PEERS if peers else ()))
 
+    if markdown and as_json:
+        raise click.UsageError("--markdown and --json exclude each other")
+
     def say(line):
         return click.echo(f"\r\033[K{line}", nl=False, err=True)
 
     result: dict[str, Any] = {"machine": _machine(threads)}
+
+    def keep(found: dict[str, Any]) -> None:
+        result.update(found)
+        if save is not None:
+            _save(result, save)
+
+    keep({})
     lines: list[str] = [f"# {result['machine']}"]
     with ExitStack() as stack:
         if size is None:
@@ -84,14 +101,14 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
             empty = stack.enter_context(tempfile.TemporaryDirectory())
             worker = Worker("functions:float32", str(folder), threads,
                             NUMBA_CACHE_DIR=empty)  # fmt: skip
-            result["functions"] = worker.ask("functions")
+            keep({"functions": worker.ask("functions")})
             worker.close()
             lines += report.function_lines(result["functions"])
         if end_to_end:
+            result["model"] = size or name
             models = compare.compare(
-                str(folder), config, chosen, threads, rounds, quick, say
+                str(folder), config, chosen, threads, rounds, quick, say, keep
             )
-            result.update(model=size or name, **models)
             lines += ["", f"# {size or name}", *report.model_lines(models)]
             if size == "gpt2":
                 lines += ["", *report.goal_lines(models)]
@@ -102,7 +119,16 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
     if as_json:
         echo_json(result)
     else:
-        click.echo("\n".join(lines))
+        click.echo("\n".join(report.markdown(result) if markdown else lines))
+
+
+def _save(result: dict[str, Any], path: str) -> None:
+    try:
+        write_atomically(
+            Path(path), lambda new: Path(new).write_text(json.dumps(result, indent=1))
+        )
+    except OSError as error:
+        raise NpgptError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def random_params(config: GPT2Config, seed: int = 0) -> Any:

@@ -42,9 +42,9 @@ def rms(x, reference):
     return float(np.sqrt(np.mean((x.astype(np.float64) - reference) ** 2)))
 
 
-# Error against float64, in units of transformers' own. The reference is held to 1.25;
-# the kernels add up a column in few running sums, BLAS in blocks: 2.4 to 3.4.
-WORSE = {"numpy": 1.25, "numba": 4.0, "cupy": 4.0}
+# Error against float64, in units of transformers' own. The reference comes to 1.24; the
+# kernels, which add up sums of 64 products, to 0.68.
+WORSE = {"numpy": 1.25, "numba": 1.0, "cupy": 4.0}
 
 
 def assert_as_exact_as_transformers(folder, ids, backend):

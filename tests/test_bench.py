@@ -1,0 +1,156 @@
+"""`npgpt bench`, `warmup` and `convert`: what they print, keep, refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("numba")
+
+from npgpt import GPT2, GPT2Config, hub
+from npgpt.bench import compare, functions, report
+from npgpt.cli import main
+
+NPGPT = str(Path(sys.executable).parent / "npgpt")
+SMALL = ("bench", "--model", "tales-mini", "--quick", "--rounds", "1",
+         "--no-functions")  # fmt: skip
+
+
+def run(*args, status=0, **environment):
+    done = subprocess.run(
+        [NPGPT, *args], capture_output=True, text=True, timeout=300,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """One small run: its standard output, and the folder of what it saved."""
+    folder = tmp_path_factory.mktemp("bench")
+    done = run(
+        *SMALL, "--json", "--save", str(folder / "kept.json"),
+        "--figure", str(folder / "speed.png"), "--engine", "numpy:float32",
+        "--engine", "numba:float32", "--engine", "transformers:nonsense",
+    )  # fmt: skip
+    return done.stdout, folder
+
+
+def test_bench_prints_one_object(measured):
+    found = json.loads(measured[0])
+    assert {m["engine"] for m in found["measured"]} == {
+        "numpy:float32", "numba:float32",
+    }  # fmt: skip
+    assert {m["task"] for m in found["measured"]} == {"prefill", "decode"}
+    for m in found["measured"]:
+        rate = m["tokens"] if m["task"] == "prefill" else m["batch"]
+        assert m["tokens_per_second"] == pytest.approx(rate / m["seconds"])
+    # reading its bytes alone takes less time than the step, on any machine
+    assert found["read_ceiling"] > 1e8
+    assert found["step_bytes"]["numba:float32"] > 1e5
+
+
+def test_bench_names_the_engine_that_is_absent_and_goes_on(measured):
+    absent = json.loads(measured[0])["absent"]
+    assert list(absent) == ["transformers:nonsense"]
+    assert "transformers:nonsense" in absent["transformers:nonsense"]
+
+
+def test_bench_saves_what_it_prints_and_draws_it(measured):
+    output, folder = measured
+    assert json.loads((folder / "kept.json").read_text()) == json.loads(output)
+    assert (folder / "speed.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_bench_keeps_every_task_as_it_goes():
+    folder = hub.resolve("tales-mini")
+    config = GPT2Config.from_file(folder / "config.json")
+    counts = []
+    compare.compare(
+        str(folder), config, ["numpy:float32"], 1, 1, quick=True,
+        keep=lambda result: counts.append(len(result["measured"])),
+    )  # fmt: skip
+    tasks = len(compare.tasks(config, quick=True))
+    assert counts == [*range(1, tasks + 1), tasks]
+
+
+def test_bench_says_what_it_cannot_do(tmp_path):
+    done = run(*SMALL, "--markdown", "--json", status=2)
+    assert "exclude" in done.stderr
+    done = run(*SMALL, "--save", str(tmp_path / "no" / "file"), status=1)
+    assert "cannot be written" in done.stderr
+    done = run("bench", "--model", str(tmp_path / "none"), "--quick", status=1)
+    assert done.stdout == ""
+
+
+def test_markdown_holds_every_figure(measured):
+    found = json.loads(measured[0])
+    lines = list(report.markdown(found))
+    assert sum(line.startswith("| num") for line in lines) == len(found["measured"])
+    assert all(line.count("|") == 9 for line in lines if line.startswith("| num"))
+
+
+def test_functions_agree_before_they_are_timed():
+    config = GPT2Config(
+        vocab_size=300, n_positions=64, n_embd=64, n_layer=1, n_head=4,
+        bos_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    rows = list(functions.measure(config, seconds=0.01))
+    assert {row.function for row in rows} == {
+        "layer_norm", "gelu", "bias_gelu", "softmax", "attention", "linear",
+        "cross_entropy",
+    }  # fmt: skip
+    for row in rows:
+        assert row.error < 1e-5, row
+        slower = row.numba_seconds >= row.numpy_seconds
+        assert (row.pays_after_calls is None) == slower == bool(row.note)
+
+
+def test_warmup_compiles_once():
+    """Twice the same: the second run finds all in the cache."""
+    run("warmup", "--dtype", "float32")
+    done = run("warmup", "--dtype", "float32", "--json")
+    found = json.loads(done.stdout)
+    assert found["compile_seconds"] < 1
+    assert Path(found["cache"]).is_dir()
+    assert "float32" in done.stderr
+    assert "int8" not in done.stderr
+    run("warmup", "--dtype", "float16", status=2)
+
+
+def test_convert_into_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for form in ((), ("--packed",)):
+        done = run("convert", "tales-mini", str(tmp_path / "file" / "x"), *form,
+                   status=1)  # fmt: skip
+        assert "cannot be written" in done.stderr
+    run("convert", "tales-mini", str(tmp_path / "x"), "--packed", "--dtype", "float16",
+        status=2)  # fmt: skip
+
+
+def test_a_packed_start_maps_the_file_and_any_tier_reads_it(tmp_path, monkeypatch):
+    arguments = ["convert", "tales-mini", str(tmp_path), "--packed", "--json"]
+    done = CliRunner().invoke(main, [*arguments, "--dtype", "int8"])
+    assert json.loads(done.stdout)["packed"] is True
+    path = tmp_path / "packed.safetensors"
+    made = path.read_bytes()
+    expected = GPT2.from_pretrained("tales-mini", backend="numba", dtype="int8")
+    for tier in (b'"portable"', b'"avx512"  '):  # files from other processors
+        start = made.index(b'"tier": ') + 8
+        end = made.index(b"}", start)
+        new = tier.ljust(end - start)[: end - start]
+        if len(tier.strip()) > end - start:
+            continue  # the header's length stays as it is
+        path.write_bytes(made[:start] + new + made[end:])
+        model = GPT2.from_pretrained(tmp_path, backend="numba", dtype="int8")
+        data = model.params.buffers.data
+        while not isinstance(data, np.memmap):
+            data = data.base
+        assert model.logits([1, 2, 3]) == pytest.approx(expected.logits([1, 2, 3]))
