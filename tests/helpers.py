@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
+from jaxtyping import config as jaxtyping_config
 
 from npgpt.checkpoint import expected_shapes, from_tensors
 from npgpt.config import GPT2Config
@@ -90,3 +94,16 @@ def same_tokens(a: list[int], b: list[int], gaps: list[float]) -> bool:
 def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
     """Largest difference over the reference's largest value."""
     return float(np.abs(x - reference).max() / np.abs(reference).max())
+
+
+@contextmanager
+def shapes_unchecked() -> Iterator[None]:
+    """For thousands of samples of one law: checking shapes would take most of the time.
+
+    The same code runs with checked shapes in the tests that need a few texts.
+    """
+    jaxtyping_config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping_config.update("jaxtyping_disable", False)
