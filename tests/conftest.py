@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-import hypothesis
-from jaxtyping import install_import_hook
-
-# The suite's matrices are small: a second BLAS thread would only spin and wait.
+# The suite's matrices are small: a second BLAS thread would only spin and wait. It must
+# stand here before NumPy is imported, and jaxtyping imports NumPy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import hypothesis  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
 SHAPED = (
