@@ -7,8 +7,8 @@ from pathlib import Path
 # stand here before NumPy is imported, and jaxtyping imports NumPy.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import hypothesis  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import hypothesis
+from jaxtyping import install_import_hook
 
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
 SHAPED = (
