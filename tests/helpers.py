@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
 from jaxtyping import config as jaxtyping_config
 
 from npgpt.checkpoint import expected_shapes, from_tensors
