@@ -154,7 +154,8 @@ class Pace:
     """How many tokens to draft for each row: constant, or by how the last draft went.
 
     The heuristic of Transformers: two more after a draft that stood whole, else one
-    fewer, at least one.
+    fewer, at least one. (Transformers can also re-tune the confidence threshold while
+    it runs; here that is fixed.)
     """
 
     def __init__(self, tokens: int, schedule: str = "constant"):
