@@ -194,6 +194,8 @@ def test_grammar_equals_regex_on_a_regular_language(tales):
         (dict(grammar='root ::= "a'), "grammar"),
         (dict(grammar="start: missing"), "missing"),
         (dict(json_schema={"type": "nothing"}), "nothing"),
+        (dict(grammar='root ::= "a"', trigger_words=["b"]), "begins with the trigger"),
+        (dict(trigger_words=["b"]), "changes nothing without"),
         (dict(json_schema="{"), "json_schema must be"),
         (dict(regex="("), "regex"),
         (dict(choice=[]), "choice must be a list"),
@@ -201,7 +203,7 @@ def test_grammar_equals_regex_on_a_regular_language(tales):
     ],
 )
 def test_bad_constraints_are_refused_before_any_step(tales, options, sentence):
-    if any(name in options for name in ("grammar", "json_schema")):
+    if any(name in options for name in ("grammar", "json_schema", "trigger_words")):
         pytest.importorskip("llguidance")
     with pytest.raises(DecodingError, match=sentence):
         tales.stream("A", **options)

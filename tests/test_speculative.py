@@ -6,6 +6,7 @@ from helpers import TINY, shapes_unchecked, tiny_params
 from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError
+from npgpt.decoding.penalties import repetition
 from npgpt.decoding.rules import Context, probabilities
 from npgpt.decoding.speculative import Pace
 from npgpt.decoding.verification import residual, typical, typical_threshold
@@ -88,22 +89,41 @@ def test_acceptance_rate_is_the_common_mass():
     assert abs(accepted / n - rate) < 5 * np.sqrt(rate * (1 - rate) / n)
 
 
+def mixture(w):
+    """A toy whose law is w times the target's and 1 - w times the drafter's."""
+    p, q = (np.exp(model.table) for model in (TARGET, DRAFTER))
+    return Toy(np.log(w * p + (1 - w) * q))
+
+
 def test_ensemble_verification_draws_from_the_mixture():
-    w = 0.8
-    p, q = map(np.array, (TARGET.table, DRAFTER.table))
-    mixed = np.log([w * probabilities(a) + (1 - w) * probabilities(b)
-                    for a, b in zip(p, q, strict=True)])  # fmt: skip
     found = texts(
-        TARGET, N, (1,), 2, seed=9, assistant_model=DRAFTER, num_assistant_tokens=1,
-        assistant_ensemble_weight=w, assistant_confidence_threshold=0.0,
+        TARGET, N, (1,), 3, seed=9, assistant_model=DRAFTER, num_assistant_tokens=2,
+        assistant_ensemble_weight=0.8, assistant_confidence_threshold=0.0,
     )  # fmt: skip
-    # A draft of one needs a budget of two: the last token is the target's own.
-    expected = {
-        (a, b): np.exp(mixed[1][a]) * probabilities(p[a])[b]
-        for a in range(3)
-        for b in range(3)
-    }
-    assert_follows(found, expected)
+    assert_follows(found, law(mixture(0.8), [1], 3))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 20])
+def test_greedy_ensemble_is_the_argmax_of_the_mixture(tokens):
+    prompts, differ = [[0], [1], [2]], 0
+    for w in (0.2, 0.5, 0.8):
+        found = TARGET.generate(
+            prompts, max_new_tokens=7, assistant_model=DRAFTER,
+            num_assistant_tokens=tokens, assistant_ensemble_weight=w,
+            repetition_penalty=1.1,
+        )  # fmt: skip
+        for prompt, text in zip(prompts, found, strict=True):
+            ids = list(prompt)
+            for _ in range(7):  # the chain acts on each model, then they are mixed
+                p, q = (
+                    probabilities(repetition(model.table[ids[-1]], ids, 1.1))
+                    for model in (TARGET, DRAFTER)
+                )
+                ids.append(int(np.argmax(w * p + (1 - w) * q)))
+            assert text.ids == ids[1:]
+            alone = TARGET.generate(prompt, max_new_tokens=7, repetition_penalty=1.1)
+            differ += text.ids != alone.ids
+    assert differ  # or the target alone would pass
 
 
 def test_typical_acceptance_is_its_formula():
@@ -248,6 +268,7 @@ def test_pace_grows_and_shrinks():
         {"prompt_lookup_num_tokens": 3, "do_sample": True,
          "assistant_ensemble_weight": 0.5},
         {"assistant_model": DRAFTER, "typical_acceptance": 0.3},
+        {"prompt_lookup_num_tokens": 3, "assistant_ensemble_weight": 0.5},
         {"assistant_model": "tales-mini"},
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ rules        what a rule is, its context, how a token is removed
 reshaping    temperature and its kin
 truncation, entropy                  which tokens may be drawn at all
 penalties, dry, fsd                  rules against repetition
-bias, trie, constraints, grammar     bans, forced tokens, the form of the text
+bias, trie, constraints, grammar, triggers   bans, forced tokens, the form of the text
 watermark, synthid                   marks in the text, and their detectors
 selectors, feedback, selection       how one token is taken
 row          one text in the making, and what is reported of each token

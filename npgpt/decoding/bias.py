@@ -105,6 +105,9 @@ def begin_suppress(
 def allow(z: Float[np.ndarray, " V"], ids: Ids) -> Float[np.ndarray, " V"]:
     """Nothing but these tokens. An empty list removes all.
 
+    What was banned before stays banned, and nothing left is an error (transformers sets
+    such tokens to 0).
+
     >>> allow(np.zeros(3), [1]).tolist()
     [-inf, 0.0, -inf]
     """

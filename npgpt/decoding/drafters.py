@@ -26,14 +26,16 @@ from npgpt.errors import DecodingError
 class ModelDrafter:
     """A smaller model with the same tokens, its logits through the same chain.
 
-    Greedy for greedy decoding, else it draws and tells its probabilities q. It stops
-    early after a token of probability below the threshold (dynamic draft length).
+    Greedy for greedy decoding, else it draws. It tells its probabilities q where the
+    verification wants them, and stops early after a token of probability below the
+    threshold (dynamic draft length).
     """
 
     def __init__(self, assistant: Any, options: GenerationConfig, model: Any,
                  chain: Sequence[Rule]):  # fmt: skip
         check_same_vocabulary(model, assistant)
         self.model, self.chain, self.greedy = assistant, chain, options.greedy
+        self.tells = not self.greedy or options.assistant_ensemble_weight != 1
         self.threshold = options.assistant_confidence_threshold
         self.pace = Pace(
             options.num_assistant_tokens, options.num_assistant_tokens_schedule
@@ -47,7 +49,7 @@ class ModelDrafter:
             max(0, min(n, room - len(row.ids) + 1))
             for n, row in zip(self.pace.limits(limits), rows, strict=True)
         ]
-        drafts = [Draft([], None if self.greedy else []) for _ in rows]
+        drafts = [Draft([], [] if self.tells else None) for _ in rows]
         going = [i for i, limit in enumerate(limits) if limit]
         self._start(rows, room)
         while going:
@@ -93,7 +95,7 @@ class ModelDrafter:
         z = run_chain(self.chain, row.ids + draft.tokens, logits, context)
         x = int(z.argmax()) if self.greedy else inverse_cdf(z, context.uniform(DRAFT))
         draft.tokens.append(x)
-        if self.greedy and not self.threshold:
+        if not self.tells and not self.threshold:
             return True
         q = probabilities(z)
         if draft.q is not None:
@@ -113,10 +115,11 @@ class ModelDrafter:
 class EarlyExit(ModelDrafter):
     """The model's own first layers, with ln_f and the output head after them.
 
-    They share the model's cache: the keys and values of those layers are there already,
-    and are written once more when the draft is verified. GPT-2 was not trained to speak
-    from its middle layers, so little of the draft stands. Source: Elhoushi et al.,
-    "LayerSkip" (2024).
+    They share the model's cache, so the text is never read twice; the draft is, once by
+    these layers and once by all. (LayerSkip verifies from its drafts' hidden states on
+    and saves these layers; here a reading is whole, and the same as any other.) GPT-2
+    was not trained to speak from its middle layers, so little of the draft stands.
+    Source: Elhoushi et al., "LayerSkip" (2024).
     """
 
     def __init__(self, options: GenerationConfig, model: Any, chain: Sequence[Rule]):

@@ -36,7 +36,9 @@ def dry(
 
     m(v) is the length of the longest end of the last last_n tokens that occurred
     before, followed by v, and does not cross a breaker. Repeats may overlap. Breakers
-    themselves are not penalised. Source: p-e-w, text-generation-webui (2024), no paper.
+    themselves are not penalised. The exponent is bounded as in llama.cpp
+    (text-generation-webui bounds the match at 50; ExLlamaV2 counts otherwise). Source:
+    p-e-w, text-generation-webui (2024), no paper.
 
     >>> ids = [0, 1, 2, 0, 1]  # after 0 1 came 2
     >>> dry(np.zeros(3), ids, DrySettings(2.0, 1.5, 1)).tolist()  # 2 * 1.5^(2-1)

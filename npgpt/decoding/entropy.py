@@ -125,7 +125,9 @@ def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " 
     """Tokens at least as probable as two draws are to agree: keep p >= sum p^2.
 
     "norm" takes the threshold (V sum p^2 - 1) / (V - 1), of V tokens left, which is 0
-    for a uniform distribution. Source: Tan et al., "p-less Sampling" (2025).
+    for a uniform distribution. The threshold is lowered by a millionth, so that a
+    uniform p is kept whole (llama.cpp subtracts 1e-5). Source: Tan et al.,
+    "p-less Sampling" (2025).
 
     >>> z = np.log(np.array([0.1, 0.15, 0.2, 0.25, 0.3]))
     >>> np.isfinite(p_less(z)).tolist()

@@ -23,6 +23,9 @@ from npgpt.errors import DecodingError
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float
 
+if TYPE_CHECKING:
+    from npgpt.decoding.triggers import LazyMask
+
 MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
 
 
@@ -37,7 +40,8 @@ class GrammarMask:
             raise DecodingError("a grammar needs an end-of-text id, and there is none")
         self.library = library
         self.eos = eos
-        self.V = len(padded(all_bytes(tokenizer), V))
+        self.tokens = padded(all_bytes(tokenizer), V)
+        self.V = len(self.tokens)
         self._root = library.LLMatcher(
             _ll_tokenizer(tokenizer, V, eos), grammar, log_level=0
         )
@@ -75,31 +79,43 @@ class GrammarMask:
         allowed[list(self.eos)] = matcher.is_accepting() or matcher.is_stopped()
         return allowed
 
+    def begins(self, generated: Sequence[int]) -> bool:
+        """Whether a sentence of the grammar begins with this text."""
+        try:
+            self.matcher(generated)
+        except DecodingError:
+            return False
+        return True
+
     def accepts(self, generated: Sequence[int]) -> bool:
         """Whether the text is a sentence of the grammar."""
         return self.matcher(generated).is_accepting()
 
 
 def grammar(
-    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask
+    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask | LazyMask
 ) -> Float[np.ndarray, " V"]:
     """Keep v if the parser lives on after it; the end where a sentence is whole.
 
     The mask comes before truncation, so top-p and the like see allowed tokens only.
     (llama.cpp draws first and masks only when the token does not fit: the same law
-    without truncation, another one with it.)
+    without truncation, another one with it.) With trigger_words or trigger_tokens the
+    text is free until one occurs, and the sentence begins with it
+    (npgpt.decoding.triggers).
     """
     return keep(z, mask.mask(generated))
 
 
 def json_schema(
-    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask
+    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask | LazyMask
 ) -> Float[np.ndarray, " V"]:
     """Keep what is on the way to JSON of the schema, keys in the order it gives."""
     return grammar(z, generated, mask)
 
 
-def prepare_grammar(text: str, setup: Any) -> GrammarMask:
+def prepare_grammar(
+    text: str, words: Sequence[str], tokens: Sequence[int], setup: Any
+) -> GrammarMask | LazyMask:
     """The mask of a GBNF grammar (it has "::=") or a Lark grammar."""
     library = _library()
     if "::=" in text:
@@ -109,27 +125,39 @@ def prepare_grammar(text: str, setup: Any) -> GrammarMask:
             text = any_to_lark(text)
         except Exception as error:  # the converter has no one type for bad grammars
             raise DecodingError(f"grammar: {_first_line(str(error))}") from None
-    return _mask(library.LLMatcher.grammar_from_lark(text), setup)
+    return _mask(library.LLMatcher.grammar_from_lark(text), words, tokens, setup)
 
 
-def prepare_schema(schema: str, setup: Any) -> GrammarMask:
+def prepare_schema(
+    schema: str, words: Sequence[str], tokens: Sequence[int], setup: Any
+) -> GrammarMask | LazyMask:
     """The mask of a JSON schema. Whitespace in the JSON is limited to one space."""
     library = _library()
     text = library.LLMatcher.grammar_from_json_schema(
         schema, overrides={"whitespace_pattern": " ?"}
     )
-    return _mask(text, setup)
+    return _mask(text, words, tokens, setup)
 
 
-def _mask(text: str, setup: Any) -> GrammarMask:
+def _mask(
+    text: str, words: Sequence[str], tokens: Sequence[int], setup: Any
+) -> GrammarMask | LazyMask:
     if setup.tokenizer is None:
         raise DecodingError("a grammar needs a tokenizer, and this model has none")
-    return _cached(text, setup.tokenizer, setup.vocab_size, setup.eos)
+    vocabulary = (setup.tokenizer, setup.vocab_size, setup.eos)
+    return _cached(text, tuple(words), tuple(tokens), *vocabulary)
 
 
 @functools.lru_cache(maxsize=8)
-def _cached(text: str, tokenizer: Any, V: int | None, eos: tuple) -> GrammarMask:
-    return GrammarMask(text, tokenizer, V, eos)
+def _cached(
+    text: str, words: tuple, tokens: tuple, tokenizer: Any, V: int | None, eos: tuple
+) -> GrammarMask | LazyMask:
+    mask = GrammarMask(text, tokenizer, V, eos)
+    if not words and not tokens:
+        return mask
+    from npgpt.decoding.triggers import LazyMask
+
+    return LazyMask(mask, words, tokens)
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,7 +21,9 @@ def repetition(
 ) -> Float[np.ndarray, " V"]:
     """Tokens seen before, once each: z_v / r where z_v > 0, z_v r elsewhere.
 
-    r > 1 makes them less probable. Not invariant to a shift of z: on log-probabilities
+    r > 1 makes them less probable. The whole text counts, prompt included, as in
+    transformers and vLLM (llama.cpp: the last 64 tokens; see repeat_last_n). Not
+    invariant to a shift of z: on log-probabilities
     it always multiplies. Source: Keskar et al., "CTRL" (2019).
 
     >>> z = np.array([2.0, 4.0, -3.0, 0.0])
@@ -70,6 +72,9 @@ def presence(
 ) -> Float[np.ndarray, " V"]:
     """A constant off every token seen before: z_v - alpha [c_v > 0]. Source: OpenAI.
 
+    The prompt counts, as in llama.cpp; with penalties_ignore_prompt it does not, as at
+    OpenAI and in vLLM.
+
     >>> presence(np.zeros(3), [1, 1], 0.5).tolist()
     [0.0, -0.5, 0.0]
     """
@@ -82,6 +87,8 @@ def frequency(
     z: Float[np.ndarray, " V"], ids: Sequence[int], beta: float
 ) -> Float[np.ndarray, " V"]:
     """A constant off for every time a token was seen: z_v - beta c_v. Source: OpenAI.
+
+    The prompt counts unless penalties_ignore_prompt is set, as for `presence`.
 
     >>> frequency(np.zeros(3), [1, 1], 0.5).tolist()
     [0.0, -1.0, 0.0]

@@ -21,6 +21,8 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
 def temperature(z: Float[np.ndarray, " V"], T: float) -> Float[np.ndarray, " V"]:
     """Sharper (T < 1) or flatter (T > 1): z / T. T = 0 keeps the largest logits.
 
+    At T = 0 ties stay (llama.cpp keeps the first alone, vLLM takes greedy search,
+    transformers refuses).
     Source: Ackley, Hinton and Sejnowski, "A Learning Algorithm for Boltzmann Machines"
     (1985).
 

@@ -72,7 +72,7 @@ def run(
     if n > 1:  # the prompts are read once, all but their last token
         cache = _shared_prompts(model, prompts, cache, n)
     while rows:
-        drafts = drafter.propose(rows, _limits(rows, options, room), cache)
+        drafts = drafter.propose(rows, _limits(rows, options, room, bonus), cache)
         unread = [
             row.ids[len(held) :] + draft.tokens
             for row, held, draft in zip(rows, cache.ids, drafts, strict=True)
@@ -118,7 +118,7 @@ def _advance(
             row.sequence,
         )
 
-    if rule is None:
+    if rule is None or (options.greedy and not draft.tokens):
         verdict = verification.verify_greedy(z, draft.tokens)
     else:
         bonus = bonus or not draft.tokens
@@ -134,12 +134,12 @@ def _advance(
     return steps, min(verdict.accepted, len(steps))
 
 
-def _limits(rows: Sequence[Row], options: GenerationConfig, room: int) -> list[int]:
-    """How many tokens a draft may have: one more always follows it."""
-    return [
-        max(0, min(options.max_new_tokens - row.step - 1, room - len(row.ids)))
-        for row in rows
-    ]
+def _limits(
+    rows: Sequence[Row], options: GenerationConfig, room: int, bonus: bool
+) -> list[int]:
+    """How many tokens a draft may have: one more follows it, where there is a bonus."""
+    most = options.max_new_tokens - bonus
+    return [max(0, min(most - row.step, room - len(row.ids))) for row in rows]
 
 
 def _shared_prompts(model: Any, prompts: Prompts, cache: Any, n: int) -> Any:
@@ -154,7 +154,8 @@ class Pace:
     """How many tokens to draft for each row: constant, or by how the last draft went.
 
     The heuristic of Transformers: two more after a draft that stood whole, else one
-    fewer, at least one.
+    fewer, at least one. (Transformers can also re-tune the confidence threshold while
+    it runs; here that is fixed.)
     """
 
     def __init__(self, tokens: int, schedule: str = "constant"):
@@ -195,11 +196,10 @@ def check_speculative(
         raise DecodingError(f"{what} draws by inverse_cdf; another selector is set")
     if o.trace_decode_token_ids:
         raise DecodingError(f"{what} does not go with trace_decode_token_ids")
-    for name in ("typical_acceptance", "assistant_ensemble_weight"):
-        if o.is_set(name) and o.greedy:
-            raise DecodingError(
-                f"{name} (lossy) changes nothing without do_sample=True"
-            )
+    if o.typical_acceptance and o.greedy:
+        raise DecodingError(
+            "typical_acceptance (lossy) changes nothing without do_sample=True"
+        )
 
 
 def rule_of(options: GenerationConfig, has_q: bool) -> verification.Rule | None:
@@ -209,17 +209,18 @@ def rule_of(options: GenerationConfig, has_q: bool) -> verification.Rule | None:
     sample and match.
     """
     o = options
-    if o.greedy:
-        return None
-    if o.typical_acceptance:
-        return verification.typical(o.typical_acceptance, o.typical_delta)
     if o.assistant_ensemble_weight != 1:
         if not has_q:
             raise DecodingError(
                 "assistant_ensemble_weight needs a drafter with probabilities: "
                 "assistant_model or assistant_early_exit"
             )
-        return verification.ensemble(o.assistant_ensemble_weight)
+        rule = verification.ensemble_greedy if o.greedy else verification.ensemble
+        return rule(o.assistant_ensemble_weight)
+    if o.greedy:
+        return None
+    if o.typical_acceptance:
+        return verification.typical(o.typical_acceptance, o.typical_delta)
     if o.verification == "match" or not has_q:
         return verification.match
     return verification.speculative

@@ -180,7 +180,8 @@ def xtc(
     the least probable stays (with its ties); all below the threshold stay too.
 
     Nothing happens where fewer than two tokens reach the threshold. u is uniform in
-    [0, 1). (text-generation-webui spares newline and end of text; this rule does not.)
+    [0, 1). (text-generation-webui spares newline and end of text, this rule does not;
+    ExLlamaV3 reweights by the mean of both outcomes, which has the same law.)
     Source: p-e-w (2024), no paper.
 
     >>> z = np.log(np.array([0.4, 0.3, 0.2, 0.1]))

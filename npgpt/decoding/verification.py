@@ -75,8 +75,9 @@ def residual(p: np.ndarray, q: np.ndarray | None, x: int = 0) -> np.ndarray:
 def ensemble(weight: float) -> Rule:
     """Lossy: the token has the law w p + (1 - w) q, not p.
 
-    Accept x with probability min(1, (1 - w) + w p(x)/q(x)). Source: the option
-    assistant_ensemble_weight of Transformers 5 (2604.07622).
+    Accept x with probability min(1, (1 - w) + w p(x)/q(x)). Every token is drafted, so
+    that q is known; where the drafter has no room left, the law is p. Source: the
+    option assistant_ensemble_weight of Transformers 5 (2604.07622).
     """
 
     def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
@@ -84,6 +85,21 @@ def ensemble(weight: float) -> Rule:
         if context.uniform(ACCEPT) * q_x < (1 - weight) * q_x + weight * p[x]:
             return x
         return draw(residual(p, q, x), context)
+
+    return rule
+
+
+def ensemble_greedy(weight: float) -> Rule:
+    """Lossy: the token is the argmax of w p + (1 - w) q, the draft stands if it is it.
+
+    >>> rule = ensemble_greedy(0.5)
+    >>> p, q = np.array([0.5, 0.4, 0.1]), np.array([0.0, 0.4, 0.6])
+    >>> rule(p, q, 2, Context(1, 0))  # neither model's own best
+    1
+    """
+
+    def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+        return x if q is None else greedy(weight * p + (1 - weight) * q)
 
     return rule
 

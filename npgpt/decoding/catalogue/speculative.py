@@ -101,7 +101,8 @@ STRATEGIES = (
         (Parameter("assistant_ensemble_weight", "number", 1.0, "w; 1 is off.", 1e-9,
                    1),),
         "Hugging Face (2604.07622)", kind="part",
-        formula="keep x with (1 - w) + w p/q; the law is w p + (1 - w) q",
+        formula="keep x with (1 - w) + w p/q; the law is w p + (1 - w) q, greedy its "
+        "argmax",
     ),
     Strategy(
         "H12", "dynamic draft length", "Drafts as long as they are likely to stand.",

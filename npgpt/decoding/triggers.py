@@ -1,0 +1,108 @@
+"""Lazy grammars: the text is free until a trigger occurs, and a sentence from there.
+
+A trigger is a word, found in the text even where tokens cut it otherwise, or a token.
+The grammar reads from the trigger's first byte on, so its sentences begin with it. As
+in llama.cpp (`grammar_lazy`, which having a trigger stands for), but for one thing: a
+token that would complete a trigger and go on as no sentence does is removed, where
+llama.cpp stops with an error. Where the text stands is a function of the new tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from npgpt.decoding.grammar import GrammarMask
+from npgpt.errors import DecodingError
+
+
+def triggered(
+    pieces: Sequence[bytes], ids: Sequence[int], words: Sequence[bytes],
+    tokens: Sequence[int],
+) -> tuple[int, int] | None:  # fmt: skip
+    """(n, skip): the grammar reads token n on, but for `skip` bytes; None: no trigger.
+
+    The first trigger to be complete counts; of those that the same token completes, a
+    trigger token, then the first of the words.
+
+    >>> triggered([b"aa", b"ab("], [0, 1], [b"b("], [])
+    (1, 1)
+    """
+    text = b"".join(pieces)
+    ends = np.cumsum([len(piece) for piece in pieces])
+    found = [(n, -1, n, 0) for n, id in enumerate(ids) if id in tokens][:1]
+    for i, word in enumerate(words):
+        at = text.find(word)
+        if at >= 0:
+            done = int(np.searchsorted(ends, at + len(word)))
+            n = int(np.searchsorted(ends, at, side="right"))
+            found.append((done, i, n, at - int(ends[n]) + len(pieces[n])))
+    return min(found)[2:] if found else None
+
+
+class LazyMask:
+    """The mask of a grammar that begins to constrain with the first trigger."""
+
+    def __init__(
+        self, grammar: GrammarMask, words: Sequence[str], tokens: Sequence[int]
+    ):
+        self.grammar, self.tokens = grammar, tokens
+        self.words = [word.encode() for word in words]
+        self.pieces = grammar.tokens
+        self._id = {piece: id for id, piece in enumerate(self.pieces) if piece}
+        for word in self.words:
+            self._check(self._spelt(word), word.decode())
+        for id in tokens:
+            self._check([id], f"token {id}")
+        # (word, k): the tokens that complete a word of which k bytes stand already
+        self._completing = {
+            (word, k): [
+                id for id, x in enumerate(self.pieces)
+                if (x.startswith(word[k:]) if k else word in x)
+            ]
+            for word in self.words
+            for k in range(len(word))
+        }  # fmt: skip
+
+    def _check(self, ids: Sequence[int], what: str) -> None:
+        if not self.grammar.begins(ids):
+            raise DecodingError(
+                f"no sentence of the grammar begins with the trigger {what!r}"
+            )
+
+    def _spelt(self, text: bytes) -> list[int]:
+        """The text as tokens of one byte each: the grammar does not mind."""
+        try:
+            return [self._id[text[i : i + 1]] for i in range(len(text))]
+        except KeyError:
+            raise DecodingError(
+                "trigger_words need a vocabulary of all bytes"
+            ) from None
+
+    def read(self, generated: Sequence[int]) -> list[int] | None:
+        """What the grammar has to read of the new tokens; None while it waits."""
+        pieces = [self.pieces[id] for id in generated]
+        start = triggered(pieces, generated, self.words, self.tokens)
+        if start is None:
+            return None
+        n, skip = start
+        if not skip:
+            return list(generated[n:])
+        return [*self._spelt(pieces[n][skip:]), *generated[n + 1 :]]
+
+    def mask(self, generated: Sequence[int]) -> np.ndarray:
+        """(V,) True where a token is allowed."""
+        read = self.read(generated)
+        if read is not None:
+            return self.grammar.mask(read)
+        allowed = np.ones(self.grammar.V, bool)
+        longest = max(map(len, self.words), default=0)
+        near = [id for id in generated if self.pieces[id]][-longest:]
+        text = b"".join(self.pieces[id] for id in near)
+        for (word, k), ids in self._completing.items():
+            if text.endswith(word[:k]):
+                for id in ids:
+                    read = self.read([*near, id])
+                    allowed[id] = read is None or self.grammar.begins(read)
+        return allowed
