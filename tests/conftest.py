@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 # The suite's matrices are small: a second BLAS thread would only spin and wait. It must
-# stand here before NumPy is imported, and jaxtyping imports NumPy.
+# stand here before NumPy is imported; jaxtyping imports NumPy (and its plugin would do
+# so before this file: setup.cfg leaves it out).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
