@@ -16,6 +16,7 @@ import numpy as np
 from npgpt.backend import NUMPY
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
+from npgpt.files import check_readable
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
 from npgpt.tensorfile import (
     ENCODE,
@@ -122,10 +123,10 @@ def from_tensors(
     blocks = {
         int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)
     }
-    if blocks and len(blocks) < config.n_layer:  # also: a lying n_layer costs no memory
+    if len(blocks) < config.n_layer:  # also: a lying n_layer costs no memory
         raise CheckpointError(
             f"{where}: config says n_layer {config.n_layer}, the weights hold "
-            f"{len(blocks)} blocks (h.0 to h.{max(blocks)})"
+            f"{len(blocks)} blocks" + (f" (h.0 to h.{max(blocks)})" if blocks else "")
         )
     head = tensors.pop("lm_head.weight", None) if config.tie_word_embeddings else None
     arrays = {}
@@ -220,6 +221,7 @@ def _read_all(folder: Path) -> dict[str, np.ndarray]:
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name -> shard of model.safetensors.index.json, each a plain file name."""
     try:
+        check_readable(path)
         index = json.loads(path.read_text(encoding="utf-8"))
         weight_map = dict(index["weight_map"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -227,6 +229,8 @@ def read_index(path: Path) -> dict[str, str]:
     for shard in weight_map.values():
         if not isinstance(shard, str) or shard != Path(shard).name:
             raise CheckpointError(f"{path}: {shard!r} is not a plain file name")
+        if not shard.endswith(".safetensors"):  # download would fetch a pickle
+            raise CheckpointError(f"{path}: {shard!r} is not a .safetensors file")
     return weight_map
 
 

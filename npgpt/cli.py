@@ -69,6 +69,10 @@ class Verbs(click.Group):
             # The reader has all it wanted. Python would complain once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except OSError as error:  # a full disk under stdout, a terminal that went away
+            click.echo(f"npgpt: cannot go on: {error}", err=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
 
 
 @click.group(cls=Verbs, epilog="`npgpt VERB --help` explains a verb, with an example.")

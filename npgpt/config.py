@@ -14,6 +14,7 @@ from typing import Any
 
 from npgpt.activations import ACTIVATIONS
 from npgpt.errors import CheckpointError
+from npgpt.files import check_readable
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class GPT2Config:
     def from_file(cls, path: str | Path) -> GPT2Config:
         """Read config.json; raises CheckpointError if it cannot be used."""
         try:
+            check_readable(path)
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(f"{path}: no such file; a model needs one") from None

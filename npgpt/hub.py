@@ -55,14 +55,14 @@ def resolve(name_or_folder: str | Path, weights: bool = True) -> Path:
     name, models = str(name_or_folder), bundled()
     if name in models:
         return models[name]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    # os.path's functions raise nothing, whatever the name.
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
         return folder
     repository = repository_id(name)
-    if folder.exists() or repository is None:
-        what = (
-            "is a file, not a model's folder" if folder.exists() else "is not a folder"
-        )
+    is_file = os.path.exists(folder)
+    if is_file or repository is None:
+        what = "is a file, not a model's folder" if is_file else "is not a folder"
         ours = ", ".join(models) or "none here: install with `pip install -e .`"
         raise CheckpointError(
             f"{name!r} {what}, not a bundled model ({ours}) and not a "

@@ -6,7 +6,7 @@ Computed from the config alone, so it works for models whose weights are not her
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from npgpt.checkpoint import expected_shapes
 from npgpt.config import GPT2Config
@@ -46,9 +46,11 @@ def describe(config: GPT2Config, itemsize: int = 4) -> ModelInfo:
     124439808
     """
     by_part: dict[str, int] = {}
-    for name, shape in expected_shapes(config).items():
+    # One block stands for all: a config may claim billions of layers.
+    for name, shape in expected_shapes(replace(config, n_layer=1)).items():
         part = next(part for key, part in _PARTS if key in name)
-        by_part[part] = by_part.get(part, 0) + math.prod(shape)
+        times = config.n_layer if name.startswith("h.") else 1
+        by_part[part] = by_part.get(part, 0) + times * math.prod(shape)
     C, L = config.n_embd, config.n_layer
     matrices = L * (4 * C * C + 2 * C * config.inner_dim) + C * config.vocab_size
     scores = 2 * L * 2 * C  # q k^T and weights v, for each position that is seen

@@ -36,13 +36,14 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
     cannot be.
     """
     S = T if S is None else S
+    _check_whole(T=T, S=S, window=window)
     if not 1 <= T <= S:
         raise PlotError(f"the mask needs 1 <= T <= S, not T={T} and S={S}")
     if window is not None and window < 1:
         raise PlotError(f"window must be at least 1, not {window}")
     if S > MOST_TOKENS:
         raise PlotError(f"S is {S}; a figure shows at most {MOST_TOKENS} positions")
-    mask = causal_mask(T, S, window=window)
+    mask = causal_mask(T, S, window=None if window is None else min(window, S))
     cell = min(0.5, 10 / S)
     figure = Figure(figsize=(cell * S + 2.6, cell * T + 1.9), layout="constrained")
     axes = figure.subplots()
@@ -96,6 +97,7 @@ def plot_attention(
     """
     ids = model.encode(text)
     config = model.config
+    _check_whole(layer=layer, head=head)
     for name, value, n in (("layer", layer, config.n_layer),
                            ("head", head, config.n_head)):  # fmt: skip
         if value is not None and not 0 <= value < n:
@@ -162,6 +164,13 @@ def save(figure: Figure, path: str | Path) -> None:
         raise PlotError(
             f"{path}: cannot be written ({error.strerror or error})"
         ) from None
+
+
+def _check_whole(**values: Any) -> None:
+    for name, value in values.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole and value is not None:
+            raise PlotError(f"{name} must be a whole number, not {value!r}")
 
 
 def _one_head(

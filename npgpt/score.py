@@ -151,6 +151,9 @@ class _Options(NamedTuple):
         room = model.config.n_positions
         window = room if window is None else window
         stride = window if stride is None else stride
+        for name, value in (("window", window), ("stride", stride)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise DecodingError(f"{name} must be a whole number, not {value!r}")
         if window > room:
             raise ContextOverflowError(
                 f"window {window} is more than the model's {room} positions"
@@ -242,9 +245,15 @@ def token_logprobs(
 ) -> Float[np.ndarray, " T"]:
     """Log-probability of one target a row, log softmax(z)[target], in nats, float64.
 
+    Raises DecodingError for logits that are no numbers.
+
     >>> token_logprobs(np.log([[1.0, 3.0], [1.0, 1.0]]), np.array([1, 0])).round(4)
     array([-0.2877, -0.6931])
     """
     top = z.max(axis=-1)
+    if not np.isfinite(top).all():
+        raise DecodingError(
+            "the logits hold NaN or infinity; check the weights with `npgpt verify`"
+        )
     total = np.exp(z - top[:, None]).sum(axis=-1, dtype=np.float64)
     return (z[np.arange(len(z)), targets] - top).astype(np.float64) - np.log(total)

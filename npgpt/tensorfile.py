@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import CheckpointError
+from npgpt.files import check_readable
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a number
 
@@ -32,6 +33,7 @@ def read_safetensors(
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_readable(path)
         # The library refuses every header that lies: lengths, offsets, overlaps, sizes.
         with safe_open(path, framework="np") as file:
             names = set(file.keys())

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import TokenizerError
+from npgpt.files import check_readable
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FILES = ("tokenizer.json", *(name for pair in PAIRS for name in pair))
@@ -192,6 +193,7 @@ def _load_json(path: Path) -> Any:
     import tokenizers
 
     with _library_errors(f"{path}: not a tokenizer file"):
+        check_readable(path)
         backend = tokenizers.Tokenizer.from_file(str(path))
     backend.no_padding()
     backend.no_truncation()
@@ -204,6 +206,8 @@ def _load_pair(vocabulary: Path, merges: Path) -> Any:
 
     what = f"{vocabulary} and {merges.name}: not a BPE vocabulary and its merges"
     with _library_errors(what):
+        check_readable(vocabulary)
+        check_readable(merges)
         vocab, pairs = models.BPE.read_file(str(vocabulary), str(merges))
         backend = tokenizers.Tokenizer(models.BPE(vocab, pairs))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -150,6 +150,18 @@ def test_shards_are_found_through_the_index(server, run):
     )
 
 
+def test_a_pickle_that_an_index_names_is_never_fetched(server, run):
+    weight_map = {"wte.weight": "pytorch_model.bin"}
+    server.repositories["me/sly"] = {
+        "config.json": FILES["config.json"],
+        "model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode(),
+        "pytorch_model.bin": b"never asked for",
+    }
+    sentence = sentence_of(run("download", "me/sly"))
+    assert "'pytorch_model.bin' is not a .safetensors file" in sentence
+    assert not any("pytorch_model" in path for _, path, _, _ in server.log)
+
+
 def test_info_of_a_repository_fetches_no_weights(server, run):
     result = run("info", "openai-community/gpt2", "--json")
     assert json.loads(result.stdout)["config"]["n_layer"] == 3

@@ -27,13 +27,19 @@ from npgpt.verify import Check, first_divergence
     "in place of npgpt's.",
 )
 @click.option(
+    "--published",
+    type=click.Choice(list(golden.MODELS)),
+    help="Also compare with what is published of these weights  [default: those of "
+    "MODEL's name]",
+)
+@click.option(
     "--all", "every", is_flag=True, help="Every tensor, not the worst of each."
 )
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context, model: str, backend: str, dtype: str, own: str | None,
-    every: bool, as_json: bool,
+    published: str | None, every: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare MODEL's numbers with recorded and published ones, and with themselves.
 
@@ -52,7 +58,7 @@ def command(
             verify.own_functions(own) if own else chosen_backend(backend),
             dtype,
             reference if reference.exists() else None,
-            golden.MODELS.get(model),
+            golden.MODELS.get(published or model),
         )
     )
     wrong = first_divergence(checks)

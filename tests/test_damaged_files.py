@@ -1,0 +1,227 @@
+"""Damage that no fuzzer reaches: pipes, locks, lies about sizes, weights of NaN."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from helpers import TINY, tiny_params, unit_tensors
+
+from npgpt import (
+    GPT2,
+    CheckpointError,
+    DecodingError,
+    checkpoint,
+    evaluate,
+    golden,
+    hub,
+    info,
+    plots,
+    verify,
+)
+
+NPGPT = str(Path(sys.executable).parent / "npgpt")
+FILES = ("config.json", "tokenizer.json", "model.safetensors")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in FILES:
+        shutil.copy(hub.resolve("tales-mini") / name, folder)
+    return folder
+
+
+def run(*arguments, status=1, **options):
+    done = subprocess.run([NPGPT, *map(str, arguments)], capture_output=True, text=True,
+                          timeout=60, **options)  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def index(folder, shard):
+    (folder / "model.safetensors").unlink()
+    text = json.dumps({"weight_map": {"wte.weight": shard}})
+    (folder / checkpoint.INDEX).write_text(text)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "nothing", "locked"])
+def test_what_is_no_readable_file_is_refused_at_once(folder, name, what):
+    path = folder / name
+    if what != "locked":
+        path.unlink()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "folder":
+        path.mkdir()
+    elif what == "nothing":
+        path.touch()
+    else:
+        path.chmod(0)
+        if os.access(path, os.R_OK):
+            pytest.skip("this user may read every file")
+    sentence = run("generate", "Once", "-m", folder, "--max-new-tokens", "1")
+    assert str(path) in sentence
+    if what == "locked":
+        assert "Permission denied" in sentence
+
+
+def test_pipes_are_refused_as_index_shard_and_pair(folder):
+    index(folder, "a.safetensors")
+    os.mkfifo(folder / "a.safetensors")
+    assert "not an ordinary file" in run("generate", "Once", "-m", folder)
+    (folder / checkpoint.INDEX).unlink()
+    os.mkfifo(folder / checkpoint.INDEX)
+    assert "not an ordinary file" in run("generate", "Once", "-m", folder)
+    shutil.copy(hub.resolve("tales-mini") / FILES[2], folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text("{}")
+    os.mkfifo(folder / "merges.txt")
+    assert "not an ordinary file" in run("generate", "Once", "-m", folder)
+
+
+@pytest.mark.parametrize("shard", ["pytorch_model.bin", "..", "", "a/b.safetensors"])
+def test_an_index_names_safetensors_beside_it_and_nothing_else(folder, shard):
+    index(folder, shard)
+    with pytest.raises(CheckpointError, match="is not a"):
+        checkpoint.load(folder)
+
+
+def test_a_claim_of_billions_of_layers_costs_nothing(folder):
+    lie = replace(TINY, n_layer=2**31 - 1)
+    with pytest.raises(CheckpointError, match="hold 0 blocks"):
+        checkpoint.from_tensors(lie, {"wte.weight": np.zeros((40, 16), np.float32)})
+    one, many = info.describe(replace(TINY, n_layer=1)), info.describe(lie)
+    block = info.describe(TINY).parameters - one.parameters
+    assert many.parameters == one.parameters + (2**31 - 2) * block
+
+
+def test_info_counts_what_the_checkpoint_holds():
+    for config in (TINY, replace(TINY, n_layer=5, tie_word_embeddings=False)):
+        shapes = checkpoint.expected_shapes(config).values()
+        expected = sum(int(np.prod(shape)) for shape in shapes)
+        assert info.describe(config).parameters == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_nothing_is_computed_from_logits_that_are_no_numbers(value):
+    params = tiny_params()
+    params.wpe.weight[4] = value  # the first four tokens have a probability
+    model = GPT2(params)
+    with pytest.raises(DecodingError, match="npgpt verify"):
+        model.score(list(range(1, 10)))
+    question = evaluate.Question(list(range(1, 6)), [[1, 2], [3]], 0)
+    with pytest.raises(DecodingError, match="npgpt verify"):
+        evaluate._answers(model, question.context, question.endings)
+
+
+def test_a_folder_that_may_not_be_opened_is_one_sentence(folder):
+    folder.chmod(0)
+    try:
+        if os.access(folder, os.X_OK):
+            pytest.skip("this user may open every folder")
+        assert "is not a folder" in run("info", folder / "model")
+        own = run("verify", "tales-mini", "--ops", folder / "mine.py")
+        assert "not a Python file" in own
+    finally:
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nosuchuser/x", "a\0b"])
+def test_names_that_no_file_can_have_are_one_sentence(name):
+    with pytest.raises(CheckpointError, match="not a bundled model"):
+        hub.resolve(name)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_under_stdout_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([NPGPT, "info", "gpt2"], stdout=full, text=True,
+                              stderr=subprocess.PIPE, timeout=60)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("npgpt: cannot go on: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_own_file_that_exits_is_no_success(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\nsys.exit()")
+    sentence = run("verify", "tales-mini", "--ops", tmp_path / "mine.py")
+    assert "mine.py: SystemExit" in sentence
+
+
+@pytest.mark.parametrize("n_positions", [1, 2, 3])
+def test_models_of_few_positions_are_verified_too(n_positions):
+    config = replace(TINY, n_positions=n_positions)
+    params = checkpoint.from_tensors(config, unit_tensors(config))
+    checks = list(verify.verify(params))
+    found = {check.check for check in checks if check.ok}
+    assert {"cached, uncached", "batch, single"} & found
+    assert all(check.ok for check in checks if check.tensor.startswith("logits"))
+
+
+def test_a_greedy_text_that_ends_early_is_not_the_published_one():
+    params = tiny_params()
+    prompt = (1, 2, 3)
+    new = tuple(GPT2(params).generate(prompt, max_new_tokens=6).ids)
+    ends = replace(TINY, eos_token_id=new[2])
+    ended = checkpoint.from_tensors(ends, unit_tensors(ends))
+    published = golden.Published(greedy=(golden.Greedy("x", prompt, new, "us"),))
+    (check,) = verify.check_published(GPT2(ended), ended, published)
+    assert not check.ok
+
+
+def test_a_folder_is_compared_with_the_published_values_that_are_asked_for(tmp_path):
+    config = replace(TINY, vocab_size=50257)
+    tensors = unit_tensors(config)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    done = subprocess.run(
+        [NPGPT, "verify", tmp_path, "--published", "gpt2-medium", "--json"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    checks = json.loads(done.stdout)["checks"]
+    found = [row for row in checks if row["check"] == "published greedy text"]
+    assert len(found) == len(golden.MODELS["gpt2-medium"].greedy)
+    assert done.returncode == 1
+
+
+WILD = """
+import numpy as np
+from npgpt import GPT2, NpgptError, plots
+model = GPT2.from_pretrained("tales-mini")
+for wild in ("x", 2.5, True, [1], b"1", np.array([])):
+    for name, use in {
+        "window": lambda: model.score([1, 2], window=wild),
+        "stride": lambda: model.score([1, 2], stride=wild),
+        "layer": lambda: plots.plot_attention(model, [1, 2], layer=wild),
+        "head": lambda: plots.plot_attention(model, [1, 2], head=wild),
+        "T": lambda: plots.plot_mask(wild),
+        "S": lambda: plots.plot_mask(3, wild),
+        "window ": lambda: plots.plot_mask(3, 3, wild),
+    }.items():
+        try:
+            use()
+        except NpgptError as error:
+            assert f"{name.strip()} must be a whole number" in str(error), error
+        else:
+            raise SystemExit(f"{name} took {wild!r}")
+"""
+
+
+def test_sizes_that_are_no_whole_numbers_are_refused():
+    """In a process of its own: the suite checks annotations before the code does."""
+    done = subprocess.run([sys.executable, "-c", WILD], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert plots.plot_mask(3, window=10**30)
