@@ -78,7 +78,7 @@ def test_cross_entropy_matches_reference(rows, V, ignore, counted):
         options["ignore_index"] = -100
     loss, dz = kernels.cross_entropy(z, targets, **options)
     expected, reference = exact(backward.cross_entropy, z, targets, **options)
-    # a float32 sum of exponentials to 2e-7: so far its logarithm, however small the loss
+    # a float32 sum of exponentials to 2e-7: its logarithm as far, however small
     assert loss == pytest.approx(expected, rel=1e-6, abs=5e-7)
     assert_close([dz], [reference])
 
