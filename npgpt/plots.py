@@ -221,8 +221,9 @@ def _grid(
         rows = math.ceil(n / columns)
     cells = [(i, j) for i in layers for j in heads]
     T = len(labels)
-    named = T <= 16 and len(cells) <= 16
-    size = max(1.35, 0.2 * T) if named else 1.35
+    named = T <= 16
+    size = max(1.35, 0.2 * T) if named and len(cells) <= 16 else 1.35
+    style = {"fontsize": min(6.5, 65 * size / T), "parse_math": False}
     room = 0.08 * max(map(len, labels)) if named else 0
     figure = Figure(
         figsize=(columns * size + room + 1.8, rows * (size + 0.22) + room + 1.1),
@@ -244,10 +245,8 @@ def _grid(
         axes.set_xticks([])
         axes.set_yticks([])
         if named:
-            axes.set_xticks(
-                range(T), labels, rotation=90, fontsize=6.5, parse_math=False
-            )
-            axes.set_yticks(range(T), labels, fontsize=6.5, parse_math=False)
+            axes.set_xticks(range(T), labels, rotation=90, **style)
+            axes.set_yticks(range(T), labels, **style)
     figure.supxlabel("key: token that is looked at", fontsize=10)
     figure.supylabel("query: token that looks", fontsize=10)
     shown = " ".join("".join(labels).replace("␣", " ").replace("↵", " ").split())

@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 def run(*arguments, status=1, **options):
     done = subprocess.run([NPGPT, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=60, **options)  # fmt: skip
+                          timeout=120, **options)  # fmt: skip
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.strip().splitlines()[-1]
@@ -149,7 +149,7 @@ def test_names_that_no_file_can_have_are_one_sentence(name):
 def test_a_full_disk_under_stdout_is_one_sentence():
     with open("/dev/full", "w") as full:
         done = subprocess.run([NPGPT, "info", "gpt2"], stdout=full, text=True,
-                              stderr=subprocess.PIPE, timeout=60)  # fmt: skip
+                              stderr=subprocess.PIPE, timeout=120)  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("npgpt: cannot go on: ")
     assert len(done.stderr.splitlines()) == 1
@@ -189,7 +189,7 @@ def test_a_folder_is_compared_with_the_published_values_that_are_asked_for(tmp_p
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     done = subprocess.run(
         [NPGPT, "verify", tmp_path, "--published", "gpt2-medium", "--json"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     checks = json.loads(done.stdout)["checks"]
     found = [row for row in checks if row["check"] == "published greedy text"]

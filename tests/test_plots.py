@@ -80,6 +80,8 @@ def test_a_grid_holds_every_head_that_was_asked_for(tales, layer, head, names):
         shown = axes.images[0].get_array().filled(0)
         np.testing.assert_array_equal(shown, weights[i, j])
     assert TEXT in figure.get_suptitle()
+    labels = plots.token_labels(tales, tales.encode(TEXT))
+    assert tick_labels(drawn[-1].xaxis) == tick_labels(drawn[0].yaxis) == labels
     assert figure.get_supxlabel().startswith("key")
     assert figure.get_supylabel().startswith("query")
 
