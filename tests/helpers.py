@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import config as jaxtyping_config
 
 from npgpt.checkpoint import expected_shapes, from_tensors
 from npgpt.config import GPT2Config
@@ -101,8 +100,10 @@ def shapes_unchecked() -> Iterator[None]:
 
     The same code runs with checked shapes in the tests that need a few texts.
     """
-    jaxtyping_config.update("jaxtyping_disable", True)
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
     try:
         yield
     finally:
-        jaxtyping_config.update("jaxtyping_disable", False)
+        config.update("jaxtyping_disable", False)
