@@ -153,6 +153,17 @@ def test_detectors_do_not_accuse_unmarked_text(scheme):
     assert sum(p < 0.01 for p in p_values) <= 9
 
 
+@pytest.mark.parametrize("scheme", GREEN)
+@pytest.mark.parametrize("ratio", [0.25, 0.5])
+def test_green_score_is_its_formula(scheme, ratio):
+    ids = RNG(1).integers(0, 50, 120).tolist()
+    found = watermark.detect(ids, 50, scheme, greenlist_ratio=ratio)
+    n, T = found.found, found.tokens
+    z = (n - ratio * T) / math.sqrt(T * ratio * (1 - ratio))
+    assert found.score == pytest.approx(z)
+    assert found.p_value == pytest.approx(math.erfc(z / math.sqrt(2)) / 2)
+
+
 @pytest.mark.parametrize("scheme", [*GREEN, "gumbel", "synthid"])
 def test_detectors_find_the_mark(scheme):
     model = MarkovModel(RNG(0).standard_normal((500, 500)), n_positions=256)
