@@ -69,7 +69,7 @@ def test_speculative_preserves_the_distribution(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_processors_see_the_history_up_to_each_position(kind):
-    rules = {"temperature": 0.8, "repetition_penalty": 1.5, "top_p": 0.95}
+    rules = {"temperature": 0.8, "frequency_penalty": 0.6, "top_p": 0.95}
     prompt, eos, length = (0, 1, 0, 1), {"eos_token_id": 2}, LENGTHS.get(kind, 3)
     found = texts(TARGET, 1000, prompt, length, seed=8, **rules, **eos, **KINDS[kind])
     assert_follows(found, law(TARGET, prompt, length, do_sample=True, **rules, **eos))
@@ -212,6 +212,16 @@ def test_drafts_without_q_change_no_sample(pair, kind):
     plain = target.generate(PROMPTS, num_return_sequences=2, **sampling)
     found = target.generate(PROMPTS, num_return_sequences=2, **sampling, **GREEDY[kind])
     assert [text.ids for text in plain] == [text.ids for text in found]
+
+
+@pytest.mark.parametrize(
+    "kind", ["sample and match", "prompt lookup", "n-gram cache", "jacobi", "lookahead",
+             "tree, matched"],
+)  # fmt: skip
+def test_matching_changes_no_sample(kind):
+    """The same with a toy, whose drafts stand half the time, and with longer texts."""
+    some = {"length": 9, "seed": 5}
+    assert texts(TARGET, 200, **some, **KINDS[kind]) == texts(TARGET, 200, **some)
 
 
 @pytest.mark.parametrize("kind", GREEDY)

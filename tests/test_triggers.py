@@ -57,7 +57,14 @@ def sentence_so_far(ids, words, tokens):
 
 @pytest.mark.parametrize(
     ("words", "tokens"),
-    [(["("], ()), (["b("], ()), (["b(", "("], ()), (["aca"], (7,)), ((), (4, 7))],
+    [
+        (["("], ()),
+        (["b("], ()),
+        (["b(", "("], ()),
+        (["aca"], (7,)),
+        (["("], (7,)),
+        ((), (4, 7)),
+    ],
 )
 def test_lazy_grammar_is_brute_force(words, tokens):
     """A token is allowed where there is no trigger yet, or a sentence goes on so."""
