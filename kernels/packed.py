@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.compiling import LOCK, inner_kernel, kernel
 from npgpt.kernels.vector import GROUP
 from numba import prange
 
@@ -153,18 +153,22 @@ def _pack_float32(w, data):
                 data[p, k, j] = w[k, p * PANEL + j]
 
 
+@inner_kernel
+def bfloat16_of(x):
+    """The bits of a float32, uint32, as those of the nearest bfloat16, uint16."""
+    up = x + np.uint32(0x7FFF) + ((x >> np.uint32(16)) & np.uint32(1))
+    is_nan = (x & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    # rounding could make NaN infinite
+    return np.uint16((np.uint32(0x7FC00000) if is_nan else up) >> np.uint32(16))
+
+
 @kernel(parallel=True)
 def _pack_bfloat16(bits, data):
     n, m = bits.shape
     for p in prange(data.shape[0]):
         for k in range(n):
             for j in range(min(PANEL, m - p * PANEL)):
-                x = bits[k, p * PANEL + j]
-                if x & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
-                    x = np.uint32(0x7FC00000)  # rounding could make NaN infinite
-                else:
-                    x += np.uint32(0x7FFF) + ((x >> np.uint32(16)) & np.uint32(1))
-                data[p, k // 2, j, k % 2] = np.uint16(x >> np.uint32(16))
+                data[p, k // 2, j, k % 2] = bfloat16_of(bits[k, p * PANEL + j])
 
 
 @kernel(parallel=True, fastmath=False)

@@ -15,7 +15,7 @@ from npgpt.kernels.compiling import inner_kernel, stay_apart
 from npgpt.kernels.elementwise import gelu_one, narrow
 from npgpt.kernels.embedding import table_row
 from npgpt.kernels.layer_norm import norm_row
-from npgpt.kernels.linear import ROWS, quantise_row, strip
+from npgpt.kernels.linear import ROWS, narrow_row, strip
 from npgpt.kernels.packed import PANEL
 from npgpt.kernels.team import claim, claim_next, wait
 
@@ -58,27 +58,27 @@ def embed(read, table, table_scales, K, wpe, x):
 
 @inner_kernel
 def norm_rows(sync, phase, private, x, rows, ln, epsilon, inputs):
-    """Normalise these rows of x into inputs.a, and quantise them where int8 asks."""
+    """Normalise these rows of x into inputs.a, and narrow them for the product."""
     stay_apart()
     count, C = len(rows), len(ln) // 2
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
         norm_row(x[rows[task]], ln[:C], ln[C:], epsilon, inputs.a[task])
         if inputs.q.shape[0]:
-            quantise_row(inputs, task)
+            narrow_row(inputs, task)
         task = task + 1 if private else claim_next(sync, phase, count)
     if not private:
         wait(sync, phase, count)
 
 
 @inner_kernel
-def quantise_rows(sync, phase, private, inputs):
-    """Quantise inputs that need no norm."""
+def narrow_rows(sync, phase, private, inputs):
+    """Narrow inputs that need no norm."""
     stay_apart()
     count = len(inputs.a)
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
-        quantise_row(inputs, task)
+        narrow_row(inputs, task)
         task = task + 1 if private else claim_next(sync, phase, count)
     if not private:
         wait(sync, phase, count)
@@ -102,9 +102,14 @@ def _finish(what, c, bias, after, tokens, top, bottom, low, high):
             for j in range(low, high):
                 c[r, j] += bias[j]
             for part, cache in ((1, after.k), (2, after.v)):
-                for j in range(max(low, part * C), min(high, part * C + C)):
+                j, end = max(low, part * C), min(high, part * C + C)
+                while j < end:
                     h, d = (j - part * C) // D, (j - part * C) % D
-                    cache[row, h, position, d] = narrow(c[r, j], cache[0, 0, 0, 0])
+                    to = cache[row, h, position]
+                    n = min(end - j, D - d)
+                    for i in range(n):
+                        to[d + i] = narrow(c[r, j + i], to[0])
+                    j += n
 
 
 @inner_kernel
@@ -129,7 +134,7 @@ def product(read, phase, isa, what, threads, matrix, inputs, c, bias, after):
 
 
 @inner_kernel
-def attend_all(read, phase, qkv, k, v, scale, context, scratch):
+def attend_all(read, phase, isa, qkv, k, v, scale, context, scratch):
     """Attention of all heads and blocks of queries, as tasks."""
     stay_apart()
     H, D = k.shape[1], k.shape[3]
@@ -139,19 +144,9 @@ def attend_all(read, phase, qkv, k, v, scale, context, scratch):
         block, h = read.blocks[task // H], task % H
         row, begin, end = block[0], block[1], block[2]
         attend(
-            qkv[begin:end, h * D : (h + 1) * D],
-            k[row, h],
-            v[row, h],
-            NO_MASK[0],
-            True,
-            0,
-            scale,
-            block[3],
-            block[4],
-            end - begin,
-            block[5],
-            context[begin:end, h * D : (h + 1) * D],
-            scratch,
-        )
+            isa, qkv[begin:end, h * D : (h + 1) * D], k[row, h], v[row, h], NO_MASK[0],
+            True, 0, scale, block[3], block[4], end - begin, block[5],
+            context[begin:end, h * D : (h + 1) * D], scratch,
+        )  # fmt: skip
         task = claim_next(read.sync, phase, count)
     wait(read.sync, phase, count)

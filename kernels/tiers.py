@@ -1,13 +1,12 @@
 """Tiers: which vector instructions a kernel may use, found once, or forced.
 
-    portable   plain vector arithmetic, which LLVM fits to any processor
-    avx2       int8 products by vpmaddubsw, 32 at a time
-    avx512     int8 products by vpdpbusd (VNNI), 64 at a time
+    portable       plain vector arithmetic, which LLVM fits to any processor
+    avx2           int8 products by vpmaddubsw, 32 at a time
+    avx512         int8 products by vpdpbusd (VNNI), 64 at a time; 24 rows of registers
+    avx512_bf16    prompts: products of bfloat16 pairs by vdpbf16ps, 32 at a time
+    amx            prompts: products of whole tiles (npgpt.kernels.amx)
 
-Each includes those above it. There is no tier for AMX tiles yet: prompts run in float32
-arithmetic whatever the weights are. float32 and bfloat16 products need no tier, LLVM
-uses the widest vectors that there are. A tier travels as a tuple of that
-length: Numba compiles a function anew for every type of its arguments, and the length
+Each includes those above it. A tier travels as a tuple of that length: Numba compiles a function anew for every type of its arguments, and the length
 of a tuple is part of its type, so each tier has its own machine code and its own place
 in the cache on disk, and no kernel asks at run time. NPGPT_CPU_TIER forces one.
 """
@@ -19,11 +18,13 @@ import os
 
 from npgpt.errors import BackendError
 
-TIERS = ("portable", "avx2", "avx512")
+TIERS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
 _NEEDS = {
     "portable": (),
     "avx2": ("avx2", "fma"),
     "avx512": ("avx512f", "avx512bw", "avx512vnni"),
+    "avx512_bf16": ("avx512bf16",),
+    "amx": ("amx-tile", "amx-int8", "amx-bf16"),
 }
 
 
@@ -31,11 +32,14 @@ _NEEDS = {
 def available() -> tuple[str, ...]:
     """The tiers that this processor reports and this system grants, lowest first."""
     import llvmlite.binding as llvm
+    from npgpt.kernels.amx import granted
 
     features = llvm.get_host_cpu_features()
     found = []
     for tier in TIERS:
         if not all(features.get(name) for name in _NEEDS[tier]):
+            break
+        if tier == "amx" and not granted():
             break
         found.append(tier)
     return tuple(found)

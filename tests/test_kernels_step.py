@@ -93,13 +93,16 @@ def test_long_prompts_are_read_in_chunks(monkeypatch):
     assert relative_error(parts, whole) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("tier", available())
-def test_step_on_every_tier(tier, monkeypatch):
-    base = numba_model(dtype="int8").next_logits([[1, 2, 3]], numba_model().new_cache())
+def test_step_on_every_tier(tier, dtype, monkeypatch):
+    ids = token_ids(TINY, 2, 21).tolist()
+    reference = GPT2(tiny_params())
+    expected = reference.next_logits(ids, reference.new_cache(2))
     monkeypatch.setenv("NPGPT_CPU_TIER", tier)
-    model = numba_model(dtype="int8")
-    z = model.next_logits([[1, 2, 3]], model.new_cache())
-    assert relative_error(z, base) < 2e-2  # float32 beside float16 keys and values
+    model = numba_model(dtype=dtype)
+    z = model.next_logits(ids, model.new_cache(2))
+    assert relative_error(z, expected) < TOLERANCE[dtype]
 
 
 def test_dtypes_agree_on_the_cache():
