@@ -1,6 +1,6 @@
 """The tile unit: blocks of 32 rows by 32 columns in one instruction a product of tiles.
 
-    C[32, 32] (+)= A[32, k] B[k, 32]
+    C[32, 32] = A[32, k] B[k, 32]
 
 Intel's AMX has eight registers of 16 rows of 64 bytes. A tile of A holds 16 rows of 32
 bfloat16 (or 64 int8) numbers, a tile of B the same k as pairs (fours) of 16 columns,

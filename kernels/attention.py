@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, line, widen
+from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import AVX512, ONE, TWO, tiles
 from numba import get_num_threads, prange
@@ -88,7 +89,7 @@ def attention(
     scale = 1 / math.sqrt(D) if scale is None else scale
     near = 0 if window is None else max(1, int(window))
     with LOCK:
-        scratch = np.zeros((get_num_threads(), scratch_size(D)), np.float32)
+        scratch = zeros((get_num_threads(), scratch_size(D)), np.float32)
         _attention(tier_isa(), q, k, v, mask, causal, near, np.float32(scale), out, scratch)
     return out
 

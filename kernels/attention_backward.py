@@ -20,6 +20,7 @@ import numpy as np
 from npgpt.kernels.attention import NO_MASK, NONE, _tiles, rows_together
 from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, line
+from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
 from numba import get_num_threads, prange
 
@@ -83,7 +84,7 @@ def attention(
     wide, long = -(-D // 16) * 16, -(-S // 16) * 16
     size = long * (5 * wide + 2 * QUERIES) + QUERIES * (5 * wide + 4)
     with LOCK:
-        scratch = np.zeros((get_num_threads(), size), np.float32)
+        scratch = zeros((get_num_threads(), size), np.float32)
         _attention(
             tier_isa(), dy, q, k, v, mask, causal, near, np.float32(scale), dq, dk, dv,
             scratch,

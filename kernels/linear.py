@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
-from npgpt.kernels.packed import PANEL, Packed, bfloat16_of, padded, unpack
+from npgpt.kernels.elementwise import line
+from npgpt.kernels.packed import PANEL, Packed, bfloat16_of, padded, unpack, zeros
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.amx import block, configure, release
 from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
@@ -38,6 +39,7 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
 
 ROWS = 192  # rows of a block: 192 x 256 float32 inputs are 196 KB, in the second cache
 DEPTH = 192  # inputs of a block: 24 KB of two panels, in the first cache
+FEW = 12  # rows of the tallest tile
 SMALL = 8  # rows up to which a product is decoding, and bound by the weights' bytes
 
 
@@ -72,7 +74,8 @@ def linear(
 
     A Packed weight runs here and gives float32; a plain array is NumPy's business.
 
-    >>> from npgpt.kernels.packed import pack
+    >>> from npgpt.kernels.elementwise import line
+from npgpt.kernels.packed import pack
     >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
     >>> linear(x, w, np.float32([10, 20])).tolist()
     [[11.0, 22.0]]
@@ -86,10 +89,10 @@ def linear(
         raise ValueError(f"linear: {x.shape} does not fit a weight {weight.shape}")
     rows, isa = np.asarray(x).reshape(-1, n), tier_isa()
     M, K, width = len(rows), padded(n, weight.dtype), -(-m // PANEL) * PANEL
-    a = np.zeros((M, K), np.float32)
+    a = zeros((M, K), np.float32)
     a[:, :n] = rows
     narrowed = new_narrowed(M, K, weight.dtype, isa, is_prompt=M > SMALL)
-    c = np.empty((whole_rows(M), width), np.float32)[:M]
+    c = zeros((whole_rows(M), width), np.float32)[:M]
     with LOCK:
         if len(narrowed[0]):
             _narrow_rows(a, *narrowed)
@@ -156,7 +159,7 @@ def new_narrowed(
     rows, groups = M if used else 0, K // GROUP if is_int8 else 0
     # 64 bytes more than K: tiles whose rows share cache sets would evict each other
     kind = np.int8 if is_int8 else np.uint16
-    q = np.zeros((whole_rows(rows), K + 64 // np.dtype(kind).itemsize), kind)
+    q = zeros((whole_rows(rows), K + 64 // np.dtype(kind).itemsize), kind)
     scales, starts = (np.zeros((len(q), groups), t) for t in (np.float32, np.int32))
     return q, scales, starts
 
@@ -168,7 +171,7 @@ def narrow_row(inputs, r):
     if inputs.q.itemsize == 1:
         _quantise_row(inputs, r)
     else:
-        bits, q = inputs.a[r].view(np.uint32), inputs.q[r]
+        bits, q = inputs.a[r].view(np.uint32), line(inputs.q, r)
         for k in range(len(q)):
             q[k] = bfloat16_of(bits[k])
 
@@ -176,7 +179,7 @@ def narrow_row(inputs, r):
 @inner_kernel
 def _quantise_row(inputs, r):
     stay_apart()
-    x, q, scales = inputs.a[r], inputs.q[r], inputs.q_scale[r]
+    x, q, scales = inputs.a[r], line(inputs.q, r), inputs.q_scale[r]
     for g in range(len(scales)):
         top = np.float32(0)
         for k in range(g * GROUP, (g + 1) * GROUP):
@@ -214,9 +217,13 @@ def _vector_strip(isa, matrix, first, last, top, bottom, inputs, x, c):
     """By vectors, from the rows of x, which is inputs.a or inputs.q."""
     stay_apart()
     middle = first
-    if len(isa) >= AVX512 and matrix.data.itemsize > 1 and bottom - top > SMALL:
+    if len(isa) >= AVX512 and matrix.data.itemsize > 1:
         middle = last - (last - first) % 2
-        _sweep(isa, TWO, matrix, first, middle, top, bottom, inputs, x, c)
+    # A few rows: each panel from front to back, in the order in which memory has it
+    step = 2 if bottom - top <= FEW else max(2, middle - first)
+    for p in range(first, middle, step):
+        most = min(middle, p + step)
+        _sweep(isa, TWO, matrix, p, most, top, bottom, inputs, x, c)
     _sweep(isa, ONE, matrix, middle, last, top, bottom, inputs, x, c)
 
 
@@ -230,7 +237,7 @@ def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
     base_scale = scales.ctypes.data + matrix.scales_at * 4
     scale_base, start_base = inputs.q_scale.ctypes.data, inputs.q_start.ctypes.data
     g_row, x_row, c_row = inputs.q_scale.strides[0], x.strides[0], c.strides[0]
-    depth = K if bottom - top <= SMALL else DEPTH * 4 // item
+    depth = K if bottom - top <= 4 else DEPTH * 4 // item
     for k0 in range(0, K, depth):
         k = min(depth, K - k0)
         r = top
@@ -279,7 +286,7 @@ def _tile_strip(isa, matrix, first, last, top, bottom, inputs, c):
 def _product(isa, data, scales, K, a, q, q_scale, q_start, c):
     M, panels = c.shape[0], c.shape[1] // PANEL
     blocks = (M + ROWS - 1) // ROWS
-    size = max(1, min(16, panels // 8))
+    size = max(2, min(16, panels // 16) // 2 * 2)
     strips = (panels + size - 1) // size
     for task in prange(blocks * strips):
         top, first = task // strips * ROWS, task % strips * size

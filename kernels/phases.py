@@ -90,17 +90,20 @@ def _finish(what, c, bias, after, tokens, top, bottom, low, high):
     stay_apart()
     D = after.k.shape[3]
     C = after.k.shape[1] * D
+    b = bias[low:high]
     for r in range(top, bottom):
+        part_c = c[r, low:high]
         if what == RESIDUAL:
-            for j in range(low, high):
-                after.x[r, j] += c[r, j] + bias[j]
+            x = after.x[r, low:high]
+            for j in range(len(b)):
+                x[j] += part_c[j] + b[j]
         elif what == GELU:
-            for j in range(low, high):
-                c[r, j] = gelu_one(c[r, j] + bias[j])
+            for j in range(len(b)):
+                part_c[j] = gelu_one(part_c[j] + b[j])
         else:
             row, position = tokens[r, 1], tokens[r, 2]
-            for j in range(low, high):
-                c[r, j] += bias[j]
+            for j in range(len(b)):
+                part_c[j] += b[j]
             for part, cache in ((1, after.k), (2, after.v)):
                 j, end = max(low, part * C), min(high, part * C + C)
                 while j < end:
@@ -118,7 +121,7 @@ def product(read, phase, isa, what, threads, matrix, inputs, c, bias, after):
     stay_apart()
     M, m = len(inputs.a), matrix.m
     panels = (m + PANEL - 1) // PANEL
-    size = max(1, min(16, panels // (8 * threads)))
+    size = max(2, min(16, panels // (8 * threads)) // 2 * 2)  # two at a time
     strips, blocks = (panels + size - 1) // size, (M + ROWS - 1) // ROWS
     count = strips * blocks
     task = claim(read.sync, phase, count)

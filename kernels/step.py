@@ -23,7 +23,7 @@ from npgpt.kernels.attention import QUERIES, scratch_size
 from npgpt.kernels.compiling import LOCK, report
 from npgpt.kernels.forward import PHASES, Room, Weights, run
 from npgpt.kernels.linear import SMALL, new_narrowed, whole_rows
-from npgpt.kernels.packed import PANEL, padded
+from npgpt.kernels.packed import PANEL, padded, zeros
 from npgpt.kernels.phases import Read
 from npgpt.kernels.prepare import Buffers, PackedParams
 from npgpt.kernels.team import new_sync
@@ -161,19 +161,19 @@ def _room(
         copies = threads if M <= SMALL else 1
         K = -(-max(C, inner) // 64) * 64
         one = new_narrowed(M, K, buffers.dtype, isa, is_prompt)
-        narrowed = [np.zeros((copies, *a.shape), a.dtype) for a in one]
+        narrowed = [zeros((copies, *a.shape), a.dtype) for a in one]
         buffers.room.update(
             key=key,
             scratch=Room(
-                np.zeros((M, _stride(C)), np.float32),
-                np.zeros((copies, M, _stride(C)), np.float32),
+                zeros((M, _stride(C)), np.float32),
+                zeros((copies, M, _stride(C)), np.float32),
                 _results(M, _stride(_columns(3 * C))),
                 _results(M, _stride(_columns(inner))),
-                np.zeros((M, _stride(C)), np.float32),
+                zeros((M, _stride(C)), np.float32),
                 _results(M, _stride(_columns(C))),
                 *narrowed,
                 _results(B, _columns(config.vocab_size)),
-                np.zeros((threads, scratch_size(config.head_dim)), np.float32),
+                zeros((threads, scratch_size(config.head_dim)), np.float32),
             ),
             sync=new_sync(4 * PHASES * config.n_layer + 4),
         )
@@ -182,7 +182,7 @@ def _room(
 
 def _results(M: int, width: int) -> np.ndarray:
     """Room for what a product writes: whole tiles, though M rows count."""
-    return np.zeros((whole_rows(M), width), np.float32)[:M]
+    return zeros((whole_rows(M), width), np.float32)[:M]
 
 
 def _columns(m: int) -> int:

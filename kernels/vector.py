@@ -31,6 +31,7 @@ F32x16, I32x16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
 I8x64, I8x32 = ir.VectorType(I8, 64), ir.VectorType(I8, 32)
 I16x16, I32x8 = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 GROUP = 64  # numbers of the input that share an int8 scale
+AHEAD = 7168  # bytes between a weight that is read and one that is asked for
 BLOCK = 64  # products of a float sum, before it is added to the others
 AVX2, AVX512, BF16, AMX = 1, 2, 3, 4  # lengths of the tier's tuple
 ONE, TWO = (), (0, 0)  # panels that a tile multiplies at once
@@ -47,6 +48,13 @@ def _call(b, name, result, arguments):
 
 def _load(b, address, kind):
     return b.load(b.inttoptr(address, kind.as_pointer()), align=1)
+
+
+def _ahead(b, address):
+    """Ask for what this stream of weights will read soon: decoding waits for memory."""
+    at = b.inttoptr(b.add(address, ir.Constant(I64, AHEAD)), I8.as_pointer())
+    read, keep, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+    _call(b, "llvm.prefetch.p0", ir.VoidType(), [at, read, keep, data])
 
 
 def _store(b, value, address):
@@ -103,6 +111,9 @@ def _float_step(b, kind, a, a_row, a_step, panels, i, accs):
 
     offset = b.mul(i, ir.Constant(I64, 64))
     raw = [_load(b, b.add(panel, offset), I32x16) for panel in panels]
+    if len(accs) <= 8:
+        for panel in panels:
+            _ahead(b, b.add(panel, offset))
     if kind == NARROW:
         ones = [_splat(b, _load(b, at(r, i), I32), 16) for r in range(len(accs))]
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
@@ -129,8 +140,8 @@ def _float_step(b, kind, a, a_row, a_step, panels, i, accs):
 def _float_tile(b, rows, panels, kind, args):
     """The sum over k for float32 and bfloat16 weights, row by row, panel by panel.
 
-    Sums of 64 products each, added up: one sum of thousands would lose digits. Two
-    panels leave no registers for that; their callers take k in blocks of their own.
+    Sums of 64 products each, added up: one sum of thousands would lose digits. Large
+    tiles leave no registers for that; their callers take k in blocks of their own.
     """
     count = ir.Constant(I64, BLOCK)
     b_width = ir.Constant(I64, 64 if kind == types.float32 else 32)
@@ -138,7 +149,7 @@ def _float_tile(b, rows, panels, kind, args):
     for _ in range(1, panels):
         starts.append(b.add(starts[-1], args["b_panel"]))
     a, a_row, a_step = args["a"], args["a_row"], args["a_step"]
-    if panels > 1:
+    if rows * panels > 8:
         return _float_block(b, rows, kind, a, a_row, a_step, starts, args["k"])
 
     def block(i, totals):
@@ -230,7 +241,9 @@ def _int8_tile(b, rows, tier, args):
             starts = [_const(I32x16, 0)] * rows
 
         def four(i, ints):
-            w = _load(b, b.add(base_b, b.mul(i, n(64))), I8x64)
+            weights = b.add(base_b, b.mul(i, n(64)))
+            w = _load(b, weights, I8x64)
+            _ahead(b, weights)
             at = b.add(base_a, b.mul(i, n(4)))
             out = []
             for r in range(rows):
@@ -263,6 +276,7 @@ def _tile_function(module, name, rows, panels, kind, tier):
     )
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
+    set.add(function.attributes, "align 64")
     b = ir.IRBuilder(function.append_basic_block())
     args = dict(zip(_NAMES, function.args, strict=True))
     at = [
@@ -343,4 +357,4 @@ def heights(kind, panels, tier):
         return 4, 3, 2, 1
     if tier < AVX512:
         return 6, 4, 3, 2, 1
-    return (12, 6, 3, 1) if panels == 2 else (8, 6, 4, 3, 2, 1)
+    return (12, 8, 6, 4, 3, 2, 1) if panels == 2 else (4, 1)
