@@ -27,10 +27,10 @@ from llvmlite import ir
 from npgpt.kernels.vector import (
     AMX,
     F32,
-    F32x16,
     I8,
-    I32x16,
     I64,
+    F32x16,
+    I32x16,
     _call,
     _load,
     _loop,

@@ -90,7 +90,9 @@ def attention(
     near = 0 if window is None else max(1, int(window))
     with LOCK:
         scratch = zeros((get_num_threads(), scratch_size(D)), np.float32)
-        _attention(tier_isa(), q, k, v, mask, causal, near, np.float32(scale), out, scratch)
+        _attention(
+            tier_isa(), q, k, v, mask, causal, near, np.float32(scale), out, scratch
+        )
     return out
 
 
@@ -119,9 +121,7 @@ def _attention(isa, q, k, v, mask, causal, window, scale, out, scratch):
 
 
 @inner_kernel
-def attend(
-    isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
-):
+def attend(isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
     """Queries first .. last - 1 of one head: q, out (T, D), k, v (at least S, D)."""
     stay_apart()
     if last - first < 4:

@@ -23,11 +23,11 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from npgpt.kernels.amx import block, configure, release
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import line
 from npgpt.kernels.packed import PANEL, Packed, bfloat16_of, padded, unpack, zeros
 from npgpt.kernels.tiers import isa as tier_isa
-from npgpt.kernels.amx import block, configure, release
 from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
 from numba import prange
 
@@ -63,8 +63,6 @@ class Matrix(NamedTuple):
     m: int  # outputs
 
 
-
-
 def linear(
     x: Float[Array, "*batch n"],
     weight: Float[Array, "n m"] | Packed,
@@ -72,13 +70,13 @@ def linear(
 ) -> Float[Array, "*batch m"]:
     """Affine map y = x W + b; W is (inputs, outputs), as GPT-2's checkpoints store it.
 
-    A Packed weight runs here and gives float32; a plain array is NumPy's business.
+        A Packed weight runs here and gives float32; a plain array is NumPy's business.
 
-    >>> from npgpt.kernels.elementwise import line
-from npgpt.kernels.packed import pack
-    >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
-    >>> linear(x, w, np.float32([10, 20])).tolist()
-    [[11.0, 22.0]]
+        >>> from npgpt.kernels.elementwise import line
+    from npgpt.kernels.packed import pack
+        >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
+        >>> linear(x, w, np.float32([10, 20])).tolist()
+        [[11.0, 22.0]]
     """
     if not isinstance(weight, Packed):
         return ops.linear(x, weight, bias)
@@ -87,7 +85,7 @@ from npgpt.kernels.packed import pack
         raise ValueError("a packed table multiplies as table.T")
     if x.shape[-1] != n or (bias is not None and bias.shape != (m,)):
         raise ValueError(f"linear: {x.shape} does not fit a weight {weight.shape}")
-    rows, isa = np.asarray(x).reshape(-1, n), tier_isa()
+    rows, isa = np.asarray(x).reshape(-1, n), tier_isa(weight.dtype)
     M, K, width = len(rows), padded(n, weight.dtype), -(-m // PANEL) * PANEL
     a = zeros((M, K), np.float32)
     a[:, :n] = rows

@@ -128,7 +128,7 @@ def _read(
     with LOCK:
         room, sync = _room(buffers, config, M, len(last), is_prompt)
         read = Read(tokens, blocks, last, sync)
-        run(tier_isa(), read, _weights(buffers, config), k, v, room)
+        run(tier_isa(buffers.dtype), read, _weights(buffers, config), k, v, room)
         z = room.z[: len(last), : config.vocab_size].copy()
     report()
     return z
@@ -154,7 +154,7 @@ def _room(
     buffers: Buffers, config: Any, M: int, B: int, is_prompt: bool
 ) -> tuple[Room, np.ndarray]:
     """Scratch for M tokens, kept for the next step of that size."""
-    threads, isa = get_num_threads(), tier_isa()
+    threads, isa = get_num_threads(), tier_isa(buffers.dtype)
     key = M, B, threads, isa, is_prompt
     if buffers.room.get("key") != key:
         C, inner = config.n_embd, config.inner_dim

@@ -118,7 +118,10 @@ def _float_step(b, kind, a, a_row, a_step, panels, i, accs):
         ones = [_splat(b, _load(b, at(r, i), I32), 16) for r in range(len(accs))]
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
         return [
-            [_call(b, name, F32x16, [acc, one, w]) for acc, w in zip(row, raw)]
+            [
+                _call(b, name, F32x16, [acc, one, w])
+                for acc, w in zip(row, raw, strict=True)
+            ]
             for one, row in zip(ones, accs, strict=True)
         ]
     if kind == types.float32:
@@ -131,7 +134,7 @@ def _float_step(b, kind, a, a_row, a_step, panels, i, accs):
     for k, weights in parts:
         ones = [_splat(b, _load(b, at(r, k), F32), 16) for r in range(len(accs))]
         accs = [
-            [_multiply_add(b, one, w, acc) for acc, w in zip(row, weights)]
+            [_multiply_add(b, one, w, acc) for acc, w in zip(row, weights, strict=True)]
             for one, row in zip(ones, accs, strict=True)
         ]
     return accs
@@ -335,9 +338,7 @@ def _tiles_function(module, name, panels, kind, tier):
     b = ir.IRBuilder(function.append_basic_block())
     most, *rest = function.args
     for rows in heights(kind, panels, tier):
-        tile = _tile_function(
-            module, f"{name}_{rows}", rows, panels, kind, tier
-        )
+        tile = _tile_function(module, f"{name}_{rows}", rows, panels, kind, tier)
         fits = b.icmp_signed(">=", most, ir.Constant(I64, rows))
         with b.if_then(fits):
             b.call(tile, rest)

@@ -16,7 +16,7 @@ pytest.importorskip("numba")
 
 from npgpt.kernels import compiling, step
 from npgpt.kernels.prepare import PackedParams
-from npgpt.kernels.tiers import available
+from npgpt.kernels.tiers import DIFFERENT, available
 
 from npgpt import GPT2, BackendError, CheckpointError, gpt2
 from npgpt.backend import get_backend
@@ -93,9 +93,17 @@ def test_long_prompts_are_read_in_chunks(monkeypatch):
     assert relative_error(parts, whole) < 1e-6
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("tier", available())
-def test_step_on_every_tier(tier, dtype, monkeypatch):
+def tiers_of_steps():
+    """Every dtype on its highest tier; the others, slow to compile, apart."""
+    for dtype in TOLERANCE:
+        found = [tier for tier in DIFFERENT[dtype] if tier in available()]
+        for tier in found:
+            marks = [] if tier == found[-1] else [pytest.mark.full]
+            yield pytest.param(dtype, tier, marks=marks)
+
+
+@pytest.mark.parametrize(("dtype", "tier"), tiers_of_steps())
+def test_step_on_every_tier(dtype, tier, monkeypatch):
     ids = token_ids(TINY, 2, 21).tolist()
     reference = GPT2(tiny_params())
     expected = reference.next_logits(ids, reference.new_cache(2))
