@@ -215,7 +215,7 @@ def _vector_strip(isa, matrix, first, last, top, bottom, inputs, x, c):
     """By vectors, from the rows of x, which is inputs.a or inputs.q."""
     stay_apart()
     middle = first
-    if len(isa) >= AVX512 and matrix.data.itemsize > 1:
+    if len(isa) >= AVX512:
         middle = last - (last - first) % 2
     # A few rows: each panel from front to back, in the order in which memory has it
     step = 2 if bottom - top <= FEW else max(2, middle - first)

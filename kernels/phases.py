@@ -20,6 +20,7 @@ from npgpt.kernels.packed import PANEL
 from npgpt.kernels.team import claim, claim_next, wait
 
 QKV, RESIDUAL, GELU, PLAIN = range(4)  # what follows a product
+SOME = 8  # rows of a task that goes row by row
 Arrays = np.ndarray
 
 
@@ -60,12 +61,13 @@ def embed(read, table, table_scales, K, wpe, x):
 def norm_rows(sync, phase, private, x, rows, ln, epsilon, inputs):
     """Normalise these rows of x into inputs.a, and narrow them for the product."""
     stay_apart()
-    count, C = len(rows), len(ln) // 2
+    count, C = (len(rows) + SOME - 1) // SOME, len(ln) // 2
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
-        norm_row(x[rows[task]], ln[:C], ln[C:], epsilon, inputs.a[task])
-        if inputs.q.shape[0]:
-            narrow_row(inputs, task)
+        for r in range(task * SOME, min(len(rows), task * SOME + SOME)):
+            norm_row(x[rows[r]], ln[:C], ln[C:], epsilon, inputs.a[r])
+            if inputs.q.shape[0]:
+                narrow_row(inputs, r)
         task = task + 1 if private else claim_next(sync, phase, count)
     if not private:
         wait(sync, phase, count)
@@ -75,10 +77,12 @@ def norm_rows(sync, phase, private, x, rows, ln, epsilon, inputs):
 def narrow_rows(sync, phase, private, inputs):
     """Narrow inputs that need no norm."""
     stay_apart()
-    count = len(inputs.a)
+    rows = len(inputs.a)
+    count = (rows + SOME - 1) // SOME
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
-        narrow_row(inputs, task)
+        for r in range(task * SOME, min(rows, task * SOME + SOME)):
+            narrow_row(inputs, r)
         task = task + 1 if private else claim_next(sync, phase, count)
     if not private:
         wait(sync, phase, count)

@@ -224,15 +224,21 @@ def _dot4(b, tier, acc, w, a):
     return acc
 
 
-def _int8_tile(b, rows, tier, args):
+def _int8_tile(b, rows, panels, tier, args):
     """The sum over k for int8: exact within a group, scaled and added as float32."""
 
     def n(value):
         return ir.Constant(I64, value)
 
+    def panel(name, p):
+        """Where panel p begins, in b or in b_scale: 4 bytes of scale for 64 of b."""
+        size = args["b_panel"] if name == "b" else b.sdiv(args["b_panel"], n(16))
+        return b.add(args[name], b.mul(size, n(p)))
+
     def group(g, sums):
-        base_b = b.add(args["b"], b.mul(g, n(GROUP * 16)))
+        weights = [b.add(panel("b", p), b.mul(g, n(GROUP * 16))) for p in range(panels)]
         base_a = b.add(args["a"], b.mul(g, n(GROUP)))
+        starts = [_const(I32x16, 0)] * rows
         if tier >= AVX512:
             starts = [
                 _splat(b, _load(b, b.add(
@@ -240,32 +246,38 @@ def _int8_tile(b, rows, tier, args):
                     b.mul(g, n(4))), I32), 16)
                 for r in range(rows)
             ]  # fmt: skip
-        else:
-            starts = [_const(I32x16, 0)] * rows
 
         def four(i, ints):
-            weights = b.add(base_b, b.mul(i, n(64)))
-            w = _load(b, weights, I8x64)
-            _ahead(b, weights)
-            at = b.add(base_a, b.mul(i, n(4)))
-            out = []
+            at = [b.add(base, b.mul(i, n(64))) for base in weights]
+            w = [_load(b, address, I8x64) for address in at]
+            for address in at:
+                _ahead(b, address)
+            x, out = b.add(base_a, b.mul(i, n(4))), []
             for r in range(rows):
-                a = _load(b, b.add(at, b.mul(args["a_row"], n(r))), I32)
-                out.append(_dot4(b, tier, ints[r], w, a))
+                a = _load(b, b.add(x, b.mul(args["a_row"], n(r))), I32)
+                out += [
+                    _dot4(b, tier, ints[r * panels + p], w[p], a) for p in range(panels)
+                ]
             return out
 
+        starts = [start for start in starts for _ in range(panels)]
         ints = _loop(b, n(GROUP // 4), starts, four)
-        scale = _load(b, b.add(args["b_scale"], b.mul(g, n(64))), F32x16)
+        scales = [
+            _load(b, b.add(panel("b_scale", p), b.mul(g, n(64))), F32x16)
+            for p in range(panels)
+        ]
         out = []
         for r in range(rows):
             at = b.add(args["a_scale"], b.mul(args["a_group_row"], n(r)))
             one = _splat(b, _load(b, b.add(at, b.mul(g, n(4))), F32), 16)
-            both = b.fmul(scale, one)
-            out.append(_multiply_add(b, b.sitofp(ints[r], F32x16), both, sums[r]))
+            for p in range(panels):
+                number, total = ints[r * panels + p], sums[r * panels + p]
+                both = b.fmul(scales[p], one)
+                out.append(_multiply_add(b, b.sitofp(number, F32x16), both, total))
         return out
 
     groups = b.sdiv(args["k"], n(GROUP))
-    return _loop(b, groups, [_const(F32x16, 0.0)] * rows, group)
+    return _loop(b, groups, [_const(F32x16, 0.0)] * (rows * panels), group)
 
 
 _NAMES = ("b", "b_panel", "b_scale", "a", "a_row", "a_step", "a_scale", "a_sum",
@@ -289,7 +301,7 @@ def _tile_function(module, name, rows, panels, kind, tier):
         for p in range(panels)
     ]  # fmt: skip
     if kind == types.int8:
-        sums = _int8_tile(b, rows, tier, args)
+        sums = _int8_tile(b, rows, panels, tier, args)
     else:
         sums = _float_tile(b, rows, panels, kind, args)
     # Reading C where it is not wanted is harmless: the tile is ours.
@@ -352,10 +364,10 @@ def heights(kind, panels, tier):
 
     AVX-512 has 32 registers of 16 numbers, AVX2 16 of 8.
     """
-    if (kind == types.int8 and panels == 2) or (kind == NARROW and tier < BF16):
+    if (panels == 2 and tier < AVX512) or (kind == NARROW and tier < BF16):
         return ()  # nobody calls it
     if kind == types.int8:
-        return 4, 3, 2, 1
+        return (4, 1) if panels == 1 and tier >= AVX512 else (4, 3, 2, 1)
     if tier < AVX512:
         return 6, 4, 3, 2, 1
     return (12, 8, 6, 4, 3, 2, 1) if panels == 2 else (4, 1)
