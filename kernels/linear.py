@@ -26,7 +26,15 @@ import numpy as np
 from npgpt.kernels.amx import block, configure, release
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import line
-from npgpt.kernels.packed import PANEL, Packed, bfloat16_of, padded, unpack, zeros
+from npgpt.kernels.packed import (
+    PANEL,
+    Packed,
+    bfloat16_of,
+    empty,
+    padded,
+    unpack,
+    zeros,
+)
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
 from numba import prange
@@ -87,18 +95,20 @@ def linear(
         raise ValueError(f"linear: {x.shape} does not fit a weight {weight.shape}")
     rows, isa = np.asarray(x).reshape(-1, n), tier_isa(weight.dtype)
     M, K, width = len(rows), padded(n, weight.dtype), -(-m // PANEL) * PANEL
-    a = zeros((M, K), np.float32)
-    a[:, :n] = rows
+    a = rows
+    if n < K or a.dtype != np.float32 or not a.flags.c_contiguous:
+        a = zeros((M, K), np.float32)
+        a[:, :n] = rows
+    shift = np.zeros(0 if bias is None else width, np.float32)
+    shift[:m] = 0 if bias is None else bias
     narrowed = new_narrowed(M, K, weight.dtype, isa, is_prompt=M > SMALL)
-    c = zeros((whole_rows(M), width), np.float32)[:M]
+    c = empty((whole_rows(M), width), np.float32)[:M]
     with LOCK:
         if len(narrowed[0]):
             _narrow_rows(a, *narrowed)
-        _product(isa, weight.data, weight.scales, K, a, *narrowed, c)
-    y = c[:, :m]
-    if bias is not None:
-        y += bias
-    return np.ascontiguousarray(y).reshape(*x.shape[:-1], m)
+        _product(isa, weight.data, weight.scales, K, a, *narrowed, shift, c)
+    y = c if width == m else np.ascontiguousarray(c[:, :m])
+    return y.reshape(*x.shape[:-1], m)
 
 
 def linear_loops(x: Any, weight: Packed) -> np.ndarray:
@@ -281,7 +291,7 @@ def _tile_strip(isa, matrix, first, last, top, bottom, inputs, c):
 
 
 @kernel(parallel=True)
-def _product(isa, data, scales, K, a, q, q_scale, q_start, c):
+def _product(isa, data, scales, K, a, q, q_scale, q_start, bias, c):
     M, panels = c.shape[0], c.shape[1] // PANEL
     blocks = (M + ROWS - 1) // ROWS
     size = max(2, min(16, panels // 16) // 2 * 2)
@@ -290,10 +300,13 @@ def _product(isa, data, scales, K, a, q, q_scale, q_start, c):
         top, first = task // strips * ROWS, task % strips * size
         matrix = Matrix(data, np.int64(0), scales, np.int64(0), K, c.shape[1])
         inputs = Inputs(a, q[:M, :K], q_scale[:M], q_start[:M])
-        strip(
-            isa, matrix, first, min(panels, first + size), top, min(M, top + ROWS),
-            inputs, c,
-        )  # fmt: skip
+        last, bottom = min(panels, first + size), min(M, top + ROWS)
+        strip(isa, matrix, first, last, top, bottom, inputs, c)
+        shift = bias[first * PANEL : last * PANEL]
+        for r in range(top, bottom):
+            row = c[r, first * PANEL : last * PANEL]
+            for j in range(len(shift)):
+                row[j] += shift[j]
 
 
 @kernel(parallel=True)

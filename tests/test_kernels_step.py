@@ -102,7 +102,7 @@ def tiers_of_steps():
             yield pytest.param(dtype, tier, marks=marks)
 
 
-@pytest.mark.parametrize(("dtype", "tier"), tiers_of_steps())
+@pytest.mark.parametrize(("dtype", "tier"), list(tiers_of_steps()))
 def test_step_on_every_tier(dtype, tier, monkeypatch):
     ids = token_ids(TINY, 2, 21).tolist()
     reference = GPT2(tiny_params())
