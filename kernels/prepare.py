@@ -19,6 +19,7 @@ import numpy as np
 from npgpt.kernels.packed import STORED, Packed, pack, sizes, zeros
 
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
+from npgpt.tensorfile import forget
 
 LARGE = 300_000_000  # parameters, from which packing shows its progress
 
@@ -78,6 +79,11 @@ def prepare(params: GPT2Params, dtype: str, xp: ModuleType) -> PackedParams:
         if params.buffers.dtype == dtype:
             return params
         params = unpacked(params)
+    # The largest first, while nothing else is in memory
+    table = pack(params.wte.weight, dtype, is_table=True)
+    forget(params.wte.weight)
+    tied = params.lm_head.weight is params.wte.weight
+    head = table if tied else pack(params.lm_head.weight, dtype, is_table=True)
     shapes, lengths = matrices(config), vector_lengths(config)
     parts = [sizes(n, m, dtype) for n, m in shapes]
     data = zeros((config.n_layer, sum(d for d, _ in parts)), STORED[dtype])
@@ -94,9 +100,7 @@ def prepare(params: GPT2Params, dtype: str, xp: ModuleType) -> PackedParams:
             _cut(vectors[i], lengths), _vectors(block), strict=True
         ):
             into[:] = vector
-    table = pack(params.wte.weight, dtype, is_table=True)
-    tied = params.lm_head.weight is params.wte.weight
-    head = table if tied else pack(params.lm_head.weight, dtype, is_table=True)
+        forget(block.mlp.c_proj.weight)
     wpe = np.array(params.wpe.weight, np.float32)
     ln_f = np.array([params.ln_f.weight, params.ln_f.bias], np.float32)
     return assemble(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from npgpt.kernels import compiling, step
 from npgpt.kernels.prepare import PackedParams
 from npgpt.kernels.tiers import DIFFERENT, available
 
-from npgpt import GPT2, BackendError, CheckpointError, gpt2
+from npgpt import GPT2, BackendError, CheckpointError, checkpoint, gpt2
 from npgpt.backend import get_backend
 from npgpt.cli import main
 
@@ -275,3 +276,30 @@ def test_without_numba_the_backend_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "npgpt.kernels", None)
     with pytest.raises(BackendError, match=r"npgpt\[numba\]"):
         get_backend("numba")
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from npgpt import GPT2
+
+def held(what):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
+
+GPT2.from_pretrained("tales-mini", backend="numba").logits([1, 2, 3])  # warm
+before = held("VmRSS")
+model = GPT2.from_pretrained(sys.argv[1], backend="numba")
+print(held("VmHWM") - before, model.params.buffers.nbytes)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's")
+def test_packing_never_holds_two_copies_of_the_weights(tmp_path):
+    config = replace(TINY, vocab_size=12_000, n_embd=512, n_layer=8, n_head=8)
+    checkpoint.save(tiny_params(config), tmp_path, "float32")
+    script = [sys.executable, "-c", MEMORY, str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    peak, weights = map(int, done.stdout.split())
+    assert weights > 120e6
+    assert peak < weights + 60e6  # two copies of all but the last block: 240e6
