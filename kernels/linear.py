@@ -297,7 +297,7 @@ def _product(isa, data, scales, K, a, q, q_scale, q_start, bias, c):
     size = max(2, min(16, panels // 16) // 2 * 2)
     strips = (panels + size - 1) // size
     for task in prange(blocks * strips):
-        top, first = task // strips * ROWS, task % strips * size
+        top, first = task % blocks * ROWS, task // blocks * size
         matrix = Matrix(data, np.int64(0), scales, np.int64(0), K, c.shape[1])
         inputs = Inputs(a, q[:M, :K], q_scale[:M], q_start[:M])
         last, bottom = min(panels, first + size), min(M, top + ROWS)

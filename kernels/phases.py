@@ -130,7 +130,7 @@ def product(read, phase, isa, what, threads, matrix, inputs, c, bias, after):
     count = strips * blocks
     task = claim(read.sync, phase, count)
     while task >= 0:
-        top, first = task // strips * ROWS, task % strips * size
+        top, first = task % blocks * ROWS, task // blocks * size
         bottom, last = min(M, top + ROWS), min(panels, first + size)
         strip(isa, matrix, first, last, top, bottom, inputs, c)
         if what != PLAIN:

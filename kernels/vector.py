@@ -50,9 +50,9 @@ def _load(b, address, kind):
     return b.load(b.inttoptr(address, kind.as_pointer()), align=1)
 
 
-def _ahead(b, address):
-    """Ask for what this stream of weights will read soon: decoding waits for memory."""
-    at = b.inttoptr(b.add(address, ir.Constant(I64, AHEAD)), I8.as_pointer())
+def _ask(b, address):
+    """Ask for what will be read soon: where weights come from memory, it decides."""
+    at = b.inttoptr(address, I8.as_pointer())
     read, keep, data = (ir.Constant(I32, n) for n in (0, 2, 1))
     _call(b, "llvm.prefetch.p0", ir.VoidType(), [at, read, keep, data])
 
@@ -100,10 +100,11 @@ def _loop(b, count, carried, body):
     return new
 
 
-def _float_step(b, kind, a, a_row, a_step, panels, i, accs):
+def _float_step(b, kind, a, a_row, a_step, panels, ahead, i, accs):
     """One k (float32) or one pair of k (bfloat16) for all rows and panels.
 
-    accs[r][p] is the tile's row r in panel p; panels are addresses.
+    accs[r][p] is the tile's row r in panel p; panels are addresses, and `ahead` of them
+    stands what is read next.
     """
 
     def at(r, k):
@@ -111,9 +112,8 @@ def _float_step(b, kind, a, a_row, a_step, panels, i, accs):
 
     offset = b.mul(i, ir.Constant(I64, 64))
     raw = [_load(b, b.add(panel, offset), I32x16) for panel in panels]
-    if len(accs) <= 8:
-        for panel in panels:
-            _ahead(b, b.add(panel, offset))
+    for panel in panels:
+        _ask(b, b.add(b.add(panel, offset), ahead))
     if kind == NARROW:
         ones = [_splat(b, _load(b, at(r, i), I32), 16) for r in range(len(accs))]
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
@@ -152,8 +152,11 @@ def _float_tile(b, rows, panels, kind, args):
     for _ in range(1, panels):
         starts.append(b.add(starts[-1], args["b_panel"]))
     a, a_row, a_step = args["a"], args["a_row"], args["a_step"]
+    ahead = ir.Constant(I64, AHEAD)
+    if rows > 8:  # many rows pass by: what comes next are the next panels
+        ahead = b.mul(args["b_panel"], ir.Constant(I64, panels))
     if rows * panels > 8:
-        return _float_block(b, rows, kind, a, a_row, a_step, starts, args["k"])
+        return _float_block(b, rows, kind, a, a_row, a_step, starts, ahead, args["k"])
 
     def block(i, totals):
         done = b.mul(i, count)
@@ -162,14 +165,14 @@ def _float_tile(b, rows, panels, kind, args):
         steps = b.sdiv(done, ir.Constant(I64, 2)) if kind == NARROW else done
         here = b.add(a, b.mul(steps, a_step))
         at = [b.add(start, b.mul(done, b_width)) for start in starts]
-        sums = _float_block(b, rows, kind, here, a_row, a_step, at, k)
+        sums = _float_block(b, rows, kind, here, a_row, a_step, at, ahead, k)
         return [b.fadd(x, y) for x, y in zip(totals, sums, strict=True)]
 
     blocks = b.sdiv(b.add(args["k"], ir.Constant(I64, BLOCK - 1)), count)
     return _loop(b, blocks, [_const(F32x16, 0.0)] * (rows * panels), block)
 
 
-def _float_block(b, rows, kind, a, a_row, a_step, at, k):
+def _float_block(b, rows, kind, a, a_row, a_step, at, ahead, k):
     panels = len(at)
     # A multiplication takes 4 cycles, and two start each cycle: eight chains, at least,
     # must be under way. With few rows they come from several k at once.
@@ -181,7 +184,7 @@ def _float_block(b, rows, kind, a, a_row, a_step, at, k):
             step = b.add(b.mul(i, ir.Constant(I64, unroll)), ir.Constant(I64, u))
             mine = values[u * rows * panels : (u + 1) * rows * panels]
             accs = [mine[r * panels : (r + 1) * panels] for r in range(rows)]
-            for row in _float_step(b, kind, a, a_row, a_step, at, step, accs):
+            for row in _float_step(b, kind, a, a_row, a_step, at, ahead, step, accs):
                 out += row
         return out
 
@@ -251,7 +254,7 @@ def _int8_tile(b, rows, panels, tier, args):
             at = [b.add(base, b.mul(i, n(64))) for base in weights]
             w = [_load(b, address, I8x64) for address in at]
             for address in at:
-                _ahead(b, address)
+                _ask(b, b.add(address, n(AHEAD)))
             x, out = b.add(base_a, b.mul(i, n(4))), []
             for r in range(rows):
                 a = _load(b, b.add(x, b.mul(args["a_row"], n(r))), I32)
