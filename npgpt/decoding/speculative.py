@@ -105,6 +105,7 @@ def _advance(
 ) -> tuple[list[Step], int]:
     """The steps of the tokens that stand, and how many of the draft do."""
     before, processed = list(row.ids), []
+    logits = list(logits)  # one array a position: `record` knows an unprocessed one
 
     def z(i: int, tokens: Sequence[int]) -> np.ndarray:
         processed.append(run_chain(chain, before + list(tokens), logits[i], context(i)))
