@@ -189,6 +189,8 @@ class GPT2(Generator):
 
     # Other ways to read: npgpt.forward says what they do.
     all_logits = forward.all_logits
+    first_logits = forward.first_logits
+    rest_logits = forward.rest_logits
     next_hidden = forward.next_hidden
     layer_logits = forward.layer_logits
     tree_logits = forward.tree_logits

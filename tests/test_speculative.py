@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from helpers import TINY, shapes_unchecked, tiny_params
+from helpers import CASES, TINY, shapes_unchecked, tiny_params
 from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError
+from npgpt.cache import KVCache
 from npgpt.decoding.penalties import repetition
 from npgpt.decoding.rules import Context, probabilities
 from npgpt.decoding.speculative import Pace
@@ -202,6 +203,25 @@ def test_speculative_greedy_is_greedy(pair, plain, kind):
             with shapes_unchecked():
                 alone = target.generate(prompt, max_new_tokens=16, **more, **options)
             assert alone.ids == b.ids
+
+
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 3.0}])
+def test_early_exit_reads_every_token_once_with_every_layer(sampling, monkeypatch):
+    read, write = [0, 0, 0], KVCache.write
+
+    def counted(cache, layer, k, v):
+        read[layer] += k.shape[2]
+        return write(cache, layer, k, v)
+
+    monkeypatch.setattr(KVCache, "write", counted)
+    target = GPT2(tiny_params(CASES["inverse_layer"], 2))  # three layers
+    found = target.generate(
+        PROMPTS[0], max_new_tokens=12, assistant_early_exit=2, num_assistant_tokens=4,
+        assistant_confidence_threshold=0.0, **sampling,
+    )  # fmt: skip
+    assert len(found.ids) == 12
+    assert read == [read[0]] * 3
+    assert read[0] >= len(PROMPTS[0]) + 11
 
 
 @pytest.mark.parametrize("kind", ["lookup", "ngrams", "jacobi", "lookahead"])
