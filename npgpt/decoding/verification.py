@@ -16,7 +16,7 @@ import numpy as np
 
 from npgpt.decoding.randomness import ACCEPT
 from npgpt.decoding.rules import Context, probabilities
-from npgpt.decoding.selectors import greedy, inverse_cdf
+from npgpt.decoding.selectors import greedy
 
 # (p, q, drafted token, context) -> the token that stands at this position
 Rule = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
@@ -30,9 +30,13 @@ class Verdict(NamedTuple):
 
 
 def draw(p: np.ndarray, context: Context) -> int:
-    """A token from p (V,), by the uniform that ordinary sampling uses at this place."""
-    with np.errstate(divide="ignore"):
-        return inverse_cdf(np.log(p), context.uniform())
+    """A token from p (V,), by the uniform that ordinary sampling uses at this place.
+
+    >>> draw(np.array([0.0, 1.0, 0.0]), Context(prompt_length=1, step=0))
+    1
+    """
+    F = np.cumsum(p)  # u F_V stays below F_V, for u has 53 bits
+    return int(np.searchsorted(F, context.uniform() * F[-1], side="right"))
 
 
 def match(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
