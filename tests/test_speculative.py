@@ -157,7 +157,9 @@ def test_typical_acceptance_is_its_formula():
     assert typical_threshold(p, 0.9, 0.3) == pytest.approx(0.3 * np.exp(-entropy))
     assert typical_threshold(p, 0.05, 0.3) == 0.05
     rule = typical(0.15, 1.0)
-    assert rule(p, None, 1, Context(0, 0)) == 1  # 0.2 >= 0.15
+    assert rule(p, None, 1, Context(0, 0)) == 1  # 0.2 > 0.15
+    equal = {typical(0.2, 1.0)(p, None, 1, Context(0, step)) for step in range(50)}
+    assert equal == {0, 1, 2}  # 0.2 is not: draws
     drawn = [rule(p, None, 2, Context(0, step)) for step in range(2000)]
     assert_follows(drawn, dict(enumerate(p)))  # 0.1 is not: a draw from p
     some = texts(TARGET, 200, assistant_model=DRAFTER, typical_acceptance=0.3)

@@ -179,9 +179,10 @@ class BeamSearch:
     the full length ("never"), or as soon as num_beams texts are finished (True;
     `patience` times as many with patience).
 
-    With do_sample the candidates are drawn without replacement instead. Sources:
-    Lowerre, "The Harpy Speech Recognition System" (1976); Kasai et al., "A Call for
-    Clarity in Beam Search" (2022) for patience; the rules are those of Transformers 5.
+    With do_sample the candidates are drawn without replacement instead; a truncation
+    may then leave a beam one token (Transformers: 1 + #eos). Sources: Lowerre, "The
+    Harpy Speech Recognition System" (1976); Kasai et al., "A Call for Clarity in Beam
+    Search" (2022) for patience; the rules are those of Transformers 5.
     """
 
     prompt: Sequence[int]

@@ -109,14 +109,17 @@ def ensemble_greedy(weight: float) -> Rule:
 
 
 def typical(epsilon: float, delta: float) -> Rule:
-    """Lossy: accept x if p(x) >= min(epsilon, delta exp(-H(p))), else draw from p.
+    """Lossy: accept x if p(x) > min(epsilon, delta exp(-H(p))), else draw from p.
 
     The more uncertain the target, the less probable a token may be. Source: Cai et al.,
-    "Medusa: Simple LLM Inference Acceleration Framework" (2024).
+    "Medusa: Simple LLM Inference Acceleration Framework" (2024), as their code has it
+    (FasterDecoding/Medusa, medusa/model/utils.py, evaluate_posterior: epsilon is called
+    posterior_threshold, delta posterior_alpha; what follows the accepted tokens is
+    greedy there).
     """
 
     def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
-        return x if p[x] >= typical_threshold(p, epsilon, delta) else draw(p, context)
+        return x if p[x] > typical_threshold(p, epsilon, delta) else draw(p, context)
 
     return rule
 

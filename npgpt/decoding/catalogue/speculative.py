@@ -93,7 +93,7 @@ STRATEGIES = (
         (Parameter("typical_acceptance", "number", 0.0, "epsilon; 0 is off.", 0, 1),
          Parameter("typical_delta", "number", 0.3, "delta.", 0)),
         "Cai et al. 2024 (2401.10774)", kind="part",
-        formula="keep x if p(x) >= min(epsilon, delta exp(-H))",
+        formula="keep x if p(x) > min(epsilon, delta exp(-H))",
     ),
     Strategy(
         "H11", "ensemble verification", "LOSSY: a mixture of both models' laws.",
