@@ -198,6 +198,34 @@ def test_generate_refuses_in_one_sentence(arguments, sentence):
     assert "Traceback" not in result.output
 
 
+GRAMMAR = 'root ::= "yes"\n'
+
+
+def test_a_grammar_can_stand_in_a_file(tmp_path):
+    file = tmp_path / "rules.gbnf"
+    file.write_text(GRAMMAR, encoding="utf-8")
+    arguments = ["generate", "Is it?", "--max-new-tokens", "8", "--seed", "1"]
+    found = npgpt(*arguments, "--grammar", f"@{file}")
+    assert found.exit_code == 0
+    assert found.stdout == "Is it?yes\n"
+    assert 'grammar(root ::= "yes")' in found.stderr  # on one line
+    assert "note:" not in found.stderr
+    without = npgpt(*arguments, "--grammar", str(file))
+    assert without.exit_code == 2
+    assert f"write --grammar @{file}" in without.stderr
+    missing = npgpt(*arguments, "--json-schema", f"@{tmp_path}/none.json")
+    assert missing.exit_code == 2
+    assert "cannot be read: No such file" in missing.stderr
+
+
+def test_generate_says_that_a_constrained_text_was_cut():
+    arguments = ["generate", "One", "--greedy", "--regex", "(ab)+c"]
+    cut = npgpt(*arguments, "--max-new-tokens", "2")
+    assert "cut at --max-new-tokens 2, perhaps before the regex" in cut.stderr
+    more = npgpt("generate", "One", "--max-new-tokens", "2", "--seed", "1")
+    assert "note:" not in more.stderr
+
+
 def test_every_case_of_the_benchmark_runs():
     timings = list(measure(runs=1))
     assert [timing.name for timing in timings] == list(CASES)
