@@ -1,6 +1,9 @@
 """Strategies in the loop and on the command line."""
 
 import json
+import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ import npgpt as npgpt_package
 from npgpt import GenerationConfig
 from npgpt.bench.rules import CASES, measure
 from npgpt.cli import main
-from npgpt.commands.strategies import SETTINGS, worked_example
+from npgpt.decoding import examples
 from npgpt.decoding.catalogue import STRATEGIES, find
+from npgpt.decoding.examples.rules import ENDINGS, SETTINGS
 from npgpt.decoding.inspect import look
 
 PROMPTS = ["Once upon a time", "The king", "She said that the old woman was"]
@@ -137,18 +141,52 @@ def test_strategies_explains_one(name):
     strategy = find(name)
     for part in (strategy.name, strategy.formula, strategy.paper, "npgpt/decoding/"):
         assert part in output
+    several = npgpt("strategies", "F6").output
+    assert all(f"{what} (F6)" in several for what in ("DExperts", "ensemble"))
+    fields = json.loads(npgpt("strategies", "F6", "--json").stdout)["F6"]
+    assert [field["name"] for field in fields] == ["DExperts", "ensemble", "anti-LM"]
+    assert (
+        "Example: " in json.loads(npgpt("strategies", name, "--json").stdout)["example"]
+    )
     assert npgpt("strategies", "no such thing").exit_code == 1
 
 
-@pytest.mark.parametrize("code", SETTINGS)
-def test_worked_examples_show_a_change(code):
-    strategy = next(s for s in STRATEGIES if s.code == code and s.kind == "rule")
-    text = worked_example(strategy)
-    assert "queen" in text
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+def test_strategies_explains_every_one_with_five_tokens(strategy):
+    result = npgpt("strategies", strategy.name)
+    assert result.exit_code == 0
+    head, _, example = result.output.partition("\nExample: ")
+    assert f"{strategy.name} ({strategy.code})" in head
+    assert strategy.formula
+    assert strategy.formula in head
+    file, line = re.search(r"source +(\S+):(\d+)", head).groups()
+    source = (Path(examples.__file__).parents[3] / file).read_text("utf-8")
+    assert source.splitlines()[int(line) - 1].startswith(("def ", "class ", "@"))
+    assert len(example.splitlines()) >= 4
+    assert any(word in example for word in ("cat", "queen", "time", "ab", "x", "16"))
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *ENDINGS])
+def test_worked_examples_show_a_change(name):
+    text = examples.worked_example(find(name))
     rows = [line.split() for line in text.splitlines()[3:]]
     assert len(rows) == 5
-    if code != "B6":  # log-softmax changes no probability
+    if name != "logit normalisation":  # log-softmax changes no probability
         assert any(before != after for _, before, after, *_ in rows)
+    if name != "FSD":  # scores
+        assert sum(float(row[2]) for row in rows) == pytest.approx(1, abs=0.003)
+
+
+def test_the_model_of_five_words_is_worth_a_search():
+    beam = examples.worked_example(find("beam search"))
+    logs = [float(x) for x in re.findall(r"log p (-\S+)", beam)]
+    assert logs[1] > logs[0]  # than greedy search
+    assert "stands             1 drafted" in examples.worked_example(find("H2"))
+    drawn = examples.worked_example(find("E19")).splitlines()[3:]
+    for row in drawn:  # 300 draws of the law, five standard deviations
+        law, masked, share = map(float, row.split()[-3:])
+        assert abs(share - law) < 5 * math.sqrt(law * (1 - law) / 300)
+        assert abs(masked - law) > 0.5
 
 
 def test_every_parameter_is_an_option_of_generate():
