@@ -13,6 +13,7 @@ import npgpt as npgpt_package
 from npgpt import GenerationConfig
 from npgpt.bench.rules import CASES, measure
 from npgpt.cli import main
+from npgpt.commands.sample import draw
 from npgpt.decoding import examples
 from npgpt.decoding.catalogue import STRATEGIES, find
 from npgpt.decoding.examples.rules import ENDINGS, SETTINGS
@@ -115,6 +116,23 @@ def test_sample_shows_the_stages_and_writes_a_figure(tmp_path):
     for part in ("the model", "top_k(50)", "top_p(0.9)", "cut", "drew u = ", "' time'"):
         assert part in result.output
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_of_a_step_marks_cuts_and_shows_u(tales):
+    options = GenerationConfig(do_sample=True, seed=3, temperature=0.7, top_k=2)
+    choice = look(tales, tales.encode("Once upon a"), options)
+    shown = np.argsort(-choice.stages[0].p)[:4].tolist()
+    figure = draw(tales, "Once upon a", choice, shown)
+    *panels, strip = figure.axes
+    assert len(panels) == 3
+    assert len({axis.get_xlim() for axis in panels}) == 1  # one scale
+    cuts = [sum(t.get_text() == " cut" for t in axis.texts) for axis in panels]
+    assert cuts == [0, 0, 2]
+    outlined = [bar.get_width() for bar in panels[2].patches[4:]]  # as it was before
+    np.testing.assert_allclose(outlined, choice.stages[1].p[shown])
+    assert strip.lines[0].get_xdata()[0] == choice.u
+    greedy = look(tales, [1], GenerationConfig())
+    assert len(draw(tales, "x", greedy, shown).axes) == 1  # nothing was drawn
 
 
 def test_sample_as_json():

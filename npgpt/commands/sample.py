@@ -51,7 +51,7 @@ def command(prompt: str, name: str, backend: str, dtype: str, as_json: bool,
     else:
         click.echo(prompt + _text(model, choice.token_id))
     if figure is not None:
-        draw(model, prompt, choice, shown, figure)
+        draw(model, prompt, choice, shown).savefig(figure, dpi=150)
         click.echo(f"wrote {figure}", err=True)
 
 
@@ -127,17 +127,12 @@ def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def draw(
-    model: GPT2, prompt: str, choice: Choice, shown: list[int], path: Path
-) -> None:
+def draw(model: GPT2, prompt: str, choice: Choice, shown: list[int]) -> Any:
     """The stages as bars side by side on one scale, outlined where they stood before.
 
     The token taken is dark. Below, the last distribution as slices of [0, 1], and the
     uniform number among them.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     n, drawn = len(choice.stages), choice.u is not None
@@ -160,7 +155,7 @@ def draw(
     if drawn:
         _draw_uniform(figure.add_subplot(grid[1, :]), choice)
     figure.suptitle(f"{prompt!r}: {_taken(model, choice)}", fontsize=9, wrap=True)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _draw_stage(
