@@ -1,8 +1,8 @@
 """Attention without the (T, S) table of scores.
 
 What it does differently. The reference writes all scores, their exponentials and their
-sums to memory: 48 MB a layer for a prompt of 1,024 tokens. Here a block of 64 queries
-meets 64 keys at a time; the scores of that block never leave the cache. Softmax runs
+sums to memory: 48 MB a layer for a prompt of 1,024 tokens. Here a block of 96 queries
+meets 96 keys at a time; the scores of that block never leave the cache. Softmax runs
 *online* (Milakov and Gimelshein, 2018; FlashAttention, Dao et al., 2022): it keeps the
 largest score m and the sum l so far, and when a larger one appears, what was summed
 before is multiplied by e^(m - m'). Blocks that the causal mask hides are not touched,
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
-from npgpt.kernels.elementwise import exp, widen
-from npgpt.kernels.vector import tiles
+from npgpt.kernels.elementwise import exp, line, widen
+from npgpt.kernels.packed import zeros
+from npgpt.kernels.tiers import isa as tier_isa
+from npgpt.kernels.vector import AVX512, ONE, TWO, tiles
 from numba import get_num_threads, prange
 
 from npgpt import ops
@@ -28,7 +30,8 @@ from npgpt.ops import Array
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float
 
-QUERIES, KEYS = 64, 64  # of a block
+QUERIES, KEYS = 96, 96  # of a block
+SOME = 64  # keys that a single query meets at a time
 NO_MASK = np.zeros((1, 0, 0), np.bool_)
 NONE = np.float32(-1e30)  # stands for -inf, with which m - m' would be NaN
 
@@ -36,7 +39,7 @@ NONE = np.float32(-1e30)  # stands for -inf, with which m - m' would be NaN
 def scratch_size(D: int) -> int:
     """Float32 numbers that a thread needs for blocks of heads of width D."""
     wide = -(-D // 16) * 16
-    return QUERIES * (2 * wide + KEYS + 2) + KEYS * wide * 2
+    return QUERIES * (2 * wide + KEYS + 3) + KEYS * wide * 2
 
 
 def attention(
@@ -79,19 +82,27 @@ def attention(
         if mask.dtype != np.bool_ or mask.shape not in ((1, T, S), (B, T, S)):
             raise ValueError(f"attention: mask {mask.dtype} {mask.shape} does not fit")
         mask = np.ascontiguousarray(mask)
+    q, k, v = (rows_together(x) for x in (q, k, v))
     if k.dtype == np.float16:
         k, v = k.view(np.uint16), v.view(np.uint16)
     out = np.empty((B, H, T, D), np.float32)
     scale = 1 / math.sqrt(D) if scale is None else scale
     near = 0 if window is None else max(1, int(window))
     with LOCK:
-        scratch = np.zeros((get_num_threads(), scratch_size(D)), np.float32)
-        _attention(q, k, v, mask, causal, near, np.float32(scale), out, scratch)
+        scratch = zeros((get_num_threads(), scratch_size(D)), np.float32)
+        _attention(
+            tier_isa(), q, k, v, mask, causal, near, np.float32(scale), out, scratch
+        )
     return out
 
 
+def rows_together(x: np.ndarray) -> np.ndarray:
+    """The array, or a copy, whose last axis lies in one piece."""
+    return x if x.strides[-1] == x.itemsize else np.ascontiguousarray(x)
+
+
 @kernel(parallel=True)
-def _attention(q, k, v, mask, causal, window, scale, out, scratch):
+def _attention(isa, q, k, v, mask, causal, window, scale, out, scratch):
     B, H, T = q.shape[:3]
     blocks, threads = (T + QUERIES - 1) // QUERIES, scratch.shape[0]
     for thread in prange(threads):
@@ -104,24 +115,13 @@ def _attention(q, k, v, mask, causal, window, scale, out, scratch):
             first, last = block * QUERIES, min(T, (block + 1) * QUERIES)
             seen = mask[b % mask.shape[0]]
             attend(
-                q[b, h],
-                k[b, h],
-                v[b, h],
-                seen,
-                causal,
-                window,
-                scale,
-                first,
-                last,
-                T,
-                k.shape[2],
-                out[b, h],
-                scratch[thread],
-            )
+                isa, q[b, h], k[b, h], v[b, h], seen, causal, window, scale, first,
+                last, T, k.shape[2], out[b, h], scratch[thread],
+            )  # fmt: skip
 
 
 @inner_kernel
-def attend(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
+def attend(isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch):
     """Queries first .. last - 1 of one head: q, out (T, D), k, v (at least S, D)."""
     stay_apart()
     if last - first < 4:
@@ -131,7 +131,7 @@ def attend(q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
             )
     else:
         _attend_block(
-            q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
+            isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
         )
 
 
@@ -150,13 +150,13 @@ def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
     stay_apart()
     D = q.shape[0]
     low, high = _bounds(causal, window, t, T, S)
-    scores, query, total = scratch[:KEYS], scratch[KEYS : KEYS + D], scratch[KEYS + D :]
+    scores, query, total = scratch[:SOME], scratch[SOME : SOME + D], scratch[SOME + D :]
     for d in range(D):
         query[d] = q[d] * scale
         total[d] = np.float32(0)
     top, weight = NONE, np.float32(0)
-    for start in range(low, high, KEYS):
-        n = min(KEYS, high - start)
+    for start in range(low, high, SOME):
+        n = min(SOME, high - start)
         block_top = NONE
         for j in range(n):
             s = np.float32(0)
@@ -184,94 +184,125 @@ def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
 
 
 @inner_kernel
-def _tiles(rows, a, a_row, b, c, c_row, k, add, data):
-    """c[rows, 16] (+)= a[rows, k] b[k, 16], in tiles of six rows and less."""
+def _tiles(isa, rows, a, a_row, a_step, b, b_panel, panels, c, c_row, k, add, data):
+    """c[rows, 16 panels] (+)= a[rows, k] b[k, 16 panels], in tiles of some rows."""
     stay_apart()
-    r = 0
-    while r < rows:
-        x, y, most = a + r * a_row, c + r * c_row, min(6, rows - r)
-        r += tiles((), data, most, b, 0, x, a_row, 0, 0, 0, y, c_row, k, add)
+    r, pairs = 0, panels // 2 * 2 if len(isa) >= AVX512 else 0
+    while r < rows and pairs:
+        x, taken = a + r * a_row, np.int64(0)
+        for p in range(0, pairs, 2):
+            taken = tiles(
+                isa, data, data, TWO, rows - r, b + p * b_panel, b_panel, 0, x, a_row,
+                a_step, 0, 0, 0, c + r * c_row + p * 64, c_row, k, add,
+            )  # fmt: skip
+        r += taken
+    for p in range(pairs, panels):
+        r = 0
+        while r < rows:
+            r += tiles(
+                isa, data, data, ONE, rows - r, b + p * b_panel, b_panel, 0,
+                a + r * a_row, a_row, a_step, 0, 0, 0, c + r * c_row + p * 64, c_row,
+                k, add,
+            )  # fmt: skip
 
 
 @inner_kernel
 def _attend_block(
-    q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
+    isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
 ):
-    """Up to 64 queries against blocks of 64 keys: prompts."""
+    """Up to 96 queries against blocks of 96 keys: prompts.
+
+    Scores stand on their side, keys down and queries across: the keys are then read as
+    they lie, and the softmax of many queries is one vector instruction.
+    """
     stay_apart()
     D, rows = q.shape[1], last - first
     wide = (D + 15) // 16 * 16
+    across = (rows + 15) // 16 * 16
     size = QUERIES * wide  # as much as KEYS * wide
-    query = scratch[:size].reshape(QUERIES, wide)
+    queries = scratch[:size].reshape(QUERIES // 16, wide, 16)
     total = scratch[size : 2 * size].reshape(QUERIES, wide)
-    keys = scratch[2 * size : 3 * size].reshape(KEYS // 16, wide, 16)
+    keys = scratch[2 * size : 3 * size].reshape(KEYS, wide)
     values = scratch[3 * size : 4 * size].reshape(wide // 16, KEYS, 16)
     rest = scratch[4 * size :]
-    scores = rest[: QUERIES * KEYS].reshape(QUERIES, KEYS)
-    top, weight = rest[QUERIES * KEYS :][:QUERIES], rest[QUERIES * KEYS + QUERIES :]
-    total[:] = np.float32(0)
-    query[:] = np.float32(0)
-    keys[:] = np.float32(0)
+    scores = rest[: KEYS * QUERIES].reshape(KEYS, QUERIES)
+    rest = rest[KEYS * QUERIES :]
+    top, weight = rest[:across], rest[QUERIES : QUERIES + across]
+    shrink = rest[2 * QUERIES : 2 * QUERIES + across]
+    total[:], keys[:], queries[:] = np.float32(0), np.float32(0), np.float32(0)
+    values[:] = np.float32(0)
     for i in range(rows):
+        row = line(q, first + i)
         for d in range(D):
-            query[i, d] = q[first + i, d] * scale
-        top[i], weight[i] = NONE, np.float32(0)
+            queries[i // 16, d, i % 16] = row[d] * scale
+    top[:], weight[:] = NONE, np.float32(0)
     low, _ = _bounds(causal, window, first, T, S)
     _, high = _bounds(causal, window, last - 1, T, S)
     for start in range(low, high, KEYS):
         n = min(KEYS, high - start)
-        values[:] = np.float32(0)
         for j in range(n):
+            row = line(k, start + j)
             for d in range(D):
-                keys[j // 16, d, j % 16] = widen(k[start + j, d])
-                values[d // 16, j, d % 16] = widen(v[start + j, d])
-        for p in range(KEYS // 16):
-            _tiles(
-                rows,
-                query.ctypes.data,
-                wide * 4,
-                keys[p].ctypes.data,
-                scores.ctypes.data + p * 64,
-                np.int64(KEYS * 4),
-                wide,
-                np.int64(0),
-                scratch,
-            )
-        for i in range(rows):
-            least, most = _bounds(causal, window, first + i, T, S)
-            begin, end = max(0, least - start), min(n, most - start)
-            row = scores[i]
-            if mask.size:
+                keys[j, d] = widen(row[d])
+            row = line(v, start + j)
+            for d in range(D):
+                values[d // 16, j, d % 16] = widen(row[d])
+        _tiles(
+            isa, n, keys.ctypes.data, wide * 4, 4, queries.ctypes.data, wide * 64,
+            across // 16, scores.ctypes.data, QUERIES * 4, wide, 0, scratch,
+        )  # fmt: skip
+        if mask.size:
+            for i in range(rows):
                 for j in range(n):
                     if not mask[first + i, start + j]:
-                        row[j] = NONE
-            new_top = top[i]
-            for j in range(begin, end):
-                new_top = max(new_top, row[j])
-            shrink = exp(top[i] - new_top)
-            top[i] = new_top
-            s = np.float32(0)
-            for j in range(KEYS):
-                seen = (j >= begin) & (j < end) & (row[j] > NONE)
-                p = exp(row[j] - new_top)
-                row[j] = p if seen else np.float32(0)
-                s += row[j]
-            weight[i] = weight[i] * shrink + s
-            if shrink != np.float32(1):
+                        scores[j, i] = NONE
+        _softmax(scores[:n], causal, window, start + T - S - first, top, weight, shrink)
+        changed = np.float32(0)
+        for i in range(rows):
+            changed = max(changed, np.float32(1) - shrink[i])
+        if changed > 0:
+            for i in range(rows):
                 for d in range(wide):
-                    total[i, d] *= shrink
-        for p in range(wide // 16):
-            _tiles(
-                rows,
-                scores.ctypes.data,
-                np.int64(KEYS * 4),
-                values[p].ctypes.data,
-                total.ctypes.data + p * 64,
-                wide * 4,
-                np.int64(KEYS),
-                np.int64(1),
-                scratch,
-            )
+                    total[i, d] *= shrink[i]
+        whole = (n + 3) // 4 * 4  # a tile may take keys four at a time
+        scores[n:whole] = np.float32(0)
+        _tiles(
+            isa, rows, scores.ctypes.data, 4, QUERIES * 4, values.ctypes.data,
+            KEYS * 64, wide // 16, total.ctypes.data, wide * 4, whole, 1, scratch,
+        )  # fmt: skip
     for i in range(rows):
+        row = line(out, first + i)
         for d in range(D):
-            out[first + i, d] = total[i, d] / weight[i]
+            row[d] = total[i, d] / weight[i]
+
+
+@inner_kernel
+def _softmax(scores, causal, window, ahead, top, weight, shrink):
+    """Scores -> e^(score - top), for the largest so far; sums, and what they shrink by.
+
+    Query i sees key j where i >= j + ahead, and i < j + ahead + window.
+    """
+    stay_apart()
+    across = len(top)
+    for i in range(across):
+        shrink[i] = top[i]
+    for j in range(len(scores)):
+        row = scores[j]
+        begin = j + ahead if causal else 0
+        end = begin + window if window and causal else across
+        if begin > 0 or end < across:
+            for i in range(across):
+                if not (i >= begin) & (i < end):
+                    row[i] = NONE
+        for i in range(across):
+            top[i] = max(top[i], row[i])
+    for i in range(across):
+        shrink[i] = exp(shrink[i] - top[i])
+        weight[i] *= shrink[i]
+    for j in range(len(scores)):
+        row = scores[j]
+        for i in range(across):
+            e = exp(row[i] - top[i])
+            e = e if row[i] > NONE else np.float32(0)
+            row[i] = e
+            weight[i] += e

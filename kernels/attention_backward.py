@@ -17,9 +17,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.attention import NO_MASK, NONE, _tiles
+from npgpt.kernels.attention import NO_MASK, NONE, _tiles, rows_together
 from npgpt.kernels.compiling import LOCK, kernel, stay_apart
-from npgpt.kernels.elementwise import exp
+from npgpt.kernels.elementwise import exp, line
+from npgpt.kernels.packed import zeros
+from npgpt.kernels.tiers import isa as tier_isa
 from numba import get_num_threads, prange
 
 from npgpt import backward as reference
@@ -64,6 +66,7 @@ def attention(
         raise ValueError(
             f"attention: dy {dy.shape}, q {q.shape}, k {k.shape} and v {v.shape} differ"
         )
+    dy, q, k, v = (rows_together(x) for x in (dy, q, k, v))
     if mask is None:
         mask = NO_MASK
     else:
@@ -79,40 +82,31 @@ def attention(
         for length in (T, S, S)
     )
     wide, long = -(-D // 16) * 16, -(-S // 16) * 16
-    size = long * (5 * wide + 3 * QUERIES) + QUERIES * (5 * wide + 4)
+    size = long * (5 * wide + 2 * QUERIES) + QUERIES * (5 * wide + 4)
     with LOCK:
-        scratch = np.zeros((get_num_threads(), size), np.float32)
+        scratch = zeros((get_num_threads(), size), np.float32)
         _attention(
-            dy, q, k, v, mask, causal, near, np.float32(scale), dq, dk, dv, scratch
-        )
+            tier_isa(), dy, q, k, v, mask, causal, near, np.float32(scale), dq, dk, dv,
+            scratch,
+        )  # fmt: skip
     return dq, dk, dv
 
 
 @kernel(parallel=True)
-def _attention(dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
+def _attention(isa, dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
     B, H = q.shape[:2]
     threads = scratch.shape[0]
     for thread in prange(threads):
         for task in range(thread, B * H, threads):
             b, h = task // H, task % H
             _head(
-                dy[b, h],
-                q[b, h],
-                k[b, h],
-                v[b, h],
-                mask[b % mask.shape[0]],
-                causal,
-                window,
-                scale,
-                dq[b, h],
-                dk[b, h],
-                dv[b, h],
-                scratch[thread],
-            )
+                isa, dy[b, h], q[b, h], k[b, h], v[b, h], mask[b % mask.shape[0]],
+                causal, window, scale, dq[b, h], dk[b, h], dv[b, h], scratch[thread],
+            )  # fmt: skip
 
 
 @kernel
-def _head(dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
+def _head(isa, dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
     """One head: q, dy, dq (T, D), k, v, dk, dv (S, D)."""
     stay_apart()
     (T, D), S = q.shape, k.shape[0]
@@ -120,119 +114,86 @@ def _head(dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
     n, at = long * wide, 0
     keys = scratch[at : at + n].reshape(long, wide)
     values = scratch[at + n : at + 2 * n].reshape(long, wide)
-    turned = scratch[at + 2 * n : at + 3 * n].reshape(wide, long)  # the keys
+    panels = scratch[at + 2 * n : at + 3 * n].reshape(wide // 16, long, 16)  # of keys
     dkeys = scratch[at + 3 * n : at + 4 * n].reshape(long, wide)
     dvalues = scratch[at + 4 * n : at + 5 * n].reshape(long, wide)
     at, n = 5 * n, long * QUERIES
     p = scratch[at : at + n].reshape(long, QUERIES)
     ds = scratch[at + n : at + 2 * n].reshape(long, QUERIES)
-    panels = scratch[at + 2 * n : at + 3 * n].reshape(QUERIES // 16, long, 16)  # of ds
-    at, n = at + 3 * n, QUERIES * wide
+    at, n = at + 2 * n, QUERIES * wide
     queries_t = scratch[at : at + n].reshape(QUERIES // 16, wide, 16)
     dout_t = scratch[at + n : at + 2 * n].reshape(QUERIES // 16, wide, 16)
     queries = scratch[at + 2 * n : at + 3 * n].reshape(wide // 16, QUERIES, 16)
     dout = scratch[at + 3 * n : at + 4 * n].reshape(wide // 16, QUERIES, 16)
-    dqueries = scratch[at + 4 * n : at + 5 * n].reshape(QUERIES // 16, wide, 16)
+    dqueries = scratch[at + 4 * n : at + 5 * n].reshape(QUERIES, wide)
     rows = scratch[at + 5 * n :]
     keys[:] = values[:] = np.float32(0)
-    turned[:] = np.float32(0)
+    panels[:] = np.float32(0)
     dkeys[:] = dvalues[:] = np.float32(0)
     for j in range(S):
+        key, value = line(k, j), line(v, j)
         for d in range(D):
-            keys[j, d], values[j, d] = k[j, d], v[j, d]
-    for j in range(S):
+            keys[j, d], values[j, d] = key[d], value[d]
         for d in range(D):
-            turned[d, j] = k[j, d]
+            panels[d // 16, j, d % 16] = key[d]
     for first in range(0, T, QUERIES):
         count = min(QUERIES, T - first)
         queries_t[:] = dout_t[:] = np.float32(0)
         queries[:] = dout[:] = np.float32(0)
         for i in range(count):
+            query, change = line(q, first + i), line(dy, first + i)
             for d in range(D):
-                queries_t[i // 16, d, i % 16] = q[first + i, d] * scale
-                dout_t[i // 16, d, i % 16] = dy[first + i, d]
-                queries[d // 16, i, d % 16] = q[first + i, d]
-                dout[d // 16, i, d % 16] = dy[first + i, d]
+                queries_t[i // 16, d, i % 16] = query[d] * scale
+                dout_t[i // 16, d, i % 16] = change[d]
+            for d in range(D):
+                queries[d // 16, i, d % 16] = query[d]
+                dout[d // 16, i, d % 16] = change[d]
         last = first + count - 1
         low = max(0, first + S - T - window + 1) // 16 * 16 if window and causal else 0
         high = last + S - T + 1 if causal else S
         seen = (high - low + 3) // 4 * 4  # a tile may take keys four at a time
-        for a in range(QUERIES // 16):
-            _tiles(
-                seen,
-                keys[low].ctypes.data,
-                wide * 4,
-                queries_t[a].ctypes.data,
-                p[low].ctypes.data + a * 64,
-                np.int64(QUERIES * 4),
-                wide,
-                np.int64(0),
-                scratch,
-            )
-            _tiles(
-                seen,
-                values[low].ctypes.data,
-                wide * 4,
-                dout_t[a].ctypes.data,
-                ds[low].ctypes.data + a * 64,
-                np.int64(QUERIES * 4),
-                wide,
-                np.int64(0),
-                scratch,
-            )
+        _tiles(
+            isa, seen, keys[low].ctypes.data, wide * 4, 4, queries_t.ctypes.data,
+            wide * 64, QUERIES // 16, p[low].ctypes.data, QUERIES * 4, wide, 0, scratch,
+        )  # fmt: skip
+        _tiles(
+            isa, seen, values[low].ctypes.data, wide * 4, 4, dout_t.ctypes.data,
+            wide * 64, QUERIES // 16, ds[low].ctypes.data, QUERIES * 4, wide, 0,
+            scratch,
+        )  # fmt: skip
         if mask.size:
             for i in range(count):
                 for j in range(low, high):
                     if not mask[first + i, j]:
                         p[j, i] = NONE
-        _softmax(p, ds, panels, causal, window, first, count, low, seen, T, S,
-                 scale, rows)  # fmt: skip
-        for c in range(wide // 16):
-            _tiles(
-                seen,
-                p[low].ctypes.data,
-                np.int64(QUERIES * 4),
-                dout[c].ctypes.data,
-                dvalues[low].ctypes.data + c * 64,
-                wide * 4,
-                np.int64(QUERIES),
-                np.int64(1),
-                scratch,
-            )
-            _tiles(
-                seen,
-                ds[low].ctypes.data,
-                np.int64(QUERIES * 4),
-                queries[c].ctypes.data,
-                dkeys[low].ctypes.data + c * 64,
-                wide * 4,
-                np.int64(QUERIES),
-                np.int64(1),
-                scratch,
-            )
-        for a in range(QUERIES // 16):
-            _tiles(
-                wide,
-                turned.ctypes.data + low * 4,
-                long * 4,
-                panels[a, low].ctypes.data,
-                dqueries[a].ctypes.data,
-                np.int64(64),
-                seen,
-                np.int64(0),
-                scratch,
-            )
+        _softmax(p, ds, causal, window, first, low, seen, T, S, scale, rows)
+        _tiles(
+            isa, seen, p[low].ctypes.data, QUERIES * 4, 4, dout.ctypes.data,
+            QUERIES * 64, wide // 16, dvalues[low].ctypes.data, wide * 4, QUERIES, 1,
+            scratch,
+        )  # fmt: skip
+        _tiles(
+            isa, seen, ds[low].ctypes.data, QUERIES * 4, 4, queries.ctypes.data,
+            QUERIES * 64, wide // 16, dkeys[low].ctypes.data, wide * 4, QUERIES, 1,
+            scratch,
+        )  # fmt: skip
+        _tiles(
+            isa, count, ds[low].ctypes.data, 4, QUERIES * 4, panels[0, low].ctypes.data,
+            long * 64, wide // 16, dqueries.ctypes.data, wide * 4, seen, 0, scratch,
+        )  # fmt: skip
         for i in range(count):
+            row = line(dq, first + i)
             for d in range(D):
-                dq[first + i, d] = dqueries[i // 16, d, i % 16]
+                row[d] = dqueries[i, d]
     for j in range(S):
+        key, value = line(dk, j), line(dv, j)
         for d in range(D):
-            dk[j, d], dv[j, d] = dkeys[j, d], dvalues[j, d]
+            key[d], value[d] = dkeys[j, d], dvalues[j, d]
 
 
 @kernel
-def _softmax(p, ds, panels, causal, window, first, count, low, seen, T, S, scale, rows):
-    """Scores p and dp (in ds) of keys down, queries across -> p and ds, twice laid out.
+def _softmax(p, ds, causal, window, first, low, seen, T, S, scale, rows):
+    """Scores p and dp (in ds) of keys down, queries across -> p and ds.
 
     p = e^(s - max) / sum; ds = p (dp - sum dp p) * scale.
     """
@@ -271,6 +232,3 @@ def _softmax(p, ds, panels, causal, window, first, count, low, seen, T, S, scale
             e = row[i] * weight[i]
             row[i] = e
             drow[i] = e * (drow[i] - delta[i]) * scale
-        for a in range(QUERIES // 16):
-            for i in range(16):
-                panels[a, j, i] = drow[a * 16 + i]

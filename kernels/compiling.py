@@ -144,13 +144,27 @@ def stay_apart(typingctx):
     return types.void(), codegen
 
 
+def _sources() -> tuple[float, int]:
+    """When a file of kernels was last changed, and the size of all."""
+    found = [path.stat() for path in Path(__file__).parent.glob("*.py")]
+    return max(stat.st_mtime for stat in found), sum(stat.st_size for stat in found)
+
+
+SOURCES = _sources()
+
+
 def kernel(function: Callable | None = None, **options: Any) -> Any:
-    """numba.njit with fast floats, no GIL, and a cache where one can be had."""
+    """numba.njit with fast floats, no GIL, and a cache where one can be had.
+
+    A kernel is compiled anew when any file of kernels has changed, since it holds what
+    it calls; Numba by itself looks at the file of the kernel alone.
+    """
     if function is None:
         return lambda f: kernel(f, **options)
     settings = {**SETTINGS, **options}
     try:
         compiled = numba.njit(cache=True, **settings)(function)
+        compiled._cache._cache_file._source_stamp = SOURCES
     except RuntimeError:  # "cannot cache function: no locator available"
         warnings.warn(
             "no folder for compiled kernels can be written; set NUMBA_CACHE_DIR, or "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from npgpt.kernels.compiling import kernel
-from numba import types
+from numba import carray, types
 from numba.extending import intrinsic
 
 F32, HALF = ir.FloatType(), ir.HalfType()
@@ -55,6 +55,27 @@ def gelu_one(x):
     """x/2 (1 + tanh u) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)."""
     u = SQRT_2_PI * x * (np.float32(1.0) + np.float32(0.044715) * x * x)
     return x / (np.float32(1.0) + exp(np.float32(-2.0) * u))
+
+
+@intrinsic
+def _pointer(typingctx, array, address):
+    """The address as a pointer to the array's numbers."""
+
+    def codegen(context, b, signature, args):
+        kind = context.get_value_type(signature.return_type)
+        return b.inttoptr(args[1], kind)
+
+    return types.CPointer(array.dtype)(array, types.intp), codegen
+
+
+@kernel(inline="always")
+def line(array, i):
+    """Row i of (n, D), whose numbers must follow each other.
+
+    The compiler cannot know that of a view, and would take them one by one.
+    """
+    at = array.ctypes.data + i * array.strides[0]
+    return carray(_pointer(array, at), array.shape[1])
 
 
 @intrinsic

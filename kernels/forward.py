@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from npgpt.kernels.compiling import inner_kernel, kernel, stay_apart
-from npgpt.kernels.linear import Inputs, Matrix, columns
+from npgpt.kernels.linear import SMALL, Inputs, Matrix, columns
 from npgpt.kernels.phases import (
     GELU,
     PLAIN,
@@ -23,9 +23,9 @@ from npgpt.kernels.phases import (
     Arrays,
     attend_all,
     embed,
+    narrow_rows,
     norm_rows,
     product,
-    quantise_rows,
 )
 from npgpt.kernels.vector import GROUP
 from numba import prange
@@ -59,7 +59,7 @@ class Room(NamedTuple):
     hidden: Arrays
     context: Arrays
     result: Arrays
-    q: Arrays  # (copies, M or 0, K) int8, with scales and sums of its groups
+    q: Arrays  # (copies, M or 0, K) narrowed inputs; scales and sums of their groups
     q_scale: Arrays
     q_start: Arrays
     z: Arrays  # (B, V)
@@ -68,8 +68,10 @@ class Room(NamedTuple):
 
 @inner_kernel
 def _inputs(a, room, mine, K):
-    """Rows of a as a product takes them: with room for their int8 numbers."""
+    """Rows of a as a product takes them: with room for what they are narrowed to."""
     many = min(len(a), room.q.shape[1])
+    if room.q.itemsize > 1 and len(a) <= SMALL:
+        many = np.int64(0)
     return Inputs(
         a,
         room.q[mine, :many, :K],
@@ -84,7 +86,7 @@ def _forward(thread, isa, read, w, k_cache, v_cache, room):
     stay_apart()
     C, inner, V = w.numbers[0], w.numbers[1], w.numbers[2]
     KC, KI = w.numbers[3], w.numbers[4]
-    M, threads, int8 = len(read.tokens), len(room.scratch), w.data.itemsize == 1
+    M, threads = len(read.tokens), len(room.scratch)
     private = len(room.normed) > 1
     mine = thread if private else 0
     sync, a, rows = read.sync, room.normed[mine], np.arange(M)
@@ -104,14 +106,14 @@ def _forward(thread, isa, read, w, k_cache, v_cache, room):
                 what, m, c = RESIDUAL, C, room.result
                 if part == 1:
                     attend_all(
-                        read, phase, room.qkv, after.k, after.v, w.scale[layer],
+                        read, phase, isa, room.qkv, after.k, after.v, w.scale[layer],
                         room.context, room.scratch[thread],
                     )  # fmt: skip
                     K, inputs = KC, _inputs(room.context, room, mine, KC)
                 else:
                     K, inputs = KI, _inputs(room.hidden, room, mine, KI)
-                if int8:
-                    quantise_rows(sync, phase + 1, private, inputs)
+                if inputs.q.shape[0]:
+                    narrow_rows(sync, phase + 1, private, inputs)
             matrix = Matrix(w.data[layer], at, w.scales[layer], s_at, K, m)
             product(
                 read, phase + 2, isa, what, threads, matrix, inputs, c, vector, after

@@ -5,8 +5,12 @@ weights into panels for every product with many rows, knows float32 only, and ha
 thread pool of its own. Here the panels are there already (npgpt.kernels.packed), as
 float32, bfloat16 or int8, and each thread takes the next free strip of them. One row
 (decoding) costs one pass over the weights at the speed of memory. Many rows (prompts)
-go in blocks: 256 inputs of a panel, 16 KB, stay in the first cache while all rows of
-the block pass by, six at a time.
+go in blocks: some inputs of a panel, or of two, stay in the first cache while all rows
+of the block pass by, as many at a time as fit the registers.
+
+The inputs of int8 weights are rounded to int8. Those of bfloat16 weights stay float32
+where a token is decoded; where a prompt is read, and the processor multiplies pairs of
+bfloat16 (npgpt.kernels.tiers), they are rounded to bfloat16, by 2^-9 at most.
 
 A ladder, each rung tested against ops.linear (tests/test_kernels.py) and timed by
 `npgpt bench`: `linear_loops` (three loops), `linear_panels` (weights in panels, one
@@ -19,10 +23,20 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from npgpt.kernels.amx import block, configure, release
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
-from npgpt.kernels.packed import PANEL, Packed, padded, unpack
+from npgpt.kernels.elementwise import line
+from npgpt.kernels.packed import (
+    PANEL,
+    Packed,
+    bfloat16_of,
+    empty,
+    padded,
+    unpack,
+    zeros,
+)
 from npgpt.kernels.tiers import isa as tier_isa
-from npgpt.kernels.vector import GROUP, tiles
+from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
 from numba import prange
 
 from npgpt import ops
@@ -32,15 +46,17 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
 
 ROWS = 192  # rows of a block: 192 x 256 float32 inputs are 196 KB, in the second cache
-DEPTH = 256  # inputs of a block
+DEPTH = 192  # inputs of a block: 24 KB of two panels, in the first cache
+FEW = 12  # rows of the tallest tile
+SMALL = 8  # rows up to which a product is decoding, and bound by the weights' bytes
 
 
 class Inputs(NamedTuple):
-    """Rows of a product: float32, and what `quantise_row` makes of them for int8."""
+    """Rows of a product: float32, and what `narrow_row` makes of them."""
 
     a: np.ndarray  # (M, K)
-    q: np.ndarray  # (M, K) int8
-    q_scale: np.ndarray  # (M, K / 64)
+    q: np.ndarray  # (M, K) int8, or uint16 for bfloat16; without rows where a is used
+    q_scale: np.ndarray  # (M, K / 64), for int8
     q_start: np.ndarray  # (M, K / 64): -128 x sums of groups
 
 
@@ -55,11 +71,6 @@ class Matrix(NamedTuple):
     m: int  # outputs
 
 
-EMPTY_INTS = np.zeros((0, 0), np.int32)
-EMPTY_BYTES = np.zeros((0, 0), np.int8)
-EMPTY_FLOATS = np.zeros((0, 0), np.float32)
-
-
 def linear(
     x: Float[Array, "*batch n"],
     weight: Float[Array, "n m"] | Packed,
@@ -67,12 +78,13 @@ def linear(
 ) -> Float[Array, "*batch m"]:
     """Affine map y = x W + b; W is (inputs, outputs), as GPT-2's checkpoints store it.
 
-    A Packed weight runs here and gives float32; a plain array is NumPy's business.
+        A Packed weight runs here and gives float32; a plain array is NumPy's business.
 
-    >>> from npgpt.kernels.packed import pack
-    >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
-    >>> linear(x, w, np.float32([10, 20])).tolist()
-    [[11.0, 22.0]]
+        >>> from npgpt.kernels.elementwise import line
+    from npgpt.kernels.packed import pack
+        >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
+        >>> linear(x, w, np.float32([10, 20])).tolist()
+        [[11.0, 22.0]]
     """
     if not isinstance(weight, Packed):
         return ops.linear(x, weight, bias)
@@ -81,22 +93,22 @@ def linear(
         raise ValueError("a packed table multiplies as table.T")
     if x.shape[-1] != n or (bias is not None and bias.shape != (m,)):
         raise ValueError(f"linear: {x.shape} does not fit a weight {weight.shape}")
-    rows = np.asarray(x).reshape(-1, n)
+    rows, isa = np.asarray(x).reshape(-1, n), tier_isa(weight.dtype)
     M, K, width = len(rows), padded(n, weight.dtype), -(-m // PANEL) * PANEL
-    a = np.zeros((M, K), np.float32)
-    a[:, :n] = rows
-    c = np.empty((M, width), np.float32)
+    a = rows
+    if n < K or a.dtype != np.float32 or not a.flags.c_contiguous:
+        a = zeros((M, K), np.float32)
+        a[:, :n] = rows
+    shift = np.zeros(0 if bias is None else width, np.float32)
+    shift[:m] = 0 if bias is None else bias
+    narrowed = new_narrowed(M, K, weight.dtype, isa, is_prompt=M > SMALL)
+    c = empty((whole_rows(M), width), np.float32)[:M]
     with LOCK:
-        if weight.dtype == "int8":
-            quantised = new_quantised(M, K)
-            _quantise_rows(a, *quantised)
-        else:
-            quantised = EMPTY_BYTES, EMPTY_FLOATS, EMPTY_INTS
-        _product(tier_isa(), weight.data, weight.scales, K, a, *quantised, c)
-    y = c[:, :m]
-    if bias is not None:
-        y += bias
-    return np.ascontiguousarray(y).reshape(*x.shape[:-1], m)
+        if len(narrowed[0]):
+            _narrow_rows(a, *narrowed)
+        _product(isa, weight.data, weight.scales, K, a, *narrowed, shift, c)
+    y = c if width == m else np.ascontiguousarray(c[:, :m])
+    return y.reshape(*x.shape[:-1], m)
 
 
 def linear_loops(x: Any, weight: Packed) -> np.ndarray:
@@ -133,20 +145,49 @@ def _panels(x, panels, c):
                     c[r, p * PANEL + j] += x[r, k] * panels[p, k, j]
 
 
-def new_quantised(M: int, K: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Room for M rows of int8 activations: numbers, scales, -128 x sums of groups."""
-    return (
-        np.zeros((M, K), np.int8),
-        np.zeros((M, K // GROUP), np.float32),
-        np.zeros((M, K // GROUP), np.int32),
-    )
+def whole_rows(M: int) -> int:
+    """Rows of the arrays for M rows: whole tiles, where tiles may be used.
+
+    >>> whole_rows(3), whole_rows(17)
+    (3, 32)
+    """
+    return M if M <= SMALL else -(-M // 16) * 16
+
+
+def new_narrowed(
+    M: int, K: int, dtype: str, isa: tuple, is_prompt: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Room for M rows of inputs in the form that products with this dtype take.
+
+    Numbers, scales, and -128 x sums of groups; no rows where float32 is taken. There
+    may be more rows than M, and more numbers a row than K.
+    """
+    is_int8 = dtype == "int8"
+    used = is_int8 or (dtype == "bfloat16" and is_prompt and len(isa) >= BF16)
+    rows, groups = M if used else 0, K // GROUP if is_int8 else 0
+    # 64 bytes more than K: tiles whose rows share cache sets would evict each other
+    kind = np.int8 if is_int8 else np.uint16
+    q = zeros((whole_rows(rows), K + 64 // np.dtype(kind).itemsize), kind)
+    scales, starts = (np.zeros((len(q), groups), t) for t in (np.float32, np.int32))
+    return q, scales, starts
 
 
 @inner_kernel
-def quantise_row(inputs, r):
-    """One row of inputs.a -> int8 with a scale for every 64 numbers."""
+def narrow_row(inputs, r):
+    """One row of inputs.a -> int8 with a scale for every 64 numbers, or bfloat16."""
     stay_apart()
-    x, q, scales = inputs.a[r], inputs.q[r], inputs.q_scale[r]
+    if inputs.q.itemsize == 1:
+        _quantise_row(inputs, r)
+    else:
+        bits, q = inputs.a[r].view(np.uint32), line(inputs.q, r)
+        for k in range(len(q)):
+            q[k] = bfloat16_of(bits[k])
+
+
+@inner_kernel
+def _quantise_row(inputs, r):
+    stay_apart()
+    x, q, scales = inputs.a[r], line(inputs.q, r), inputs.q_scale[r]
     for g in range(len(scales)):
         top = np.float32(0)
         for k in range(g * GROUP, (g + 1) * GROUP):
@@ -171,53 +212,105 @@ def columns(m):
 def strip(isa, matrix, first, last, top, bottom, inputs, c):
     """c[top:bottom] of the panels first .. last - 1."""
     stay_apart()
-    data, scales, K = matrix.data, matrix.scales, matrix.K
-    item, is_int8 = data.itemsize, data.itemsize == 1
-    base, panel = data.ctypes.data + matrix.at * item, K * PANEL * item
-    base_scale = scales.ctypes.data + matrix.scales_at * 4
-    if is_int8:
-        a_base, a_row, a_item = inputs.q.ctypes.data, inputs.q.strides[0], 1
+    if inputs.q.shape[0] == 0:
+        _vector_strip(isa, matrix, first, last, top, bottom, inputs, inputs.a, c)
+    elif len(isa) >= AMX and inputs.q.shape[0] > SMALL:
+        _tile_strip(isa, matrix, first, last, top, bottom, inputs, c)
     else:
-        a_base, a_row, a_item = inputs.a.ctypes.data, inputs.a.strides[0], 4
+        _vector_strip(isa, matrix, first, last, top, bottom, inputs, inputs.q, c)
+
+
+@inner_kernel
+def _vector_strip(isa, matrix, first, last, top, bottom, inputs, x, c):
+    """By vectors, from the rows of x, which is inputs.a or inputs.q."""
+    stay_apart()
+    middle = first
+    if len(isa) >= AVX512:
+        middle = last - (last - first) % 2
+    # A few rows: each panel from front to back, in the order in which memory has it
+    step = 2 if bottom - top <= FEW else max(2, middle - first)
+    for p in range(first, middle, step):
+        most = min(middle, p + step)
+        _sweep(isa, TWO, matrix, p, most, top, bottom, inputs, x, c)
+    _sweep(isa, ONE, matrix, middle, last, top, bottom, inputs, x, c)
+
+
+@inner_kernel
+def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
+    """Tiles of one or two panels: their rows stay in the first cache meanwhile."""
+    stay_apart()
+    data, scales, K = matrix.data, matrix.scales, matrix.K
+    item, panel = data.itemsize, K * PANEL * data.itemsize
+    base = data.ctypes.data + matrix.at * item
+    base_scale = scales.ctypes.data + matrix.scales_at * 4
     scale_base, start_base = inputs.q_scale.ctypes.data, inputs.q_start.ctypes.data
-    g_row = inputs.q_scale.strides[0]
-    c_base, c_row = c.ctypes.data, c.strides[0]
-    most = 4 if is_int8 else 6  # rows that fit the registers
-    depth = K if bottom - top <= most else DEPTH * 4 // item
+    g_row, x_row, c_row = inputs.q_scale.strides[0], x.strides[0], c.strides[0]
+    depth = K if bottom - top <= 4 else DEPTH * 4 // item
     for k0 in range(0, K, depth):
         k = min(depth, K - k0)
-        add = 1 if k0 else 0
-        for p in range(first, last):
-            b = base + p * panel + k0 * PANEL * item
-            b_scale = base_scale + (p * K + k0) // GROUP * PANEL * 4
-            r = top
-            while r < bottom:
-                x = a_base + r * a_row + k0 * a_item
-                xs = scale_base + r * g_row + k0 // GROUP * 4
-                xt = start_base + r * g_row + k0 // GROUP * 4
-                y = c_base + r * c_row + p * PANEL * 4
-                r += tiles(
-                    isa, data, min(most, bottom - r), b, b_scale, x, a_row, xs, xt,
-                    g_row, y, c_row, k, add,
+        r = top
+        while r < bottom:
+            taken = np.int64(0)
+            for p in range(first, last, max(1, len(width))):
+                taken = tiles(
+                    isa, data, x, width, bottom - r,
+                    base + p * panel + k0 * PANEL * item, panel,
+                    base_scale + (p * K + k0) // GROUP * PANEL * 4,
+                    x.ctypes.data + r * x_row + k0 * x.itemsize, x_row, 4,
+                    scale_base + r * g_row + k0 // GROUP * 4,
+                    start_base + r * g_row + k0 // GROUP * 4, g_row,
+                    c.ctypes.data + r * c_row + p * PANEL * 4, c_row, k, min(k0, 1),
                 )  # fmt: skip
+            if taken == 0:
+                break
+            r += taken
+
+
+@inner_kernel
+def _tile_strip(isa, matrix, first, last, top, bottom, inputs, c):
+    """By tiles of 16 rows: arrays have room for whole ones (see `whole_rows`)."""
+    stay_apart()
+    data, scales, K, q = matrix.data, matrix.scales, matrix.K, inputs.q
+    item = data.itemsize
+    base, panel = data.ctypes.data + matrix.at * item, K * PANEL * item
+    base_scale = scales.ctypes.data + matrix.scales_at * 4
+    scale_panel = K // GROUP * PANEL * 4
+    configure(isa)
+    for p in range(first, last, 2):
+        panels = min(2, last - p)
+        for r in range(top, bottom, 32):
+            rows = 2 if bottom - r > 16 else 1
+            block(
+                isa, data, rows, panels, q.ctypes.data + r * q.strides[0], q.strides[0],
+                inputs.q_scale.ctypes.data + r * inputs.q_scale.strides[0],
+                inputs.q_scale.strides[0], base + p * panel, panel,
+                base_scale + p * scale_panel, scale_panel,
+                c.ctypes.data + r * c.strides[0] + p * PANEL * 4, c.strides[0], K,
+            )  # fmt: skip
+    release(isa)
 
 
 @kernel(parallel=True)
-def _product(isa, data, scales, K, a, q, q_scale, q_start, c):
+def _product(isa, data, scales, K, a, q, q_scale, q_start, bias, c):
     M, panels = c.shape[0], c.shape[1] // PANEL
     blocks = (M + ROWS - 1) // ROWS
-    size = max(1, min(16, panels // 8))
+    size = max(2, min(16, panels // 16) // 2 * 2)
     strips = (panels + size - 1) // size
     for task in prange(blocks * strips):
-        top, first = task // strips * ROWS, task % strips * size
+        top, first = task % blocks * ROWS, task // blocks * size
         matrix = Matrix(data, np.int64(0), scales, np.int64(0), K, c.shape[1])
-        strip(
-            isa, matrix, first, min(panels, first + size), top, min(M, top + ROWS),
-            Inputs(a, q, q_scale, q_start), c,
-        )  # fmt: skip
+        inputs = Inputs(a, q[:M, :K], q_scale[:M], q_start[:M])
+        last, bottom = min(panels, first + size), min(M, top + ROWS)
+        strip(isa, matrix, first, last, top, bottom, inputs, c)
+        shift = bias[first * PANEL : last * PANEL]
+        for r in range(top, bottom):
+            row = c[r, first * PANEL : last * PANEL]
+            for j in range(len(shift)):
+                row[j] += shift[j]
 
 
 @kernel(parallel=True)
-def _quantise_rows(a, q, scales, starts):
-    for r in prange(len(a)):
-        quantise_row(Inputs(a, q, scales, starts), r)
+def _narrow_rows(a, q, scales, starts):
+    M, K = a.shape
+    for r in prange(M):
+        narrow_row(Inputs(a, q[:M, :K], scales[:M], starts[:M]), r)

@@ -25,13 +25,34 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.compiling import LOCK, inner_kernel, kernel
 from npgpt.kernels.vector import GROUP
 from numba import prange
 
 PANEL = 16  # columns of a panel
 STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
 _MULTIPLE = {"float32": 16, "bfloat16": 32, "int8": GROUP}  # of n, filled up
+
+
+def zeros(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+    """As numpy.zeros, from a multiple of 64 bytes on.
+
+    NumPy's own large arrays begin 16 bytes after one, and a vector of 64 bytes then
+    costs two reads.
+    """
+    return _aligned(np.zeros, shape, dtype)
+
+
+def empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+    """As numpy.empty, from a multiple of 64 bytes on."""
+    return _aligned(np.empty, shape, dtype)
+
+
+def _aligned(make: Any, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    raw = make(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def padded(n: int, dtype: str) -> int:
@@ -108,7 +129,7 @@ def pack(array: Any, dtype: str, is_table: bool = False, out: Any = None) -> Pac
     n, m = w.shape
     many, scale_count = sizes(n, m, dtype)
     if out is None:
-        out = np.zeros(many, STORED[dtype]), np.zeros(scale_count, np.float32)
+        out = zeros(many, STORED[dtype]), zeros(scale_count, np.float32)
     data, scales = out
     if data.shape != (many,) or scales.shape != (scale_count,):
         raise ValueError(f"{data.shape} and {scales.shape} do not hold a {n} x {m}")
@@ -153,18 +174,22 @@ def _pack_float32(w, data):
                 data[p, k, j] = w[k, p * PANEL + j]
 
 
+@inner_kernel
+def bfloat16_of(x):
+    """The bits of a float32, uint32, as those of the nearest bfloat16, uint16."""
+    up = x + np.uint32(0x7FFF) + ((x >> np.uint32(16)) & np.uint32(1))
+    is_nan = (x & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+    # rounding could make NaN infinite
+    return np.uint16((np.uint32(0x7FC00000) if is_nan else up) >> np.uint32(16))
+
+
 @kernel(parallel=True)
 def _pack_bfloat16(bits, data):
     n, m = bits.shape
     for p in prange(data.shape[0]):
         for k in range(n):
             for j in range(min(PANEL, m - p * PANEL)):
-                x = bits[k, p * PANEL + j]
-                if x & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
-                    x = np.uint32(0x7FC00000)  # rounding could make NaN infinite
-                else:
-                    x += np.uint32(0x7FFF) + ((x >> np.uint32(16)) & np.uint32(1))
-                data[p, k // 2, j, k % 2] = np.uint16(x >> np.uint32(16))
+                data[p, k // 2, j, k % 2] = bfloat16_of(bits[k, p * PANEL + j])
 
 
 @kernel(parallel=True, fastmath=False)

@@ -123,15 +123,16 @@ def load_packed(folder: str | Path, dtype: str) -> PackedParams:
 
 
 def _arrays(buffers: Buffers) -> dict[str, np.ndarray]:
-    arrays = {
-        "data": buffers.data, "table": buffers.table.data, "scales": buffers.scales,
-        "table_scales": buffers.table.scales, "vectors": buffers.vectors,
-        "wpe": buffers.wpe, "ln_f": buffers.ln_f,
+    # Weights first: whole panels, so each array starts at a multiple of 64 bytes
+    arrays = {"data": buffers.data, "table": buffers.table.data}
+    others = {
+        "scales": buffers.scales, "table_scales": buffers.table.scales,
+        "vectors": buffers.vectors, "wpe": buffers.wpe, "ln_f": buffers.ln_f,
     }  # fmt: skip
     if buffers.head is not buffers.table:
-        arrays.update(head=buffers.head.data, head_scales=buffers.head.scales)
-    # the widest numbers first: each then stands at a multiple of its width
-    return dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+        arrays.update(head=buffers.head.data)
+        others.update(head_scales=buffers.head.scales)
+    return arrays | others
 
 
 def _expected(config: GPT2Config, dtype: str) -> dict[str, tuple[Any, tuple[int, ...]]]:

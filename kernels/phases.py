@@ -15,11 +15,12 @@ from npgpt.kernels.compiling import inner_kernel, stay_apart
 from npgpt.kernels.elementwise import gelu_one, narrow
 from npgpt.kernels.embedding import table_row
 from npgpt.kernels.layer_norm import norm_row
-from npgpt.kernels.linear import ROWS, quantise_row, strip
+from npgpt.kernels.linear import ROWS, narrow_row, strip
 from npgpt.kernels.packed import PANEL
 from npgpt.kernels.team import claim, claim_next, wait
 
 QKV, RESIDUAL, GELU, PLAIN = range(4)  # what follows a product
+SOME = 8  # rows of a task that goes row by row
 Arrays = np.ndarray
 
 
@@ -58,27 +59,30 @@ def embed(read, table, table_scales, K, wpe, x):
 
 @inner_kernel
 def norm_rows(sync, phase, private, x, rows, ln, epsilon, inputs):
-    """Normalise these rows of x into inputs.a, and quantise them where int8 asks."""
+    """Normalise these rows of x into inputs.a, and narrow them for the product."""
     stay_apart()
-    count, C = len(rows), len(ln) // 2
+    count, C = (len(rows) + SOME - 1) // SOME, len(ln) // 2
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
-        norm_row(x[rows[task]], ln[:C], ln[C:], epsilon, inputs.a[task])
-        if inputs.q.shape[0]:
-            quantise_row(inputs, task)
+        for r in range(task * SOME, min(len(rows), task * SOME + SOME)):
+            norm_row(x[rows[r]], ln[:C], ln[C:], epsilon, inputs.a[r])
+            if inputs.q.shape[0]:
+                narrow_row(inputs, r)
         task = task + 1 if private else claim_next(sync, phase, count)
     if not private:
         wait(sync, phase, count)
 
 
 @inner_kernel
-def quantise_rows(sync, phase, private, inputs):
-    """Quantise inputs that need no norm."""
+def narrow_rows(sync, phase, private, inputs):
+    """Narrow inputs that need no norm."""
     stay_apart()
-    count = len(inputs.a)
+    rows = len(inputs.a)
+    count = (rows + SOME - 1) // SOME
     task = np.int64(0) if private else claim(sync, phase, count)
     while 0 <= task < count:
-        quantise_row(inputs, task)
+        for r in range(task * SOME, min(rows, task * SOME + SOME)):
+            narrow_row(inputs, r)
         task = task + 1 if private else claim_next(sync, phase, count)
     if not private:
         wait(sync, phase, count)
@@ -90,21 +94,29 @@ def _finish(what, c, bias, after, tokens, top, bottom, low, high):
     stay_apart()
     D = after.k.shape[3]
     C = after.k.shape[1] * D
+    b = bias[low:high]
     for r in range(top, bottom):
+        part_c = c[r, low:high]
         if what == RESIDUAL:
-            for j in range(low, high):
-                after.x[r, j] += c[r, j] + bias[j]
+            x = after.x[r, low:high]
+            for j in range(len(b)):
+                x[j] += part_c[j] + b[j]
         elif what == GELU:
-            for j in range(low, high):
-                c[r, j] = gelu_one(c[r, j] + bias[j])
+            for j in range(len(b)):
+                part_c[j] = gelu_one(part_c[j] + b[j])
         else:
             row, position = tokens[r, 1], tokens[r, 2]
-            for j in range(low, high):
-                c[r, j] += bias[j]
+            for j in range(len(b)):
+                part_c[j] += b[j]
             for part, cache in ((1, after.k), (2, after.v)):
-                for j in range(max(low, part * C), min(high, part * C + C)):
+                j, end = max(low, part * C), min(high, part * C + C)
+                while j < end:
                     h, d = (j - part * C) // D, (j - part * C) % D
-                    cache[row, h, position, d] = narrow(c[r, j], cache[0, 0, 0, 0])
+                    to = cache[row, h, position]
+                    n = min(end - j, D - d)
+                    for i in range(n):
+                        to[d + i] = narrow(c[r, j + i], to[0])
+                    j += n
 
 
 @inner_kernel
@@ -113,12 +125,12 @@ def product(read, phase, isa, what, threads, matrix, inputs, c, bias, after):
     stay_apart()
     M, m = len(inputs.a), matrix.m
     panels = (m + PANEL - 1) // PANEL
-    size = max(1, min(16, panels // (8 * threads)))
+    size = max(2, min(16, panels // (8 * threads)) // 2 * 2)  # two at a time
     strips, blocks = (panels + size - 1) // size, (M + ROWS - 1) // ROWS
     count = strips * blocks
     task = claim(read.sync, phase, count)
     while task >= 0:
-        top, first = task // strips * ROWS, task % strips * size
+        top, first = task % blocks * ROWS, task // blocks * size
         bottom, last = min(M, top + ROWS), min(panels, first + size)
         strip(isa, matrix, first, last, top, bottom, inputs, c)
         if what != PLAIN:
@@ -129,7 +141,7 @@ def product(read, phase, isa, what, threads, matrix, inputs, c, bias, after):
 
 
 @inner_kernel
-def attend_all(read, phase, qkv, k, v, scale, context, scratch):
+def attend_all(read, phase, isa, qkv, k, v, scale, context, scratch):
     """Attention of all heads and blocks of queries, as tasks."""
     stay_apart()
     H, D = k.shape[1], k.shape[3]
@@ -139,19 +151,9 @@ def attend_all(read, phase, qkv, k, v, scale, context, scratch):
         block, h = read.blocks[task // H], task % H
         row, begin, end = block[0], block[1], block[2]
         attend(
-            qkv[begin:end, h * D : (h + 1) * D],
-            k[row, h],
-            v[row, h],
-            NO_MASK[0],
-            True,
-            0,
-            scale,
-            block[3],
-            block[4],
-            end - begin,
-            block[5],
-            context[begin:end, h * D : (h + 1) * D],
-            scratch,
-        )
+            isa, qkv[begin:end, h * D : (h + 1) * D], k[row, h], v[row, h], NO_MASK[0],
+            True, 0, scale, block[3], block[4], end - begin, block[5],
+            context[begin:end, h * D : (h + 1) * D], scratch,
+        )  # fmt: skip
         task = claim_next(read.sync, phase, count)
     wait(read.sync, phase, count)

@@ -16,9 +16,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from npgpt.kernels.packed import STORED, Packed, pack, sizes
+from npgpt.kernels.packed import STORED, Packed, pack, sizes, zeros
 
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
+from npgpt.tensorfile import forget
 
 LARGE = 300_000_000  # parameters, from which packing shows its progress
 
@@ -78,10 +79,15 @@ def prepare(params: GPT2Params, dtype: str, xp: ModuleType) -> PackedParams:
         if params.buffers.dtype == dtype:
             return params
         params = unpacked(params)
+    # The largest first, while nothing else is in memory
+    table = pack(params.wte.weight, dtype, is_table=True)
+    forget(params.wte.weight)
+    tied = params.lm_head.weight is params.wte.weight
+    head = table if tied else pack(params.lm_head.weight, dtype, is_table=True)
     shapes, lengths = matrices(config), vector_lengths(config)
     parts = [sizes(n, m, dtype) for n, m in shapes]
-    data = np.zeros((config.n_layer, sum(d for d, _ in parts)), STORED[dtype])
-    scales = np.zeros((config.n_layer, sum(s for _, s in parts)), np.float32)
+    data = zeros((config.n_layer, sum(d for d, _ in parts)), STORED[dtype])
+    scales = zeros((config.n_layer, sum(s for _, s in parts)), np.float32)
     vectors = np.zeros((config.n_layer, sum(lengths)), np.float32)
     show = _progress(config)
     for i, block in enumerate(show(params.h)):
@@ -94,9 +100,7 @@ def prepare(params: GPT2Params, dtype: str, xp: ModuleType) -> PackedParams:
             _cut(vectors[i], lengths), _vectors(block), strict=True
         ):
             into[:] = vector
-    table = pack(params.wte.weight, dtype, is_table=True)
-    tied = params.lm_head.weight is params.wte.weight
-    head = table if tied else pack(params.lm_head.weight, dtype, is_table=True)
+        forget(block.mlp.c_proj.weight)
     wpe = np.array(params.wpe.weight, np.float32)
     ln_f = np.array([params.ln_f.weight, params.ln_f.bias], np.float32)
     return assemble(

@@ -22,8 +22,8 @@ import numpy as np
 from npgpt.kernels.attention import QUERIES, scratch_size
 from npgpt.kernels.compiling import LOCK, report
 from npgpt.kernels.forward import PHASES, Room, Weights, run
-from npgpt.kernels.linear import new_quantised
-from npgpt.kernels.packed import PANEL, padded
+from npgpt.kernels.linear import SMALL, new_narrowed, whole_rows
+from npgpt.kernels.packed import PANEL, padded, zeros
 from npgpt.kernels.phases import Read
 from npgpt.kernels.prepare import Buffers, PackedParams
 from npgpt.kernels.team import new_sync
@@ -33,7 +33,6 @@ from numba import get_num_threads
 from npgpt.gpt2 import attention_scale
 
 CHUNK = 1024  # tokens read at once: their activations take 30 MB at the 124M shape
-SMALL = 8  # rows up to which each thread prepares its own inputs
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -66,7 +65,8 @@ def decode_step(
         cache.n_positions, config.n_positions
     ):
         return None  # the plain path says what is wrong
-    if sum(map(len, ids)) == len(ids) and keep is None:
+    total = sum(map(len, ids))
+    if total == len(ids) and keep is None:
         tokens = np.array([(new[0], b, held[b]) for b, new in enumerate(ids)])
         z = _read(buffers, config, cache, tokens, np.arange(len(ids)), one_each=True)
     else:
@@ -78,13 +78,15 @@ def decode_step(
                 for t, id in enumerate(new)
             ]
         )
-        parts = []
+        parts, is_prompt = [], total > SMALL * len(ids)
         for start in range(0, len(tokens), CHUNK):
             chunk = tokens[start : start + CHUNK]
             # A chunk without an answer computes one, which is left out below.
             last = np.flatnonzero(chunk[:, 3])
-            found = _read(buffers, config, cache, np.ascontiguousarray(chunk[:, :3]),
-                          last if len(last) else np.zeros(1, np.int64))  # fmt: skip
+            found = _read(
+                buffers, config, cache, np.ascontiguousarray(chunk[:, :3]),
+                last if len(last) else np.zeros(1, np.int64), is_prompt=is_prompt,
+            )  # fmt: skip
             parts.append(found[: len(last)])
         z = np.concatenate(parts)
     for row, new in zip(cache.ids, ids, strict=True):
@@ -99,6 +101,7 @@ def _read(
     tokens: np.ndarray,
     last: np.ndarray,
     one_each: bool = False,
+    is_prompt: bool = False,
 ) -> np.ndarray:
     """Logits after the tokens `last` of tokens (M, 3): id, row, position."""
     M = len(tokens)
@@ -123,9 +126,9 @@ def _read(
     if k.dtype == np.float16:
         k, v = k.view(np.uint16), v.view(np.uint16)
     with LOCK:
-        room, sync = _room(buffers, config, M, len(last))
+        room, sync = _room(buffers, config, M, len(last), is_prompt)
         read = Read(tokens, blocks, last, sync)
-        run(tier_isa(), read, _weights(buffers, config), k, v, room)
+        run(tier_isa(buffers.dtype), read, _weights(buffers, config), k, v, room)
         z = room.z[: len(last), : config.vocab_size].copy()
     report()
     return z
@@ -147,32 +150,39 @@ def _weights(buffers: Buffers, config: Any) -> Weights:
     return buffers.room["weights"]
 
 
-def _room(buffers: Buffers, config: Any, M: int, B: int) -> tuple[Room, np.ndarray]:
+def _room(
+    buffers: Buffers, config: Any, M: int, B: int, is_prompt: bool
+) -> tuple[Room, np.ndarray]:
     """Scratch for M tokens, kept for the next step of that size."""
-    threads = get_num_threads()
-    key = M, B, threads
+    threads, isa = get_num_threads(), tier_isa(buffers.dtype)
+    key = M, B, threads, isa, is_prompt
     if buffers.room.get("key") != key:
         C, inner = config.n_embd, config.inner_dim
         copies = threads if M <= SMALL else 1
         K = -(-max(C, inner) // 64) * 64
-        many = M if buffers.dtype == "int8" else 0
-        quantised = [np.stack([a] * copies) for a in new_quantised(many, K)]
+        one = new_narrowed(M, K, buffers.dtype, isa, is_prompt)
+        narrowed = [zeros((copies, *a.shape), a.dtype) for a in one]
         buffers.room.update(
             key=key,
             scratch=Room(
-                np.zeros((M, _stride(C)), np.float32),
-                np.zeros((copies, M, _stride(C)), np.float32),
-                np.zeros((M, _stride(_columns(3 * C))), np.float32),
-                np.zeros((M, _stride(_columns(inner))), np.float32),
-                np.zeros((M, _stride(C)), np.float32),
-                np.zeros((M, _stride(_columns(C))), np.float32),
-                *quantised,
-                np.zeros((B, _columns(config.vocab_size)), np.float32),
-                np.zeros((threads, scratch_size(config.head_dim)), np.float32),
+                zeros((M, _stride(C)), np.float32),
+                zeros((copies, M, _stride(C)), np.float32),
+                _results(M, _stride(_columns(3 * C))),
+                _results(M, _stride(_columns(inner))),
+                zeros((M, _stride(C)), np.float32),
+                _results(M, _stride(_columns(C))),
+                *narrowed,
+                _results(B, _columns(config.vocab_size)),
+                zeros((threads, scratch_size(config.head_dim)), np.float32),
             ),
             sync=new_sync(4 * PHASES * config.n_layer + 4),
         )
     return buffers.room["scratch"], buffers.room["sync"]
+
+
+def _results(M: int, width: int) -> np.ndarray:
+    """Room for what a product writes: whole tiles, though M rows count."""
+    return zeros((whole_rows(M), width), np.float32)[:M]
 
 
 def _columns(m: int) -> int:

@@ -1,15 +1,15 @@
 """Tiers: which vector instructions a kernel may use, found once, or forced.
 
-    portable   plain vector arithmetic, which LLVM fits to any processor
-    avx2       int8 products by vpmaddubsw, 32 at a time
-    avx512     int8 products by vpdpbusd (VNNI), 64 at a time
+    portable       plain vector arithmetic, which LLVM fits to any processor
+    avx2           int8 products by vpmaddubsw, 32 at a time
+    avx512         int8 products by vpdpbusd (VNNI), 64 at a time; 24 rows of registers
+    avx512_bf16    prompts: products of bfloat16 pairs by vdpbf16ps, 32 at a time
+    amx            prompts: products of whole tiles (npgpt.kernels.amx)
 
-Each includes those above it. There is no tier for AMX tiles yet: prompts run in float32
-arithmetic whatever the weights are. float32 and bfloat16 products need no tier, LLVM
-uses the widest vectors that there are. A tier travels as a tuple of that
-length: Numba compiles a function anew for every type of its arguments, and the length
-of a tuple is part of its type, so each tier has its own machine code and its own place
-in the cache on disk, and no kernel asks at run time. NPGPT_CPU_TIER forces one.
+Each includes those above it. A tier travels as a tuple of that length: Numba compiles a
+function anew for every type of its arguments, and the length of a tuple is part of its
+type, so each tier has its own machine code and its own place in the cache on disk, and
+no kernel asks at run time. NPGPT_CPU_TIER forces one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,18 @@ import os
 
 from npgpt.errors import BackendError
 
-TIERS = ("portable", "avx2", "avx512")
+TIERS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
+DIFFERENT = {  # the tiers at which the code for weights of a dtype changes
+    "float32": ("portable", "avx512"),
+    "bfloat16": ("portable", "avx512", "avx512_bf16", "amx"),
+    "int8": ("portable", "avx2", "avx512", "amx"),
+}
 _NEEDS = {
     "portable": (),
     "avx2": ("avx2", "fma"),
     "avx512": ("avx512f", "avx512bw", "avx512vnni"),
+    "avx512_bf16": ("avx512bf16",),
+    "amx": ("amx-tile", "amx-int8", "amx-bf16"),
 }
 
 
@@ -31,11 +38,14 @@ _NEEDS = {
 def available() -> tuple[str, ...]:
     """The tiers that this processor reports and this system grants, lowest first."""
     import llvmlite.binding as llvm
+    from npgpt.kernels.amx import granted
 
     features = llvm.get_host_cpu_features()
     found = []
     for tier in TIERS:
         if not all(features.get(name) for name in _NEEDS[tier]):
+            break
+        if tier == "amx" and not granted():
             break
         found.append(tier)
     return tuple(found)
@@ -61,6 +71,14 @@ def current() -> str:
     return forced
 
 
-def isa(tier: str | None = None) -> tuple[int, ...]:
-    """The tuple that stands for a tier in a kernel's arguments."""
-    return (0,) * TIERS.index(current() if tier is None else tier)
+def isa(dtype: str = "float32") -> tuple[int, ...]:
+    """The tuple that stands for the current tier in arguments of a kernel.
+
+    Of the tiers up to that one, the highest at which products with weights of this
+    dtype are other code: no code is compiled twice.
+
+    >>> len(isa("float32")) in (0, 2)
+    True
+    """
+    here = TIERS.index(current())
+    return (0,) * max(i for i in map(TIERS.index, DIFFERENT[dtype]) if i <= here)

@@ -31,8 +31,11 @@ F32x16, I32x16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
 I8x64, I8x32 = ir.VectorType(I8, 64), ir.VectorType(I8, 32)
 I16x16, I32x8 = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 GROUP = 64  # numbers of the input that share an int8 scale
+AHEAD = 7168  # bytes between a weight that is read and one that is asked for
 BLOCK = 64  # products of a float sum, before it is added to the others
-AVX2, AVX512 = 1, 2  # lengths of the tier's tuple
+AVX2, AVX512, BF16, AMX = 1, 2, 3, 4  # lengths of the tier's tuple
+ONE, TWO = (), (0, 0)  # panels that a tile multiplies at once
+NARROW = "narrow"  # bfloat16 weights times bfloat16 inputs, in pairs
 
 
 def _call(b, name, result, arguments):
@@ -45,6 +48,13 @@ def _call(b, name, result, arguments):
 
 def _load(b, address, kind):
     return b.load(b.inttoptr(address, kind.as_pointer()), align=1)
+
+
+def _ask(b, address):
+    """Ask for what will be read soon: where weights come from memory, it decides."""
+    at = b.inttoptr(address, I8.as_pointer())
+    read, keep, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+    _call(b, "llvm.prefetch.p0", ir.VoidType(), [at, read, keep, data])
 
 
 def _store(b, value, address):
@@ -90,54 +100,80 @@ def _loop(b, count, carried, body):
     return new
 
 
-def _float_step(b, rows, kind, a, a_row, b_at, i, accs):
-    """One k (float32) or one pair of k (bfloat16) for all rows."""
+def _float_step(b, kind, a, a_row, a_step, panels, ahead, i, accs):
+    """One k (float32) or one pair of k (bfloat16) for all rows and panels.
 
-    def at(k, r):
-        return b.add(
-            b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, ir.Constant(I64, 4))
-        )
+    accs[r][p] is the tile's row r in panel p; panels are addresses, and `ahead` of them
+    stands what is read next.
+    """
 
-    raw = _load(b, b.add(b_at, b.mul(i, ir.Constant(I64, 64))), I32x16)
+    def at(r, k):
+        return b.add(b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, a_step))
+
+    offset = b.mul(i, ir.Constant(I64, 64))
+    raw = [_load(b, b.add(panel, offset), I32x16) for panel in panels]
+    for panel in panels:
+        _ask(b, b.add(b.add(panel, offset), ahead))
+    if kind == NARROW:
+        ones = [_splat(b, _load(b, at(r, i), I32), 16) for r in range(len(accs))]
+        name = "llvm.x86.avx512bf16.dpbf16ps.512"
+        return [
+            [
+                _call(b, name, F32x16, [acc, one, w])
+                for acc, w in zip(row, raw, strict=True)
+            ]
+            for one, row in zip(ones, accs, strict=True)
+        ]
     if kind == types.float32:
-        parts = [(i, b.bitcast(raw, F32x16))]
+        parts = [(i, [b.bitcast(w, F32x16) for w in raw])]
     else:  # a bfloat16 is the upper half of a float32
-        even = b.bitcast(b.shl(raw, _const(I32x16, 16)), F32x16)
-        odd = b.bitcast(b.and_(raw, _const(I32x16, 0xFFFF0000)), F32x16)
+        even = [b.bitcast(b.shl(w, _const(I32x16, 16)), F32x16) for w in raw]
+        odd = [b.bitcast(b.and_(w, _const(I32x16, 0xFFFF0000)), F32x16) for w in raw]
         first = b.mul(i, ir.Constant(I64, 2))
         parts = [(first, even), (b.add(first, ir.Constant(I64, 1)), odd)]
     for k, weights in parts:
+        ones = [_splat(b, _load(b, at(r, k), F32), 16) for r in range(len(accs))]
         accs = [
-            _multiply_add(b, _splat(b, _load(b, at(k, r), F32), 16), weights, acc)
-            for r, acc in zip(range(rows), accs, strict=True)
+            [_multiply_add(b, one, w, acc) for acc, w in zip(row, weights, strict=True)]
+            for one, row in zip(ones, accs, strict=True)
         ]
     return accs
 
 
-def _float_tile(b, rows, kind, args):
-    """The sum over k for float32 and bfloat16 weights.
+def _float_tile(b, rows, panels, kind, args):
+    """The sum over k for float32 and bfloat16 weights, row by row, panel by panel.
 
-    Sums of 64 products each, added up: one sum of thousands would lose digits.
+    Sums of 64 products each, added up: one sum of thousands would lose digits. Large
+    tiles leave no registers for that; their callers take k in blocks of their own.
     """
     count = ir.Constant(I64, BLOCK)
+    b_width = ir.Constant(I64, 64 if kind == types.float32 else 32)
+    starts = [args["b"]]
+    for _ in range(1, panels):
+        starts.append(b.add(starts[-1], args["b_panel"]))
+    a, a_row, a_step = args["a"], args["a_row"], args["a_step"]
+    ahead = ir.Constant(I64, AHEAD)
+    if rows > 8:  # many rows pass by: what comes next are the next panels
+        ahead = b.mul(args["b_panel"], ir.Constant(I64, panels))
+    if rows * panels > 8:
+        return _float_block(b, rows, kind, a, a_row, a_step, starts, ahead, args["k"])
 
     def block(i, totals):
         done = b.mul(i, count)
         left = b.sub(args["k"], done)
-        part = dict(args, k=b.select(b.icmp_signed("<", left, count), left, count))
-        part["a"] = b.add(args["a"], b.mul(done, ir.Constant(I64, 4)))
-        width = 64 if kind == types.float32 else 32
-        part["b"] = b.add(args["b"], b.mul(done, ir.Constant(I64, width)))
-        sums = _float_block(b, rows, kind, part)
+        k = b.select(b.icmp_signed("<", left, count), left, count)
+        steps = b.sdiv(done, ir.Constant(I64, 2)) if kind == NARROW else done
+        here = b.add(a, b.mul(steps, a_step))
+        at = [b.add(start, b.mul(done, b_width)) for start in starts]
+        sums = _float_block(b, rows, kind, here, a_row, a_step, at, ahead, k)
         return [b.fadd(x, y) for x, y in zip(totals, sums, strict=True)]
 
     blocks = b.sdiv(b.add(args["k"], ir.Constant(I64, BLOCK - 1)), count)
-    return _loop(b, blocks, [_const(F32x16, 0.0)] * rows, block)
+    return _loop(b, blocks, [_const(F32x16, 0.0)] * (rows * panels), block)
 
 
-def _float_block(b, rows, kind, args):
-    b_at, a, a_row, k = args["b"], args["a"], args["a_row"], args["k"]
-    per_step = 1 if kind == types.float32 else 2
+def _float_block(b, rows, kind, a, a_row, a_step, at, ahead, k):
+    panels = len(at)
     # A multiplication takes 4 cycles, and two start each cycle: eight chains, at least,
     # must be under way. With few rows they come from several k at once.
     unroll = max(1, 4 // rows) if rows < 4 else 1
@@ -146,16 +182,19 @@ def _float_block(b, rows, kind, args):
         out = []
         for u in range(unroll):
             step = b.add(b.mul(i, ir.Constant(I64, unroll)), ir.Constant(I64, u))
-            mine = values[u * rows : (u + 1) * rows]
-            out += _float_step(b, rows, kind, a, a_row, b_at, step, mine)
+            mine = values[u * rows * panels : (u + 1) * rows * panels]
+            accs = [mine[r * panels : (r + 1) * panels] for r in range(rows)]
+            for row in _float_step(b, kind, a, a_row, a_step, at, ahead, step, accs):
+                out += row
         return out
 
-    steps = b.sdiv(k, ir.Constant(I64, unroll * per_step))
-    sums = _loop(b, steps, [_const(F32x16, 0.0)] * (rows * unroll), body)
+    steps = b.sdiv(k, ir.Constant(I64, unroll * (1 if kind == types.float32 else 2)))
+    size = rows * panels
+    sums = _loop(b, steps, [_const(F32x16, 0.0)] * (size * unroll), body)
     for u in range(1, unroll):
-        for r in range(rows):
-            sums[r] = b.fadd(sums[r], sums[u * rows + r])
-    return sums[:rows]
+        for r in range(size):
+            sums[r] = b.fadd(sums[r], sums[u * size + r])
+    return sums[:size]
 
 
 def _dot4(b, tier, acc, w, a):
@@ -188,15 +227,21 @@ def _dot4(b, tier, acc, w, a):
     return acc
 
 
-def _int8_tile(b, rows, tier, args):
+def _int8_tile(b, rows, panels, tier, args):
     """The sum over k for int8: exact within a group, scaled and added as float32."""
 
     def n(value):
         return ir.Constant(I64, value)
 
+    def panel(name, p):
+        """Where panel p begins, in b or in b_scale: 4 bytes of scale for 64 of b."""
+        size = args["b_panel"] if name == "b" else b.sdiv(args["b_panel"], n(16))
+        return b.add(args[name], b.mul(size, n(p)))
+
     def group(g, sums):
-        base_b = b.add(args["b"], b.mul(g, n(GROUP * 16)))
+        weights = [b.add(panel("b", p), b.mul(g, n(GROUP * 16))) for p in range(panels)]
         base_a = b.add(args["a"], b.mul(g, n(GROUP)))
+        starts = [_const(I32x16, 0)] * rows
         if tier >= AVX512:
             starts = [
                 _splat(b, _load(b, b.add(
@@ -204,52 +249,64 @@ def _int8_tile(b, rows, tier, args):
                     b.mul(g, n(4))), I32), 16)
                 for r in range(rows)
             ]  # fmt: skip
-        else:
-            starts = [_const(I32x16, 0)] * rows
 
         def four(i, ints):
-            w = _load(b, b.add(base_b, b.mul(i, n(64))), I8x64)
-            at = b.add(base_a, b.mul(i, n(4)))
-            out = []
+            at = [b.add(base, b.mul(i, n(64))) for base in weights]
+            w = [_load(b, address, I8x64) for address in at]
+            for address in at:
+                _ask(b, b.add(address, n(AHEAD)))
+            x, out = b.add(base_a, b.mul(i, n(4))), []
             for r in range(rows):
-                a = _load(b, b.add(at, b.mul(args["a_row"], n(r))), I32)
-                out.append(_dot4(b, tier, ints[r], w, a))
+                a = _load(b, b.add(x, b.mul(args["a_row"], n(r))), I32)
+                out += [
+                    _dot4(b, tier, ints[r * panels + p], w[p], a) for p in range(panels)
+                ]
             return out
 
+        starts = [start for start in starts for _ in range(panels)]
         ints = _loop(b, n(GROUP // 4), starts, four)
-        scale = _load(b, b.add(args["b_scale"], b.mul(g, n(64))), F32x16)
+        scales = [
+            _load(b, b.add(panel("b_scale", p), b.mul(g, n(64))), F32x16)
+            for p in range(panels)
+        ]
         out = []
         for r in range(rows):
             at = b.add(args["a_scale"], b.mul(args["a_group_row"], n(r)))
             one = _splat(b, _load(b, b.add(at, b.mul(g, n(4))), F32), 16)
-            both = b.fmul(scale, one)
-            out.append(_multiply_add(b, b.sitofp(ints[r], F32x16), both, sums[r]))
+            for p in range(panels):
+                number, total = ints[r * panels + p], sums[r * panels + p]
+                both = b.fmul(scales[p], one)
+                out.append(_multiply_add(b, b.sitofp(number, F32x16), both, total))
         return out
 
     groups = b.sdiv(args["k"], n(GROUP))
-    return _loop(b, groups, [_const(F32x16, 0.0)] * rows, group)
+    return _loop(b, groups, [_const(F32x16, 0.0)] * (rows * panels), group)
 
 
-_NAMES = ("b", "b_scale", "a", "a_row", "a_scale", "a_sum", "a_group_row", "c", "c_row",
-          "k", "accumulate")  # fmt: skip
+_NAMES = ("b", "b_panel", "b_scale", "a", "a_row", "a_step", "a_scale", "a_sum",
+          "a_group_row", "c", "c_row", "k", "accumulate")  # fmt: skip
 
 
-def _tile_function(module, name, rows, kind, tier):
+def _tile_function(module, name, rows, panels, kind, tier):
     """The LLVM function of one tile."""
     function = ir.Function(
         module, ir.FunctionType(ir.VoidType(), [I64] * len(_NAMES)), name
     )
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
+    set.add(function.attributes, "align 64")
     b = ir.IRBuilder(function.append_basic_block())
     args = dict(zip(_NAMES, function.args, strict=True))
     at = [
-        b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r))) for r in range(rows)
-    ]
+        b.add(b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r))),
+              ir.Constant(I64, 64 * p))
+        for r in range(rows)
+        for p in range(panels)
+    ]  # fmt: skip
     if kind == types.int8:
-        sums = _int8_tile(b, rows, tier, args)
+        sums = _int8_tile(b, rows, panels, tier, args)
     else:
-        sums = _float_tile(b, rows, kind, args)
+        sums = _float_tile(b, rows, panels, kind, args)
     # Reading C where it is not wanted is harmless: the tile is ours.
     fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
     for total, address in zip(sums, at, strict=True):
@@ -260,27 +317,34 @@ def _tile_function(module, name, rows, kind, tier):
 
 
 @intrinsic
-def tiles(typingctx, isa, data, most, b, b_scale, a, a_row, a_scale, a_sum,
-          a_group_row, c, c_row, k, accumulate):  # fmt: skip
+def tiles(typingctx, isa, data, inputs, panels, most, b, b_panel, b_scale, a, a_row,
+          a_step, a_scale, a_sum, a_group_row, c, c_row, k, accumulate):  # fmt: skip
     """C (+)= A B for the largest tile of at most `most` rows; how many rows it took.
 
-    `data` is here for its type, what follows `most` are bytes and addresses.
+    `data` and `inputs` (the arrays of B and A) are here for their types; `panels`, how
+    many are multiplied at once, is a tuple of that length. What follows are numbers,
+    bytes and addresses; from one float (or pair) of A to the next it is a_step.
     """
-    kind, tier = data.dtype, len(isa)
+    kind, tier, wide = data.dtype, len(isa), max(1, len(panels))
+    if kind == types.uint16 and inputs.dtype == types.uint16:
+        kind = NARROW
 
     def codegen(context, builder, signature, values):
         # Functions of their own, not inlined: a kernel that calls them from many
         # places would otherwise be compiled for minutes.
         module = builder.module
-        name = f"npgpt_tiles_{kind}_{tier}"
-        function = module.globals.get(name) or _tiles_function(module, name, kind, tier)
-        return builder.call(function, values[2:])
+        name = f"npgpt_tiles_{kind}_{wide}_{tier}"
+        function = module.globals.get(name) or _tiles_function(
+            module, name, wide, kind, tier
+        )
+        return builder.call(function, values[4:])
 
-    return types.intp(isa, data, *[types.intp] * (len(_NAMES) + 1)), codegen
+    numbers = [types.intp] * (len(_NAMES) + 1)
+    return types.intp(isa, data, inputs, panels, *numbers), codegen
 
 
-def _tiles_function(module, name, kind, tier):
-    """Chooses among the tiles of 6 (4 for int8), 4, 3, 2 and 1 rows."""
+def _tiles_function(module, name, panels, kind, tier):
+    """Chooses the tallest tile that fits."""
     function = ir.Function(
         module, ir.FunctionType(I64, [I64] * (len(_NAMES) + 1)), name
     )
@@ -288,15 +352,25 @@ def _tiles_function(module, name, kind, tier):
     function.attributes.add("noinline")
     b = ir.IRBuilder(function.append_basic_block())
     most, *rest = function.args
-    for rows in (6, 4, 3, 2, 1):
-        if kind == types.int8 and rows == 6:
-            continue
-        tile = _tile_function(
-            module, f"npgpt_tile_{rows}_{kind}_{tier}", rows, kind, tier
-        )
+    for rows in heights(kind, panels, tier):
+        tile = _tile_function(module, f"{name}_{rows}", rows, panels, kind, tier)
         fits = b.icmp_signed(">=", most, ir.Constant(I64, rows))
         with b.if_then(fits):
             b.call(tile, rest)
             b.ret(ir.Constant(I64, rows))
     b.ret(ir.Constant(I64, 0))
     return function
+
+
+def heights(kind, panels, tier):
+    """Rows of the tiles that there are: as many as fit into the registers.
+
+    AVX-512 has 32 registers of 16 numbers, AVX2 16 of 8.
+    """
+    if (panels == 2 and tier < AVX512) or (kind == NARROW and tier < BF16):
+        return ()  # nobody calls it
+    if kind == types.int8:
+        return (4, 1) if panels == 1 and tier >= AVX512 else (4, 3, 2, 1)
+    if tier < AVX512:
+        return 6, 4, 3, 2, 1
+    return (12, 8, 6, 4, 3, 2, 1) if panels == 2 else (4, 1)

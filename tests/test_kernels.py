@@ -15,9 +15,10 @@ pytest.importorskip("numba")
 from npgpt.kernels import tiers
 from npgpt.kernels.linear import linear_loops, linear_panels
 from npgpt.kernels.packed import PANEL, Packed, pack, sizes, unpack
-from npgpt.kernels.vector import GROUP
+from npgpt.kernels.vector import AMX, BF16, GROUP, NARROW
 
 from npgpt import BackendError, kernels, ops
+from npgpt.tensorfile import to_bfloat16
 
 RNG = np.random.default_rng(0)
 TWINS = ("softmax", "layer_norm", "gelu", "linear", "attention", "cross_entropy")
@@ -32,6 +33,11 @@ CLOSE = dict(rtol=2e-5, atol=2e-5)
 
 def normal(*shape):
     return RNG.standard_normal(shape).astype(np.float32)
+
+
+def bfloat16(x):
+    """The nearest bfloat16 numbers, as float32."""
+    return (to_bfloat16(x).astype(np.uint32) << 16).view(np.float32)
 
 
 @pytest.mark.parametrize("name", [*TWINS, "embedding"])
@@ -168,6 +174,8 @@ def test_linear_matches_its_packed_weight(data):
     n, m = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 70))
     rows, dtype = data.draw(st.integers(1, 20)), data.draw(st.sampled_from(DTYPES))
     w, x, bias = normal(n, m), normal(rows, n), normal(m)
+    if dtype == "bfloat16":  # prompts round it there, where the processor wants that
+        x = bfloat16(x)
     weight = pack(w, dtype)
     y = kernels.linear(x[None], weight, bias)
     assert y.shape == (1, rows, m)
@@ -198,11 +206,10 @@ def test_packing_errs_within_its_bound(dtype):
 
 
 def test_bfloat16_rounds_as_the_checkpoint_does():
-    from npgpt.tensorfile import to_bfloat16
-
     w = normal(64, 16)
-    expected = (to_bfloat16(w).astype(np.uint32) << 16).view(np.float32)
-    assert (unpack(pack(w, "bfloat16")) == expected).all()
+    w[0, :4] = np.inf, -np.inf, np.nan, -0.0
+    found = unpack(pack(w, "bfloat16"))
+    np.testing.assert_array_equal(found, bfloat16(w))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -243,28 +250,42 @@ def test_every_rung_of_the_ladder_is_the_reference(rung):
     np.testing.assert_allclose(rung(x, pack(w, "float32")), x @ w, **CLOSE)
 
 
-@pytest.mark.parametrize("tier", tiers.TIERS)
-def test_every_tier_of_this_processor_agrees(tier, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "tier"),
+    [(dtype, tier) for dtype in DTYPES for tier in tiers.DIFFERENT[dtype]],
+)
+def test_every_tier_of_this_processor_agrees(dtype, tier, monkeypatch):
     monkeypatch.setenv("NPGPT_CPU_TIER", tier)
     if tier not in tiers.available():
         with pytest.raises(BackendError, match="does not have"):
             tiers.current()
         pytest.skip(f"this processor has {', '.join(tiers.available())}")
-    x, w = normal(7, 200), normal(200, 50)
-    for dtype in DTYPES:
-        packed = pack(w, dtype)
+    for rows, m in ((7, 50), (75, 200)):  # decoding, and a prompt with half tiles
+        x, packed = bfloat16(normal(rows, 200)), pack(normal(200, m), dtype)
         found = kernels.linear(x, packed)
-        monkeypatch.setenv("NPGPT_CPU_TIER", "portable")
-        base = kernels.linear(x, packed)
-        monkeypatch.setenv("NPGPT_CPU_TIER", tier)
+        with monkeypatch.context() as patch:
+            patch.setenv("NPGPT_CPU_TIER", "portable")
+            base = kernels.linear(x, packed)
         # int8 sums are exact; only their scaling rounds.
         assert np.abs(found - base).max() <= 2e-6 * np.abs(base).max()
+
+
+@pytest.mark.parametrize("rows", [8, 9])
+def test_prompts_round_their_inputs_where_bfloat16_is_multiplied(rows):
+    x, packed = normal(rows, 200), pack(normal(200, 64), "bfloat16")
+    rounded = rows > 8 and len(tiers.isa("bfloat16")) >= BF16
+    expected = (bfloat16(x) if rounded else x) @ unpack(packed)
+    np.testing.assert_allclose(kernels.linear(x, packed), expected, **CLOSE)
 
 
 @pytest.mark.parametrize(
     ("cpu", "kind", "tier", "instruction"),
     [
         ("sapphirerapids", "int8", 2, "vpdpbusd"),
+        ("sapphirerapids", "narrow", 3, "vdpbf16ps"),
+        ("sapphirerapids", "int8", 4, "tdpbssd"),
+        ("sapphirerapids", "bfloat16", 4, "tdpbf16ps"),
+        ("znver4", "narrow", 3, "vdpbf16ps"),
         ("haswell", "int8", 1, "vpmaddubsw"),
         ("haswell", "float32", 0, "vfmadd"),
         ("sapphirerapids", "bfloat16", 0, "zmm"),
@@ -274,6 +295,7 @@ def test_every_tier_of_this_processor_agrees(tier, monkeypatch):
 def test_tiers_compile_for_processors_that_are_not_here(cpu, kind, tier, instruction):
     import llvmlite.binding as llvm
     from llvmlite import ir
+    from npgpt.kernels.amx import _block
     from npgpt.kernels.vector import _tile_function
     from numba import types
 
@@ -281,8 +303,13 @@ def test_tiers_compile_for_processors_that_are_not_here(cpu, kind, tier, instruc
     llvm.initialize_all_asmprinters()
     module = ir.Module()
     module.triple = "x86_64-unknown-linux-gnu"
-    number = {"int8": types.int8, "float32": types.float32, "bfloat16": types.uint16}
-    _tile_function(module, "tile", 1, number[kind], tier).linkage = "external"
+    kind = {"int8": types.int8, "float32": types.float32, "bfloat16": types.uint16,
+            "narrow": NARROW}[kind]  # fmt: skip
+    if tier == AMX:
+        function = _block(module, "tile", 2, 2, kind)
+    else:
+        function = _tile_function(module, "tile", 1, 1, kind, tier)
+    function.linkage = "external"
     parsed = llvm.parse_assembly(str(module))
     parsed.verify()
     machine = llvm.Target.from_triple(module.triple).create_target_machine(

@@ -35,12 +35,12 @@ def exact(function, *args, **options):
     return function(*args, **options)
 
 
-def assert_close(found, expected):
+def assert_close(found, expected, absolute=1e-8):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == np.float32
         assert a.shape == b.shape
         # float32 sums of up to 200 products of unit numbers, exp to 2e-7
-        assert np.abs(a - b).max() <= 1e-5 * (np.abs(b).max() + 1e-3)
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max() + absolute
 
 
 @pytest.mark.parametrize("name", [*NAMES, "update"])
@@ -80,7 +80,8 @@ def test_cross_entropy_matches_reference(rows, V, ignore, counted):
     expected, reference = exact(backward.cross_entropy, z, targets, **options)
     # a float32 sum of exponentials to 2e-7: its logarithm as far, however small
     assert loss == pytest.approx(expected, rel=1e-6, abs=5e-7)
-    assert_close([dz], [reference])
+    # where p is nearly 1, p - 1 keeps the error of p, 2e-7, and of n such rows a share
+    assert_close([dz], [reference], 2e-7 / (11 if counted else 1))
 
 
 @SLOW

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ pytest.importorskip("numba")
 
 from npgpt.kernels import compiling, step
 from npgpt.kernels.prepare import PackedParams
-from npgpt.kernels.tiers import available
+from npgpt.kernels.tiers import DIFFERENT, available
 
-from npgpt import GPT2, BackendError, CheckpointError, gpt2
+from npgpt import GPT2, BackendError, CheckpointError, checkpoint, gpt2
 from npgpt.backend import get_backend
 from npgpt.cli import main
 
@@ -93,13 +94,24 @@ def test_long_prompts_are_read_in_chunks(monkeypatch):
     assert relative_error(parts, whole) < 1e-6
 
 
-@pytest.mark.parametrize("tier", available())
-def test_step_on_every_tier(tier, monkeypatch):
-    base = numba_model(dtype="int8").next_logits([[1, 2, 3]], numba_model().new_cache())
+def tiers_of_steps():
+    """Every dtype on its highest tier; the others, slow to compile, apart."""
+    for dtype in TOLERANCE:
+        found = [tier for tier in DIFFERENT[dtype] if tier in available()]
+        for tier in found:
+            marks = [] if tier == found[-1] else [pytest.mark.full]
+            yield pytest.param(dtype, tier, marks=marks)
+
+
+@pytest.mark.parametrize(("dtype", "tier"), list(tiers_of_steps()))
+def test_step_on_every_tier(dtype, tier, monkeypatch):
+    ids = token_ids(TINY, 2, 21).tolist()
+    reference = GPT2(tiny_params())
+    expected = reference.next_logits(ids, reference.new_cache(2))
     monkeypatch.setenv("NPGPT_CPU_TIER", tier)
-    model = numba_model(dtype="int8")
-    z = model.next_logits([[1, 2, 3]], model.new_cache())
-    assert relative_error(z, base) < 2e-2  # float32 beside float16 keys and values
+    model = numba_model(dtype=dtype)
+    z = model.next_logits(ids, model.new_cache(2))
+    assert relative_error(z, expected) < TOLERANCE[dtype]
 
 
 def test_dtypes_agree_on_the_cache():
@@ -264,3 +276,34 @@ def test_without_numba_the_backend_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "npgpt.kernels", None)
     with pytest.raises(BackendError, match=r"npgpt\[numba\]"):
         get_backend("numba")
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from npgpt import GPT2
+
+def held(what):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
+
+GPT2.from_pretrained("tales-mini", backend="numba").logits([1, 2, 3])  # warm
+before = held("VmRSS")
+model = GPT2.from_pretrained(sys.argv[1], backend="numba")
+print(held("VmHWM") - before, model.params.buffers.nbytes)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's")
+def test_packing_never_holds_two_copies_of_the_weights(tmp_path):
+    config = replace(TINY, vocab_size=12_000, n_embd=512, n_layer=8, n_head=8)
+    tensors = {
+        name: np.full(shape, 0.01, np.float32)
+        for name, shape in checkpoint.expected_shapes(config).items()
+    }
+    checkpoint.save(checkpoint.from_tensors(config, tensors), tmp_path, "float32")
+    script = [sys.executable, "-c", MEMORY, str(tmp_path)]
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    peak, weights = map(int, done.stdout.split())
+    assert weights > 120e6
+    assert peak < weights + 60e6  # two copies of all but the last block: 240e6

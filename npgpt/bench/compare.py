@@ -25,7 +25,7 @@ PEERS = (
     "llama.cpp:F32", "llama.cpp:F16", "llama.cpp:Q8_0",
 )  # fmt: skip
 PATIENCE = 8.0  # seconds: an engine slower than this reads no longer prompts
-STEPS = 8  # decoded tokens of one sample
+STEPS = 24  # decoded tokens of one sample: as in a text, not one by one
 
 
 @dataclass(frozen=True)

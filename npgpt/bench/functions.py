@@ -18,6 +18,8 @@ import numpy as np
 from npgpt import ops
 from npgpt.config import GPT2Config
 
+PAUSE, TURN = 0.002, 5  # seconds, calls
+
 
 @dataclass(frozen=True)
 class FunctionTiming:
@@ -41,14 +43,21 @@ class FunctionTiming:
 def interleaved(
     functions: list[Callable[[], Any]], seconds: float = 1.0, least: int = 5
 ) -> list[tuple[float, float]]:
-    """Median seconds and relative spread of functions that take turns."""
+    """Median seconds and relative spread of functions that take turns.
+
+    A turn is a pause, in which the threads of the other function fall asleep, a call
+    that does not count, and some that do.
+    """
     times: list[list[float]] = [[] for _ in functions]
     end = time.perf_counter() + seconds
     while len(times[0]) < least or (time.perf_counter() < end and len(times[0]) < 500):
         for function, found in zip(functions, times, strict=True):
-            start = time.perf_counter()
+            time.sleep(PAUSE)
             function()
-            found.append(time.perf_counter() - start)
+            for _ in range(TURN):
+                start = time.perf_counter()
+                function()
+                found.append(time.perf_counter() - start)
     return [median_and_spread(found) for found in times]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
 
 import click
 
@@ -20,7 +22,8 @@ def command(model: str, as_json: bool) -> None:
 
     MODEL is a bundled model, a folder, a repository of the Hub (owner/name, of which
     only the config is fetched), or a published size (gpt2, gpt2-medium, gpt2-large,
-    gpt2-xl, distilgpt2), which needs no file at all.
+    gpt2-xl, distilgpt2), which needs no file at all. The last line says which vector
+    instructions the Numba kernels use on this machine, where Numba is installed.
 
     Example: npgpt info gpt2
     """
@@ -31,7 +34,8 @@ def command(model: str, as_json: bool) -> None:
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
-        echo_json({"model": model, "config": config.to_dict(), **sizes})
+        echo_json({"model": model, "config": config.to_dict(), **sizes,
+                   "kernels": _kernels()})  # fmt: skip
         return
     rows = [
         ("layers", f"{config.n_layer}"),
@@ -51,8 +55,23 @@ def command(model: str, as_json: bool) -> None:
     if config.tie_word_embeddings:
         at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")
         rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
+    kernels = _kernels()
+    if kernels is not None:
+        rows.append(("kernels", f"tier {kernels['tier']}, {kernels['threads']} threads "
+                                f"(has {', '.join(kernels['tiers'])})"))  # fmt: skip
     for name, value in rows:
         click.echo(f"{name:<22} {value}")
+
+
+def _kernels() -> dict[str, Any] | None:
+    """What the Numba backend would use here; None where Numba is not installed."""
+    if find_spec("numba") is None:
+        return None
+    from npgpt.kernels import tiers
+    from npgpt.kernels.compiling import set_threads
+
+    return {"tier": tiers.current(), "tiers": list(tiers.available()),
+            "threads": set_threads()}  # fmt: skip
 
 
 def _si(x: float) -> str:
