@@ -31,25 +31,74 @@ def all_logits(
     ids: Rows,
     cache: KVCache,
     keep: Sequence[int] | None = None,
-    layers: int | None = None,
 ) -> list[Float[np.ndarray, "_ V"]]:
     """Read each row's new ids; the logits after its last keep[row] of them (after all).
 
-    One array (keep[row], V) a row; rows may differ in length. `layers` runs only the
-    first so many blocks, then ln_f and the output head (early exit).
+    One array (keep[row], V) a row; rows may differ in length.
     """
-    if layers is None and all(len(new) == 1 for new in ids):
+    if all(len(new) == 1 for new in ids):
         return list(model.next_logits(ids, cache)[:, None])
     keep = [len(new) for new in ids] if keep is None else keep
-    if layers is None and model.backend.decode_step is not None:
+    if model.backend.decode_step is not None:
         for new in ids:
             gpt2.check_ids([new], model.config)
         z = model.backend.decode_step(model.params, ids, cache, keep)
         if z is not None:
             return np.split(z, np.cumsum(keep)[:-1])
-    hidden = _read(model, ids, cache, layers)
-    ends = [h[len(h) - n :] for h, n in zip(hidden, keep, strict=True)]
-    return _heads(model, ends)
+    return _ends(model, _read(model, ids, cache), keep)
+
+
+def first_logits(
+    model: Any, ids: Rows, cache: KVCache, layers: int
+) -> tuple[Float[np.ndarray, "B V"], list[Any]]:
+    """Read each row's new ids by the first `layers` blocks alone (early exit).
+
+    Logits after its last id, through ln_f and the output head; and what these blocks
+    made of each row's ids, (T, C), for `rest_logits` to go on from. The cache counts
+    the ids as read: crop it before anything else reads behind them.
+    """
+    filled, alone = _fill_up(model, ids, cache)
+    if alone:
+        found = _by_row(
+            ids, cache, lambda new, one: first_logits(model, [new], one, layers)
+        )
+        return np.concatenate([z for z, _ in found]), [x for _, (x,) in found]
+    padded, ends, lengths = filled
+    exit = _Kept(f"h.{layers - 1}.resid")
+    hidden = _by_chunk(model, padded, cache, layers=layers, tap=exit)
+    cache.crop(ends)
+    states = model.backend.xp.concat(exit.arrays, axis=1)
+    cut = [(h[:n], x[:n]) for h, x, n in zip(hidden, states, lengths, strict=True)]
+    z = _heads(model, [h[-1:] for h, _ in cut])
+    return np.concatenate(z), [x for _, x in cut]
+
+
+def rest_logits(
+    model: Any,
+    ids: Rows,
+    states: Sequence[Sequence[Any]],
+    cache: KVCache,
+    layers: int,
+    keep: Sequence[int],
+) -> list[Float[np.ndarray, "_ V"]]:
+    """all_logits of ids that `first_logits` has read, by the other blocks.
+
+    states[row] lists what it returned for a row, call by call, at least for these ids.
+    The cache is cropped to what all blocks have read, which leaves the first blocks'
+    keys and values where they are.
+    """
+    filled, alone = _fill_up(model, ids, cache)
+    if alone:  # rows would have to be moved, and lose those keys and values
+        return all_logits(model, ids, cache, keep)
+    padded, ends, lengths = filled
+    shape = (*padded.shape, model.config.n_embd)
+    x = model.backend.xp.zeros(shape, dtype=states[0][0].dtype)
+    for row, parts in enumerate(states):
+        known = model.backend.xp.concat(parts)[: len(ids[row])]
+        x[row, : len(known), :] = known
+    hidden = _by_chunk(model, padded, cache, after=(layers, x))
+    cache.crop(ends)
+    return _ends(model, [h[:n] for h, n in zip(hidden, lengths, strict=True)], keep)
 
 
 def next_hidden(
@@ -142,24 +191,48 @@ def tree_mask(parents: Sequence[int]) -> np.ndarray:
     return mask
 
 
-def _read(
-    model: Any, ids: Rows, cache: KVCache, layers: int | None = None
-) -> list[Any]:
+class _Kept:
+    """A tap that keeps the arrays of one name."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.arrays: list[Any] = []
+
+    def __call__(self, name: str, array: Any) -> Any:
+        if name == self.name:
+            self.arrays.append(array)
+        return array
+
+    def wants(self, name: str) -> bool:
+        return name == self.name
+
+
+def _read(model: Any, ids: Rows, cache: KVCache) -> list[Any]:
     """Hidden states of every new id: one (T, C) a row, on the backend."""
     ids, alone = _fill_up(model, ids, cache)
     if alone:
-        return _by_row(ids, cache, lambda new, one: _read(model, [new], one, layers)[0])
+        return _by_row(ids, cache, lambda new, one: _read(model, [new], one)[0])
     padded, ends, lengths = ids
-    chunks = [
-        gpt2.hidden_states(
-            model.params, padded[:, start : start + PREFILL_CHUNK], cache,
-            backend=model.backend, layers=layers,
-        )
-        for start in range(0, padded.shape[1], PREFILL_CHUNK)
-    ]  # fmt: skip
+    hidden = _by_chunk(model, padded, cache)
     cache.crop(ends)
-    hidden = chunks[0] if len(chunks) == 1 else model.backend.xp.concat(chunks, axis=1)
     return [hidden[row, :length] for row, length in enumerate(lengths)]
+
+
+def _by_chunk(
+    model: Any, padded: np.ndarray, cache: KVCache, after: Any = None, **how: Any
+) -> Any:
+    """gpt2.hidden_states of padded (B, T), a chunk of positions at a time."""
+    chunks = []
+    for start in range(0, padded.shape[1], PREFILL_CHUNK):
+        part = slice(start, start + PREFILL_CHUNK)
+        if after is not None:
+            how["after"] = after[0], after[1][:, part, :]
+        chunks.append(
+            gpt2.hidden_states(
+                model.params, padded[:, part], cache, backend=model.backend, **how
+            )
+        )
+    return chunks[0] if len(chunks) == 1 else model.backend.xp.concat(chunks, axis=1)
 
 
 def _read_states(model: Any, ids: Rows, cache: KVCache) -> list[list[Any]]:
@@ -207,6 +280,11 @@ def _by_row(ids: Rows, cache: KVCache, read: Any) -> list[Any]:
         results.append(read(new, one))
         cache.put(row, one)
     return results
+
+
+def _ends(model: Any, hidden: Sequence[Any], keep: Sequence[int]) -> list[np.ndarray]:
+    """Logits after each row's last keep[row] positions."""
+    return _heads(model, [h[len(h) - n :] for h, n in zip(hidden, keep, strict=True)])
 
 
 def _heads(model: Any, hidden: Sequence[Any]) -> list[np.ndarray]:

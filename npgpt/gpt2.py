@@ -127,6 +127,7 @@ def hidden_states(
     positions: Int[np.ndarray, "_ T"] | None = None,
     mask: Bool[Array, "_ T S"] | None = None,
     layers: int | None = None,
+    after: tuple[int, Float[Array, "B T C"]] | None = None,
     output_hidden_states: bool = False,
     tap: Any = no_tap,
 ) -> Any:
@@ -136,6 +137,8 @@ def hidden_states(
     `positions` (B or 1, T) replaces the running positions; `mask` (B or 1, T, S), True
     where a query may look, hides more than the causal rule does (padding, the other
     branches of a token tree). `layers` runs only the first so many blocks (early exit).
+    `after` = (n, x) runs only the others: x is what the first n blocks made of these
+    tokens, and the cache has their keys and values behind what it counts as read.
     With `output_hidden_states` the result is a pair, the second a tuple: the embedding
     and each block's output, the last one after ln_f (Hugging Face's order).
 
@@ -163,11 +166,15 @@ def hidden_states(
         visible = xp.asarray(np.arange(S) <= running[:, :, None])  # (B, T, S)
         mask = visible if mask is None else mask & visible
 
-    x = tap("wte", backend.embedding(xp.asarray(ids), params.wte.weight))  # (B, T, C)
-    x = x + tap("wpe", backend.embedding(xp.asarray(positions), params.wpe.weight))
-    x = tap("embed", x)
+    first = 0
+    if after is None:
+        x = tap("wte", backend.embedding(xp.asarray(ids), params.wte.weight))
+        x = x + tap("wpe", backend.embedding(xp.asarray(positions), params.wpe.weight))
+        x = tap("embed", x)  # (B, T, C)
+    else:
+        first, x = after
     states = [x]
-    for i, block in enumerate(params.h[:layers]):
+    for i, block in enumerate(params.h[first:layers], first):
         name = f"h.{i}"
         normed = tap(f"{name}.ln_1", _norm(x, block.ln_1, config, backend))
         attended = _attend(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt import checkpoint, forward, gpt2, hub
+from npgpt import checkpoint, forward, gpt2, hub, ops
 from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
@@ -159,8 +159,12 @@ class GPT2(Generator):
         if ragged:
             cache.crop(ends)
         hidden = self.backend.xp.stack(last)[:, None, :]  # (B, 1, C)
-        z = gpt2.logits(self.params, hidden, backend=self.backend)
-        return self.backend.to_numpy(z)[:, 0]
+        parts = [hidden]
+        blas = self.backend.xp is np and self.backend.linear is ops.linear
+        if blas and len(ids) <= _few(self.params):
+            parts = [hidden[row : row + 1] for row in range(len(ids))]
+        z = [gpt2.logits(self.params, part, backend=self.backend) for part in parts]
+        return np.concatenate([self.backend.to_numpy(part) for part in z])[:, 0]
 
     def _next_logits_by_row(
         self, ids: Sequence[Sequence[int]], cache: KVCache
@@ -189,9 +193,21 @@ class GPT2(Generator):
 
     # Other ways to read: npgpt.forward says what they do.
     all_logits = forward.all_logits
+    first_logits = forward.first_logits
+    rest_logits = forward.rest_logits
     next_hidden = forward.next_hidden
     layer_logits = forward.layer_logits
     tree_logits = forward.tree_logits
+
+
+def _few(params: gpt2.GPT2Params) -> int:
+    """How many rows have their logits computed one by one.
+
+    For a product of a few rows with the output table OpenBLAS copies the table first,
+    which costs as much as to read it three times, or four where it fits the cache.
+    """
+    V, C = params.lm_head.weight.shape
+    return 4 if V * C < 1 << 23 else 3
 
 
 def _one_row(ids: Any) -> np.ndarray:

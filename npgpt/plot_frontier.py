@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from npgpt.errors import PlotError
 from npgpt.frontier import Frontier, Interval, Measures
@@ -51,6 +51,9 @@ def plot_frontier(
                       color=_ON if on else _OFF, markersize=6 if on else 5,
                       elinewidth=0.9, capsize=2, zorder=3 if on else 2)  # fmt: skip
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    steps = (1, 2, 5) if high < 300 * low else (1,)  # 5, 10, 20 where 10 stands alone
+    axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
@@ -105,3 +108,8 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
             else:
                 text.remove()
         taken.append(best.get_window_extent(renderer))
+        if abs(best.xyann[1]) > 6:  # away from its point: a line leads there
+            axes.annotate("", (x.value, y.value), best.xyann, color=color, zorder=2,
+                          textcoords="offset points",
+                          arrowprops={"arrowstyle": "-", "color": color,
+                                      "linewidth": 0.5, "shrinkA": 0})  # fmt: skip

@@ -162,7 +162,12 @@ def test_selectors_refuse_what_has_no_law(name, z, sentence):
         selector.choose([0], np.array(z), NOW, selector.start(NOW))
 
 
-@pytest.mark.parametrize("name", [n for n in TRUNCATIONS if n != "XTC"])
+FORCING = ("allowed tokens", "forced first token", "forced last token")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in SETTINGS if n not in ("inf and NaN removal", *FORCING)]
+)
 @pytest.mark.parametrize("z", [[np.nan, 0.0, 1.0], [-np.inf] * 3])
 def test_rules_and_selector_together_refuse_it_too(name, z):
     z = np.array(z)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import CASES, TINY, tiny_params
 
-from npgpt import GPT2, DecodingError
+from npgpt import GPT2, DecodingError, forward
 from npgpt.forward import tree_mask
 
 PROMPTS = [[5, 9, 5, 9, 5], [1, 2], [3, 4, 5, 6, 7, 8, 3, 4]]
@@ -48,10 +48,44 @@ def test_early_exit_and_layers_agree(model):
     N = model.config.n_layer
     layers = model.layer_logits(PROMPTS, model.new_cache(3), range(N + 1), norm=True)
     for n in range(1, N + 1):
-        exits = model.all_logits(PROMPTS, model.new_cache(3), layers=n)
+        exits, _ = model.first_logits(PROMPTS, model.new_cache(3), n)
         for a, b in zip(exits, layers, strict=True):
-            close(a, b[:, n])
+            close(a, b[-1, n])
     close(layers[0][:, N], model.logits(PROMPTS[0])[0])
+
+
+@pytest.mark.parametrize("chunk", [2, 256])
+def test_the_other_layers_go_on_from_the_first(model, chunk, monkeypatch):
+    monkeypatch.setattr(forward, "PREFILL_CHUNK", chunk)
+    plain = model.new_cache(3)
+    expected = model.all_logits(PROMPTS, plain, [2, 1, 3])
+    unread = [p[1:] for p in PROMPTS]
+    for n in range(1, model.config.n_layer):
+        cache = model.new_cache(3)
+        model.next_logits([p[:1] for p in PROMPTS], cache)
+        # in two readings; row 1 has read more in the end than it will keep
+        pieces = [[t[:1] for t in unread], [t[1:] or [7] for t in unread]]
+        states = [model.first_logits(piece, cache, n)[1] for piece in pieces]
+        cache.crop([1] * 3)
+        parts = list(zip(*states, strict=True))
+        found = model.rest_logits(unread, parts, cache, n, [2, 1, 3])
+        for row, prompt in enumerate(PROMPTS):
+            close(found[row], expected[row])
+            close(cache.k[:, row, :, : len(prompt)], plain.k[:, row, :, : len(prompt)])
+        assert cache.ids == PROMPTS
+
+
+def test_the_other_layers_reach_the_last_position(model):
+    room = model.config.n_positions
+    texts = [[(7 * i) % 40 for i in range(room)], [1, 2, 3, 4, 5]]
+    cache = model.new_cache(2)
+    model.next_logits([texts[0][:-2], texts[1][:2]], cache)
+    unread = [texts[0][-2:], texts[1][2:]]  # row 0 cannot be filled up
+    _, states = model.first_logits(unread, cache, 1)
+    cache.crop([room - 2, 2])
+    z = model.rest_logits(unread, [[x] for x in states], cache, 1, [2, 3])
+    for row, text in zip(z, texts, strict=True):
+        close(row, model.logits(text)[0, -len(row) :])
 
 
 def test_next_hidden_is_what_the_head_reads(model):

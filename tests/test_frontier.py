@@ -133,3 +133,18 @@ def test_the_sentence_names_every_setting_once():
         "the most diverse: sure, varied; behind it by no more than the intervals: "
         "close; clearly behind: worse."
     )
+
+
+def test_the_figure_has_ticks_and_leads_to_labels_that_stand_away():
+    from npgpt.plot_frontier import plot_frontier
+
+    crowd = [setting(f"number {i}", 0.9 + 0.001 * i, 5 + 0.02 * i) for i in range(6)]
+    settings = [setting("sure", 0.1, 3), *crowd, setting("varied", 0.99, 30)]
+    (axes,) = plot_frontier(settings, find_frontier(settings)).axes
+    low, high = axes.get_ylim()
+    ticks = [y for y in axes.get_yticks() if low <= y <= high]
+    assert {5.0, 10.0, 20.0} <= set(ticks)
+    assert sum(text.get_text() != "" for text in axes.texts) == len(settings)
+    leaders = [text for text in axes.texts if text.get_text() == ""]
+    assert leaders
+    assert all(text.arrow_patch is not None for text in leaders)

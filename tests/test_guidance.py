@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import TINY, tiny_params
 
-from npgpt import GPT2, DecodingError
+from npgpt import GPT2, DecodingError, GPT2Config
 from npgpt.decoding import guidance
 from npgpt.decoding.dola import Dola, dola_layers
 from npgpt.decoding.guided import Guided, Part
@@ -202,6 +202,22 @@ def test_dola_is_its_formula(models):
     kept = lp[2] >= lp[2].max() + np.log(0.1)
     np.testing.assert_allclose(z[kept], expected[kept])
     assert (z[~kept] == -np.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("N", "tied", "low", "high"),
+    [  # as transformers 4.51.3 chooses them
+        (12, True, [2, 4], [6, 8, 10]),
+        (12, False, [0, 2, 4], [6, 8, 10]),
+        (4, True, [2], [2]),
+        (2, True, [1], [1]),
+        (48, True, list(range(2, 20, 2)), list(range(28, 48, 2))),
+    ],
+)
+def test_dola_layers_low_and_high(N, tied, low, high):
+    config = GPT2Config(n_layer=N, tie_word_embeddings=tied)
+    assert dola_layers(config, "low") == low
+    assert dola_layers(config, "high") == high
 
 
 def test_dola_layers_are_checked(models):

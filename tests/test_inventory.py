@@ -133,6 +133,7 @@ def test_every_code_has_a_function_and_a_test(code):
         function = resolve(strategy.function)
         assert callable(function)
         assert function.__doc__
+        assert resolve(strategy.formula_in or strategy.function).__doc__
         assert strategy.line
         if strategy.prepare:
             assert callable(resolve(strategy.prepare))

@@ -124,6 +124,7 @@ FLAT5 = np.log(np.full(5, 0.2))
         (lambda z: reshaping.temperature(z, 0.0), P4, [0, 0, 0, 1]),
         (lambda z: truncation.top_k(z, 1), P4, [0, 0, 0, 1]),
         (lambda z: truncation.top_k(z, 3), P4, [0, 0.22222, 0.33333, 0.44444]),
+        (lambda z: truncation.top_k(z, 0), P4, [0.1, 0.2, 0.3, 0.4]),
         (lambda z: truncation.top_p(z, 0.0), P4, [0, 0, 0, 1]),
         (lambda z: truncation.top_p(z, 0.7 - 1e-9), P4, [0, 0, 0.428571, 0.571429]),
         (lambda z: truncation.top_p(z, 0.8), P4, [0, 0.22222, 0.33333, 0.44444]),
@@ -131,8 +132,10 @@ FLAT5 = np.log(np.full(5, 0.2))
         (lambda z: truncation.min_p(z, 0.26), P4, [0, 2 / 9, 3 / 9, 4 / 9]),
         (lambda z: truncation.min_p(z, 0.49), P4, [0, 2 / 9, 3 / 9, 4 / 9]),
         (lambda z: truncation.min_p(z, 0.51), P4, [0, 0, 3 / 7, 4 / 7]),
+        (lambda z: truncation.min_p(z, 0.74), P4, [0, 0, 3 / 7, 4 / 7]),
         (lambda z: truncation.min_p(z, 0.76), P4, [0, 0, 0, 1]),
         (lambda z: truncation.min_p(z, 1.0), P4, [0, 0, 0, 1]),
+        (lambda z: truncation.min_p(z, 1.05), P4, [0, 0, 0, 1]),
         (lambda z: truncation.top_n_sigma(z, 1.0), P4, [0, 0, 0.428571, 0.571429]),
         (lambda z: truncation.top_n_sigma(z, 0.0), P4, [0.1, 0.2, 0.3, 0.4]),
         (lambda z: truncation.top_n_sigma(z, 3.0), P4, [0.1, 0.2, 0.3, 0.4]),
@@ -149,6 +152,9 @@ FLAT5 = np.log(np.full(5, 0.2))
         (lambda z: penalties.presence(penalties.frequency(z, [0], 5.0), [0], 5.0),
          FLAT5, [0.000011] + [0.249997] * 4),
         (lambda z: penalties.presence(
+            penalties.frequency(z, [0, 1, 2], 5.0), [0, 1, 2], 5.0),
+         FLAT5, [0.000023] * 3 + [0.499966] * 2),
+        (lambda z: penalties.presence(
             penalties.frequency(z, [0, 1, 2, 0, 0], 5.0), [0, 1, 2], 5.0),
          FLAT5, [0, 0.000023, 0.000023, 0.499977, 0.499977]),
         (entropy.p_less, logs(0.1, 0.15, 0.2, 0.25, 0.3),
@@ -159,6 +165,13 @@ FLAT5 = np.log(np.full(5, 0.2))
          [0, 0.5, 0.5, 0, 0]),
         (lambda z: entropy.typical(z, 0.2), logs(0.4, 0.3, 0.2, 0.1), [0, 1, 0, 0]),
         (lambda z: truncation.epsilon(z, 0.9), FLAT5, [0.2] * 5),
+        (lambda z: truncation.eta(z, 0.3), logs(0.4, 0.3, 0.2, 0.1),
+         [4 / 9, 3 / 9, 2 / 9, 0]),
+        (lambda z: penalties.repetition(z, [0, 0, 2], 2.0),
+         np.array([2.0, 4.0, -3.0, 0.0]), probabilities(np.array([1.0, 4, -6, 0]))),
+        (lambda z: penalties.encoder_repetition(z, [0, 0, 2], 2.0),
+         np.array([2.0, 4.0, -3.0, 0.0]), probabilities(np.array([4.0, 4, -1.5, 0]))),
+        (lambda z: penalties.no_repeat_ngram(z, [1, 1], 2), np.zeros(3), [0.5, 0, 0.5]),
     ],
 )  # fmt: skip
 def test_matches_published_vectors(rule, z, expected):
@@ -310,6 +323,16 @@ def test_factual_nucleus_is_the_nucleus_of_its_step():
         np.testing.assert_array_equal(y, truncation.top_p(z, max(0.3, 0.9 * 0.7**t)))
 
 
+def test_p_less_norm_is_its_formula():
+    z = logs(0.05, 0.1, 0.15, 0.3, 0.4)  # sum p^2 = 0.285
+    assert kept(entropy.p_less(z, "on")) == [3, 4]
+    # (V 0.285 - 1) / (V - 1): 0.106 for V = 5, 0.166 where two more ids are removed
+    assert kept(entropy.p_less(z, "norm")) == [2, 3, 4]
+    more = np.append(z, [-np.inf, -np.inf])
+    assert kept(entropy.p_less(more, "norm")) == [3, 4]
+    assert kept(entropy.p_less(FLAT5, "norm")) == [0, 1, 2, 3, 4]
+
+
 def test_top_a_and_tail_free_keep_what_is_published():
     z = np.array([2.0, 1.0, 0.0, -2.0])
     assert kept(truncation.top_a(z, 0.5)) == [0, 1]
@@ -329,6 +352,9 @@ def test_mirostat_k_is_its_formula():
     for mu in (0.5, 1.0, 2.0, 3.0):
         k = ((s - 1) * 2**mu / (1 - 6 ** -(s - 1))) ** (1 / s)
         assert feedback.mirostat_k(p, mu, 100) == min(6, max(1, int(k)))
+    # V is the vocabulary, whatever a truncation has left of it
+    k = ((s - 1) * 2**2.0 / (1 - 60.0 ** -(s - 1))) ** (1 / s)
+    assert feedback.mirostat_k(np.append(p, np.zeros(54)), 2.0, 100) == int(k)
     assert feedback.mirostat_k(np.full(6, 1 / 6), 2.0, 100) == 6  # s = 0
     zipf = 1 / np.arange(1.0, 9.0)  # s = 1, eps = 0
     expected = 2**2.0 / math.log(8)

@@ -279,6 +279,34 @@ def test_best_candidates_sorts_all_pairs():
     assert [(b, v) for _, b, v in found] == [(0, 2), (1, 1), (0, 0), (0, 1)]
 
 
+@pytest.mark.parametrize("V", [1, 63, 64, 130, 1000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_best_candidates_of_long_rows_are_those_of_a_sort(V, dtype):
+    rng = np.random.default_rng(V)
+    cases = itertools.product((1, 4), (2, 9), (0, 1), (0.0, 0.5, 0.99))
+    for beams, n, rounded, removed in cases:
+        lp = rng.standard_normal((beams, V)) * 3 - 4
+        lp = (np.round(lp) if rounded else lp).astype(dtype)  # rounded: many ties
+        lp[rng.random(lp.shape) < removed] = -np.inf
+        scores = np.round(-9 * rng.random(beams), 2)
+        pairs = [
+            (float(lp[b, v]) + scores[b], b, v)
+            for b, v in itertools.product(range(beams), range(V))
+            if lp[b, v] > -np.inf
+        ]
+        pairs.sort(key=lambda pair: (-pair[0], *pair[1:]))
+        assert best_candidates(lp, scores, n) == pairs[:n]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_beams_refuse_what_is_no_distribution(value):
+    toy = Toy(random_table(2))
+    toy.table[1, 0] = value
+    for more in ({}, {"repetition_penalty": 1.1}):
+        with pytest.raises(DecodingError, match=r"NaN|\+inf"):
+            toy.generate([1], max_new_tokens=3, num_beams=2, **more)
+
+
 def test_steps_stream_what_generate_returns(tales):
     found = tales.generate("Once upon a time", max_new_tokens=12, num_beams=3)
     steps = list(tales.stream("Once upon a time", max_new_tokens=12, num_beams=3))

@@ -1,15 +1,18 @@
 """Speculative decoding: the target's law, the greedy text, the drafters, the limits."""
 
+import functools
+
 import numpy as np
 import pytest
-from helpers import TINY, shapes_unchecked, tiny_params
+from helpers import CASES, TINY, shapes_unchecked, tiny_params
 from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError
+from npgpt.cache import KVCache
 from npgpt.decoding.penalties import repetition
 from npgpt.decoding.rules import Context, probabilities
 from npgpt.decoding.speculative import Pace
-from npgpt.decoding.verification import residual, typical, typical_threshold
+from npgpt.decoding.verification import draw, residual, typical, typical_threshold
 
 # Rows as different as they can be with drafts that stand half the time: a p or q of the
 # wrong position, or a wrong residual, moves the law by more than chance does.
@@ -22,6 +25,7 @@ FAR = Toy(np.log([[0.04, 0.16, 0.8], [0.8, 0.16, 0.04], [0.04, 0.16, 0.8]]))
 N = 1500
 
 KINDS = {
+    "plain sampling": {},
     "speculative sampling": {"assistant_model": DRAFTER, "num_assistant_tokens": 2},
     "a drafter far off": {
         "assistant_model": FAR,
@@ -47,8 +51,12 @@ KINDS = {
     },
 }
 
+# These draw what plain sampling draws, number for number: its law is theirs.
+MATCHED = ("sample and match", "prompt lookup", "n-gram cache", "jacobi", "lookahead",
+           "tree, matched")  # fmt: skip
 # A tree's second level and the window of lookahead need some tokens still to come.
 LENGTHS = {"lookahead": 5, "token tree": 4, "tree, matched": 4}
+RULES = {"temperature": 0.8, "frequency_penalty": 0.6, "top_p": 0.95, "eos_token_id": 2}
 
 
 def texts(model, n, prompt=(0, 1, 0, 1), length=3, **options):
@@ -60,19 +68,31 @@ def texts(model, n, prompt=(0, 1, 0, 1), length=3, **options):
     return [tuple(text.ids) for text in found]
 
 
+@functools.cache
+def plain_texts(n, **how):
+    """What TARGET writes without drafts."""
+    return texts(TARGET, n, **how)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_speculative_preserves_the_distribution(kind):
-    length = LENGTHS.get(kind, 3)
-    found = texts(TARGET, N, length=length, seed=7, **KINDS[kind])
-    assert_follows(found, law(TARGET, [1], length))
+    n, how = 300 if kind in MATCHED else N, {"length": LENGTHS.get(kind, 3), "seed": 7}
+    found = texts(TARGET, n, **how, **KINDS[kind])
+    assert_follows(found, law(TARGET, [1], how["length"]))
+    if kind in MATCHED:
+        assert found == plain_texts(n, **how)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_processors_see_the_history_up_to_each_position(kind):
-    rules = {"temperature": 0.8, "frequency_penalty": 0.6, "top_p": 0.95}
-    prompt, eos, length = (0, 1, 0, 1), {"eos_token_id": 2}, LENGTHS.get(kind, 3)
-    found = texts(TARGET, 1000, prompt, length, seed=8, **rules, **eos, **KINDS[kind])
-    assert_follows(found, law(TARGET, prompt, length, do_sample=True, **rules, **eos))
+    n = 300 if kind in MATCHED else 1000
+    how = {"length": LENGTHS.get(kind, 3), "seed": 8, **RULES}
+    found = texts(TARGET, n, **how, **KINDS[kind])
+    length = how.pop("length")
+    expected = law(TARGET, (0, 1, 0, 1), length, do_sample=True, **how)
+    assert_follows(found, expected)
+    if kind in MATCHED:
+        assert found == plain_texts(n, length=length, **how)
 
 
 def test_acceptance_rate_is_the_common_mass():
@@ -137,7 +157,9 @@ def test_typical_acceptance_is_its_formula():
     assert typical_threshold(p, 0.9, 0.3) == pytest.approx(0.3 * np.exp(-entropy))
     assert typical_threshold(p, 0.05, 0.3) == 0.05
     rule = typical(0.15, 1.0)
-    assert rule(p, None, 1, Context(0, 0)) == 1  # 0.2 >= 0.15
+    assert rule(p, None, 1, Context(0, 0)) == 1  # 0.2 > 0.15
+    equal = {typical(0.2, 1.0)(p, None, 1, Context(0, step)) for step in range(50)}
+    assert equal == {0, 1, 2}  # 0.2 is not: draws
     drawn = [rule(p, None, 2, Context(0, step)) for step in range(2000)]
     assert_follows(drawn, dict(enumerate(p)))  # 0.1 is not: a draw from p
     some = texts(TARGET, 200, assistant_model=DRAFTER, typical_acceptance=0.3)
@@ -148,6 +170,14 @@ def test_residual_of_equal_laws_is_the_law():
     p = np.array([0.3, 0.7])
     assert residual(p, p).tolist() == p.tolist()
     assert residual(p, None, 0).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2.0**-53])
+def test_a_draw_takes_no_token_of_probability_0(u, monkeypatch):
+    monkeypatch.setattr(Context, "uniform", lambda self, purpose=0: u)
+    some = np.array([0.0, 0.0, 0.3, 0.0, 0.0])
+    assert draw(some, Context(1, 0)) == 2
+    assert draw(np.array([0.5, 0.5]), Context(1, 0)) == (u >= 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -177,20 +207,27 @@ PROMPTS = [[5, 9, 5, 9, 5], [1], [3, 4, 5, 6, 7, 8, 3, 4]]
 @pytest.fixture(scope="module")
 def plain(pair):
     """What the target writes without drafts: (options, the texts of PROMPTS)."""
-    return [
-        (more, pair[0].generate(PROMPTS, max_new_tokens=16, **more))
-        for more in ({}, {"repetition_penalty": 1.3}, {"eos_token_id": [3, 4, 9]})
-    ]
+    with shapes_unchecked():
+        return [
+            (more, pair[0].generate(PROMPTS, max_new_tokens=16, **more))
+            for more in ({}, {"repetition_penalty": 1.3}, {"eos_token_id": [3, 4, 9]})
+        ]
+
+
+def options_of(kind, drafter):
+    """The options of a kind in GREEDY, with this drafter where it needs one."""
+    options = dict(GREEDY[kind])
+    if "assistant_model" in options:
+        options["assistant_model"] = drafter
+    return options
 
 
 @pytest.mark.parametrize("kind", GREEDY)
 def test_speculative_greedy_is_greedy(pair, plain, kind):
-    target, drafter = pair
-    options = dict(GREEDY[kind])
-    if "assistant_model" in options:
-        options["assistant_model"] = drafter
+    target, options = pair[0], options_of(kind, pair[1])
     for more, expected in plain:
-        found = target.generate(PROMPTS, max_new_tokens=16, **more, **options)
+        with shapes_unchecked():
+            found = target.generate(PROMPTS, max_new_tokens=16, **more, **options)
         for a, b, prompt in zip(expected, found, PROMPTS, strict=True):
             # float64: a top-2 gap below 1e-9 would be needed for the paths to part
             assert a.ids == b.ids, (kind, more)
@@ -204,31 +241,48 @@ def test_speculative_greedy_is_greedy(pair, plain, kind):
             assert alone.ids == b.ids
 
 
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 3.0}])
+def test_early_exit_reads_every_token_once_with_every_layer(sampling, monkeypatch):
+    read, write = [0, 0, 0], KVCache.write
+
+    def counted(cache, layer, k, v):
+        read[layer] += k.shape[2]
+        return write(cache, layer, k, v)
+
+    monkeypatch.setattr(KVCache, "write", counted)
+    target = GPT2(tiny_params(CASES["inverse_layer"], 2))  # three layers
+    found = target.generate(
+        PROMPTS[0], max_new_tokens=12, assistant_early_exit=2, num_assistant_tokens=4,
+        assistant_confidence_threshold=0.0, **sampling,
+    )  # fmt: skip
+    assert len(found.ids) == 12
+    assert read == [read[0]] * 3
+    assert read[0] >= len(PROMPTS[0]) + 11
+
+
 @pytest.mark.parametrize("kind", ["lookup", "ngrams", "jacobi", "lookahead"])
 def test_drafts_without_q_change_no_sample(pair, kind):
     """Sample and match draws the numbers that plain sampling draws."""
     target = pair[0]
     sampling = {"do_sample": True, "seed": 4, "temperature": 2.0, "max_new_tokens": 14}
-    plain = target.generate(PROMPTS, num_return_sequences=2, **sampling)
-    found = target.generate(PROMPTS, num_return_sequences=2, **sampling, **GREEDY[kind])
+    two = {"num_return_sequences": 2, **sampling}
+    with shapes_unchecked():
+        plain = target.generate(PROMPTS, **two)
+        found = target.generate(PROMPTS, **two, **GREEDY[kind])
     assert [text.ids for text in plain] == [text.ids for text in found]
 
 
-@pytest.mark.parametrize(
-    "kind", ["sample and match", "prompt lookup", "n-gram cache", "jacobi", "lookahead",
-             "tree, matched"],
-)  # fmt: skip
+@pytest.mark.parametrize("kind", MATCHED)
 def test_matching_changes_no_sample(kind):
     """The same with a toy, whose drafts stand half the time, and with longer texts."""
-    some = {"length": 9, "seed": 5, "frequency_penalty": 0.3}
-    assert texts(TARGET, 200, **some, **KINDS[kind]) == texts(TARGET, 200, **some)
+    how = {"length": 9, "seed": 5, "frequency_penalty": 0.3}
+    assert texts(TARGET, 200, **how, **KINDS[kind]) == plain_texts(200, **how)
 
 
 @pytest.mark.parametrize("kind", GREEDY)
 def test_batch_equals_single_when_sampling(pair, kind):
-    options = dict(GREEDY[kind])
-    if "assistant_model" in options:
-        options["assistant_model"] = pair[1]
+    """Here with checked shapes; the other tests of these kinds go without."""
+    options = options_of(kind, pair[1])
     sampling = {"do_sample": True, "seed": 4, "temperature": 2.0, "max_new_tokens": 14}
     together = pair[0].generate(PROMPTS, **sampling, **options)
     with shapes_unchecked():
@@ -251,18 +305,14 @@ def test_jacobi_needs_no_more_readings_than_tokens():
 
 def test_the_whole_context_can_be_used(pair):
     room, prompt = TINY.n_positions, [5, 9, 5]
-    plain = pair[0].generate(prompt, max_new_tokens=room - 2)
-    for kind, options in GREEDY.items():
-        options = dict(options)
-        if "assistant_model" in options:
-            options["assistant_model"] = pair[1]
-        found = pair[0].generate(prompt, max_new_tokens=room - 2, **options)
-        assert found.ids == plain.ids, kind
-        with shapes_unchecked():
-            stopped = pair[0].generate(
-                prompt, max_new_tokens=99, overflow="stop", **options
-            )
-        assert stopped.ids == plain.ids, kind
+    with shapes_unchecked():
+        plain = pair[0].generate(prompt, max_new_tokens=room - 2)
+        for kind in GREEDY:
+            options = options_of(kind, pair[1])
+            for how in ({"max_new_tokens": room - 2},
+                        {"max_new_tokens": 99, "overflow": "stop"}):  # fmt: skip
+                found = pair[0].generate(prompt, **how, **options)
+                assert found.ids == plain.ids, (kind, how)
 
 
 def test_pace_grows_and_shrinks():

@@ -1,6 +1,9 @@
 """Strategies in the loop and on the command line."""
 
 import json
+import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +13,10 @@ import npgpt as npgpt_package
 from npgpt import GenerationConfig
 from npgpt.bench.rules import CASES, measure
 from npgpt.cli import main
-from npgpt.commands.strategies import SETTINGS, worked_example
+from npgpt.commands.sample import draw
+from npgpt.decoding import examples
 from npgpt.decoding.catalogue import STRATEGIES, find
+from npgpt.decoding.examples.rules import ENDINGS, SETTINGS
 from npgpt.decoding.inspect import look
 
 PROMPTS = ["Once upon a time", "The king", "She said that the old woman was"]
@@ -113,6 +118,23 @@ def test_sample_shows_the_stages_and_writes_a_figure(tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_figure_of_a_step_marks_cuts_and_shows_u(tales):
+    options = GenerationConfig(do_sample=True, seed=3, temperature=0.7, top_k=2)
+    choice = look(tales, tales.encode("Once upon a"), options)
+    shown = np.argsort(-choice.stages[0].p)[:4].tolist()
+    figure = draw(tales, "Once upon a", choice, shown)
+    *panels, strip = figure.axes
+    assert len(panels) == 3
+    assert len({axis.get_xlim() for axis in panels}) == 1  # one scale
+    cuts = [sum(t.get_text() == " cut" for t in axis.texts) for axis in panels]
+    assert cuts == [0, 0, 2]
+    outlined = [bar.get_width() for bar in panels[2].patches[4:]]  # as it was before
+    np.testing.assert_allclose(outlined, choice.stages[1].p[shown])
+    assert strip.lines[0].get_xdata()[0] == choice.u
+    greedy = look(tales, [1], GenerationConfig())
+    assert len(draw(tales, "x", greedy, shown).axes) == 1  # nothing was drawn
+
+
 def test_sample_as_json():
     result = npgpt("sample", "Once upon a", "--min-p", "0.1", "--json", "--seed", "3")
     fields = json.loads(result.stdout)
@@ -137,18 +159,52 @@ def test_strategies_explains_one(name):
     strategy = find(name)
     for part in (strategy.name, strategy.formula, strategy.paper, "npgpt/decoding/"):
         assert part in output
+    several = npgpt("strategies", "F6").output
+    assert all(f"{what} (F6)" in several for what in ("DExperts", "ensemble"))
+    fields = json.loads(npgpt("strategies", "F6", "--json").stdout)["F6"]
+    assert [field["name"] for field in fields] == ["DExperts", "ensemble", "anti-LM"]
+    assert (
+        "Example: " in json.loads(npgpt("strategies", name, "--json").stdout)["example"]
+    )
     assert npgpt("strategies", "no such thing").exit_code == 1
 
 
-@pytest.mark.parametrize("code", SETTINGS)
-def test_worked_examples_show_a_change(code):
-    strategy = next(s for s in STRATEGIES if s.code == code and s.kind == "rule")
-    text = worked_example(strategy)
-    assert "queen" in text
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda s: s.name)
+def test_strategies_explains_every_one_with_five_tokens(strategy):
+    result = npgpt("strategies", strategy.name)
+    assert result.exit_code == 0
+    head, _, example = result.output.partition("\nExample: ")
+    assert f"{strategy.name} ({strategy.code})" in head
+    assert strategy.formula
+    assert strategy.formula in head
+    file, line = re.search(r"source +(\S+):(\d+)", head).groups()
+    source = (Path(examples.__file__).parents[3] / file).read_text("utf-8")
+    assert source.splitlines()[int(line) - 1].startswith(("def ", "class ", "@"))
+    assert len(example.splitlines()) >= 4
+    assert any(word in example for word in ("cat", "queen", "time", "ab", "x", "16"))
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, *ENDINGS])
+def test_worked_examples_show_a_change(name):
+    text = examples.worked_example(find(name))
     rows = [line.split() for line in text.splitlines()[3:]]
     assert len(rows) == 5
-    if code != "B6":  # log-softmax changes no probability
+    if name != "logit normalisation":  # log-softmax changes no probability
         assert any(before != after for _, before, after, *_ in rows)
+    if name != "FSD":  # scores
+        assert sum(float(row[2]) for row in rows) == pytest.approx(1, abs=0.003)
+
+
+def test_the_model_of_five_words_is_worth_a_search():
+    beam = examples.worked_example(find("beam search"))
+    logs = [float(x) for x in re.findall(r"log p (-\S+)", beam)]
+    assert logs[1] > logs[0]  # than greedy search
+    assert "stands             1 drafted" in examples.worked_example(find("H2"))
+    drawn = examples.worked_example(find("E19")).splitlines()[3:]
+    for row in drawn:  # 300 draws of the law, five standard deviations
+        law, masked, share = map(float, row.split()[-3:])
+        assert abs(share - law) < 5 * math.sqrt(law * (1 - law) / 300)
+        assert abs(masked - law) > 0.5
 
 
 def test_every_parameter_is_an_option_of_generate():
@@ -196,6 +252,34 @@ def test_generate_refuses_in_one_sentence(arguments, sentence):
     assert result.exit_code == 1
     assert sentence in result.stderr
     assert "Traceback" not in result.output
+
+
+GRAMMAR = 'root ::= "yes"\n'
+
+
+def test_a_grammar_can_stand_in_a_file(tmp_path):
+    file = tmp_path / "rules.gbnf"
+    file.write_text(GRAMMAR, encoding="utf-8")
+    arguments = ["generate", "Is it?", "--max-new-tokens", "8", "--seed", "1"]
+    found = npgpt(*arguments, "--grammar", f"@{file}")
+    assert found.exit_code == 0
+    assert found.stdout == "Is it?yes\n"
+    assert 'grammar(root ::= "yes")' in found.stderr  # on one line
+    assert "note:" not in found.stderr
+    without = npgpt(*arguments, "--grammar", str(file))
+    assert without.exit_code == 2
+    assert f"write --grammar @{file}" in without.stderr
+    missing = npgpt(*arguments, "--json-schema", f"@{tmp_path}/none.json")
+    assert missing.exit_code == 2
+    assert "cannot be read: No such file" in missing.stderr
+
+
+def test_generate_says_that_a_constrained_text_was_cut():
+    arguments = ["generate", "One", "--greedy", "--regex", "(ab)+c"]
+    cut = npgpt(*arguments, "--max-new-tokens", "2")
+    assert "cut at --max-new-tokens 2, perhaps before the regex" in cut.stderr
+    more = npgpt("generate", "One", "--max-new-tokens", "2", "--seed", "1")
+    assert "note:" not in more.stderr
 
 
 def test_every_case_of_the_benchmark_runs():

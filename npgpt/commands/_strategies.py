@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from npgpt.decoding.options import OPTIONS
 from npgpt.decoding.registry import Parameter
 
 SEEN = ("temperature", "top_k", "top_p", "min_new_tokens")  # the verb's own
+FILES = ("grammar", "json_schema")  # @FILE is the text of a file
 
 
 def option_name(parameter: str) -> str:
@@ -60,7 +62,8 @@ def strategy_options(function: Callable) -> Callable:
             for parameter in strategy.parameters:
                 if parameter.name not in done and parameter.kind != "function":
                     done.add(parameter.name)
-                    command_options.append(_option(parameter, section))
+                    what = strategy.name if parameter is strategy.parameters[0] else ""
+                    command_options.append(_option(parameter, section, what))
     for option in reversed(command_options):
         function = option(function)
     return click.option(
@@ -69,7 +72,9 @@ def strategy_options(function: Callable) -> Callable:
     )(function)  # fmt: skip
 
 
-def _option(parameter: Parameter, section: str) -> Callable:
+def _option(parameter: Parameter, section: str, strategy: str) -> Callable:
+    """One option; the first of a strategy's names it."""
+
     class Option(click.Option):
         pass
 
@@ -78,10 +83,11 @@ def _option(parameter: Parameter, section: str) -> Callable:
     kind: dict[str, Any] = {} if flag else {"metavar": _metavar(parameter)}
     shown = parameter.default
     tail = "" if flag or shown in (None, (), {}, "") else f"  [default: {_show(shown)}]"
+    what = f"{strategy[0].upper()}{strategy[1:]}: " if strategy else ""
+    what += parameter.help + " @FILE reads it." * (parameter.name in FILES)
     return click.option(
         option_name(parameter.name), parameter.name, is_flag=flag, default=None,
-        flag_value=True if flag else None, cls=Option, help=parameter.help + tail,
-        **kind,
+        flag_value=True if flag else None, cls=Option, help=what + tail, **kind,
     )  # fmt: skip
 
 
@@ -118,7 +124,23 @@ def _parse(parameter: Parameter, text: str) -> Any:
         return _load(text)
     if parameter.kind == "models":
         return [_load(name.strip()) for name in text.split(",")]
-    return parameter.parse(text)
+    return parameter.parse(_text(text, parameter) if parameter.name in FILES else text)
+
+
+def _text(text: str, parameter: Parameter) -> str:
+    """The text itself, or that of the file it names."""
+    flag, file = option_name(parameter.name), Path(text.removeprefix("@"))
+    if not text.startswith("@"):
+        if len(text) < 256 and file.is_file():
+            raise click.UsageError(
+                f"{flag} is the text itself; write {flag} @{text} to read that file"
+            )
+        return text
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise click.UsageError(f"{flag} {text} cannot be read: {reason}") from None
 
 
 def _load(name: str) -> Any:

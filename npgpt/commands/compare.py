@@ -231,8 +231,10 @@ def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) 
     from npgpt.plots import save
 
     judged = f", judged by {plan.judge}" if plan.judge else ""
+    n = len(plan.prompts)
+    prompts = "1 prompt" if n == 1 else f"{n} prompts"
     title = (
-        f"{plan.model}{judged}: {len(plan.prompts)} prompts × {plan.seeds} texts of "
+        f"{plan.model}{judged}: {prompts} × {plan.seeds} texts of "
         f"{plan.max_new_tokens} tokens; bars: 95 % intervals"
     )
     save(plot_frontier(measures, frontier, title), path)

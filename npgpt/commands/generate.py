@@ -81,8 +81,24 @@ def command(prompt: str | None, name: str, backend: str, dtype: str, as_json: bo
             click.secho(f"--- {i + 1} of {len(texts)}", dim=True)
             click.echo(click.style(prompt, bold=True) + text)
     click.echo(_figures(model, name, config, clock), err=True)
+    _say_what_was_cut(config, steps)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _say_what_was_cut(config: GenerationConfig, steps: list[Step]) -> None:
+    """A text that max_new_tokens ended may be the beginning of a match only."""
+    names = ("regex", "json_schema", "grammar", "choice")
+    constraint = next((name for name in names if config.is_set(name)), None)
+    cut = sum(step.finish_reason == "length" for step in steps)
+    if constraint is None or not cut or config.finish_in_time:
+        return
+    which = "the text was" if config.num_return_sequences == 1 else f"{cut} texts were"
+    click.echo(
+        f"note: {which} cut at --max-new-tokens {config.max_new_tokens}, perhaps "
+        f"before the {constraint} was complete",
+        err=True,
+    )
 
 
 def _read_prompt(prompt: str | None) -> str:

@@ -19,10 +19,12 @@ from npgpt.decoding import randomness
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.hypotheses import Ends, Hypothesis, Pick, pick
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context, Rule
+from npgpt.decoding.rules import Context, Rule, check
 from npgpt.decoding.sampling import read_prompts
 from npgpt.errors import DecodingError
 from npgpt.ops import log_softmax
+
+GROUP = 64  # tokens that best_candidates passes over by their largest number
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
     """
     if len(sources) != cache.batch:
         return list(range(len(sources))), cache.select(sources)
-    stay = {source: i for i, source in reversed(list(enumerate(sources)))}
+    stay: dict[int, int] = {}
+    for i, source in enumerate(sources):
+        stay.setdefault(source, i)
     free = [row for row in range(cache.batch) if row not in stay]
     slots = []
     for i, source in enumerate(sources):
@@ -119,15 +123,25 @@ def best_candidates(
     >>> [(b, v) for s, b, v in best_candidates(lp, [0.0, -1.0], 3)]
     [(0, 0), (1, 0), (0, 1)]
     """
-    V = lp.shape[1]
-    possible = lp > -np.inf
-    if n < V:  # no beam has more than n of the n best
-        possible &= lp >= np.partition(lp, V - n, axis=1)[:, V - n, None]
-    at = np.flatnonzero(possible)
-    found = [
-        (scores[i // V] + one, i // V, i % V)
-        for i, one in zip(at.tolist(), lp.ravel()[at].tolist(), strict=True)
-    ]
+    scores, width, end = np.asarray(scores), lp.shape[1] // GROUP, 0
+    found, least = [], np.float64(-np.finfo(np.float64).max)
+    if len(lp) * width >= n:
+        # Group j holds the tokens j, j + width, ... Each group has a best one, so n
+        # pairs reach the n-th best of those: only groups that do are looked into.
+        end = GROUP * width
+        groups = lp[:, :end].reshape(len(lp), GROUP, width)
+        tops = groups.max(axis=1) + scores[:, None]
+        place = tops.size - n
+        least = np.maximum(least, np.partition(tops, place, axis=None)[place])
+        beam, group = np.nonzero(tops >= least)
+        totals = groups[beam, :, group] + scores[beam, None]
+        i, j = np.nonzero(totals >= least)
+        found += zip(totals[i, j].tolist(), beam[i].tolist(),
+                     (group[i] + width * j).tolist(), strict=True)  # fmt: skip
+    if end < lp.shape[1]:
+        rest = lp[:, end:] + scores[:, None]
+        i, j = np.nonzero(rest >= least)
+        found += zip(rest[i, j].tolist(), i.tolist(), (end + j).tolist(), strict=True)
     found.sort(key=lambda c: (-c[0], c[1], c[2]))
     return found[:n]
 
@@ -165,9 +179,10 @@ class BeamSearch:
     the full length ("never"), or as soon as num_beams texts are finished (True;
     `patience` times as many with patience).
 
-    With do_sample the candidates are drawn without replacement instead. Sources:
-    Lowerre, "The Harpy Speech Recognition System" (1976); Kasai et al., "A Call for
-    Clarity in Beam Search" (2022) for patience; the rules are those of Transformers 5.
+    With do_sample the candidates are drawn without replacement instead; a truncation
+    may then leave a beam one token (Transformers: 1 + #eos). Sources: Lowerre, "The
+    Harpy Speech Recognition System" (1976); Kasai et al., "A Call for Clarity in Beam
+    Search" (2022) for patience; the rules are those of Transformers 5.
     """
 
     prompt: Sequence[int]
@@ -186,12 +201,17 @@ class BeamSearch:
     def __post_init__(self):
         self.running = [Beam(list(self.prompt))]
         self.capacity = max(1, round(self.num_beams * self.patience))
+        self.considered = max(2, 1 + len(self.ends.eos)) * self.num_beams
 
     def advance(self, z: np.ndarray) -> None:
         """One step: candidates, those that end, those that run on, whether to stop."""
         t = len(self.running[0].picks) + 1
-        raw, lp, context = processed(self, z, t)
-        candidates = self.candidates(lp, context)
+        if self.chain:
+            z, lp, context = processed(self, z, t)
+            norm = np.zeros(len(z))
+        else:  # z - norm are the log-probabilities: what is not a candidate needs none
+            context, norm, lp = _context(self, t), log_sum_exp(z), z
+        candidates = self.candidates(lp, context, norm)
         running: list[Beam] = []
         self.chosen = []  # what groups of a diverse search keep away from
         for rank, (score, parent, token) in enumerate(candidates):
@@ -203,8 +223,9 @@ class BeamSearch:
             if (rank >= self.num_beams) if reason else len(running) == self.num_beams:
                 continue
             taken = pick(
-                raw[parent], token, lp[parent, token], self.options.top_logprobs
-            )
+                z[parent], token, lp[parent, token] - norm[parent],
+                self.options.top_logprobs, norm[parent],
+            )  # fmt: skip
             picks = (*before.picks, taken)
             if reason:
                 self._finish(picks, score / self._norm(t), reason)
@@ -214,15 +235,14 @@ class BeamSearch:
         self.done = not running or not self._can_improve(t)
 
     def candidates(
-        self, lp: np.ndarray, context: Context
+        self, lp: np.ndarray, context: Context, norm: Any = 0.0
     ) -> list[tuple[float, int, int]]:
-        """The (score, beam, token) considered in this step."""
-        scores = [beam.score for beam in self.running]
-        n = max(2, 1 + len(self.ends.eos)) * self.num_beams
+        """The (score, beam, token) considered in this step; lp - norm are log p."""
+        scores = np.array([beam.score for beam in self.running]) - norm
         if self.options.greedy:
-            found = best_candidates(lp, scores, n)
+            found = best_candidates(lp, scores, self.considered)
         else:
-            found = drawn_candidates(lp, scores, n, context)
+            found = drawn_candidates(lp, scores, self.considered, context)
         if not found:
             raise DecodingError(
                 "every token of every beam has been removed; loosen the constraints"
@@ -261,8 +281,8 @@ def processed(
     search: Any, z: np.ndarray, t: int
 ) -> tuple[np.ndarray, np.ndarray, Context]:
     """Log-probabilities of the model, what the chain makes of them, and the context."""
-    raw = log_softmax(z)
-    context = Context(len(search.prompt), t - 1, search.options.seed, 0)
+    _check_rows(z)
+    raw, context = log_softmax(z), _context(search, t)
     if not search.chain:
         return raw, raw, context
     rows = [
@@ -270,3 +290,28 @@ def processed(
         for beam, row in zip(search.running, raw, strict=True)
     ]
     return raw, np.stack(rows), context
+
+
+def _context(search: Any, t: int) -> Context:
+    return Context(len(search.prompt), t - 1, search.options.seed, 0)
+
+
+def log_sum_exp(z: np.ndarray) -> np.ndarray:
+    """log sum_v exp z_v of every row, (B,) float64: z less it is log softmax.
+
+    >>> log_sum_exp(np.log(np.array([[1.0, 2.0], [3.0, 3.0]]))).round(4).tolist()
+    [1.0986, 1.7918]
+    """
+    top = _check_rows(z)
+    e = z - top[:, None]
+    np.exp(e, out=e)
+    return top + np.log(e.sum(axis=1)).astype(np.float64)
+
+
+def _check_rows(z: np.ndarray) -> np.ndarray:
+    """The largest number of each row, or DecodingError where it is no number."""
+    top = z.max(axis=1)
+    if not np.isfinite(top).all():
+        for row in z:
+            check(row)  # says what is wrong with it
+    return top

@@ -194,7 +194,7 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = " ".join(str(value).split())  # one line, whatever a grammar has
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -65,17 +65,20 @@ class Dola(Generator):
 def dola_layers(config: Any, layers: str | Sequence[int]) -> list[int]:
     """The candidate layers of DoLa: Transformers' "low" and "high", or a checked list.
 
-    With tied embeddings "low" begins at layer 2: the embedding itself would predict the
-    token just read.
+    Every second layer of the lower or the upper half; of more than 40 layers, of the 20
+    lowest or highest. With tied embeddings "low" begins at layer 2 (of two layers at
+    1): the embedding itself would predict the token just read.
+
+    >>> from npgpt import GPT2Config
+    >>> dola_layers(GPT2Config(n_layer=12), "low")
+    [2, 4]
     """
     N = config.n_layer
     if isinstance(layers, str):
-        first = 2 if config.tie_word_embeddings and N > 2 else 0
-        middle = N // 2
-        ranges = {
-            "low": range(first, middle, 2),
-            "high": range(max(first, middle), N, 2),
-        }
+        first = min(2, N - 1) if config.tie_word_embeddings else 0
+        middle, last = (N // 2, N // 2) if N <= 40 else (20, N - 20)
+        low = range(first, middle, 2) if first != N // 2 else [first]
+        ranges = {"low": low, "high": range(last, N, 2)}
         if layers not in ranges:
             raise DecodingError(
                 f"dola_layers must be 'low', 'high' or a list of layers, not {layers!r}"

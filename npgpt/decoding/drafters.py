@@ -115,11 +115,11 @@ class ModelDrafter:
 class EarlyExit(ModelDrafter):
     """The model's own first layers, with ln_f and the output head after them.
 
-    They share the model's cache, so the text is never read twice; the draft is, once by
-    these layers and once by all. (LayerSkip verifies from its drafts' hidden states on
-    and saves these layers; here a reading is whole, and the same as any other.) GPT-2
-    was not trained to speak from its middle layers, so little of the draft stands.
-    Source: Elhoushi et al., "LayerSkip" (2024).
+    Each layer reads each token once: the first ones leave their keys and values in the
+    model's cache, and what they made of the draft is where the others go on to verify.
+    So a draft that stands whole is followed by no token of the model's own: the first
+    layers have not read its end. GPT-2 was not trained to speak from its middle layers,
+    so little of the draft stands. Source: Elhoushi et al., "LayerSkip" (2024).
     """
 
     def __init__(self, options: GenerationConfig, model: Any, chain: Sequence[Rule]):
@@ -130,19 +130,24 @@ class EarlyExit(ModelDrafter):
                 f"assistant_early_exit {self.layers} must be below the model's "
                 f"{model.config.n_layer} layers"
             )
-        if hasattr(model, "parts") or not hasattr(model, "layer_logits"):
+        if not hasattr(model, "first_logits"):
             raise DecodingError("assistant_early_exit does not go with guidance")
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """Drafts by the first layers, in the model's own cache, cropped after."""
         held = cache.lengths.tolist()
-        self.cache = cache
+        self.cache, self.states = cache, [[] for _ in rows]
         drafts = super().propose(rows, limits, cache)
-        # Positions read by the first layers alone have to be read again by all.
-        cache.crop(
-            [min(a, b) for a, b in zip(held, cache.lengths.tolist(), strict=True)]
-        )
+        cache.crop(held)
         return drafts
+
+    def read_draft(
+        self, unread: Sequence[Sequence[int]], cache: Any, keep: Sequence[int]
+    ) -> list[np.ndarray]:
+        """The model's logits, by the layers that have not read the draft."""
+        if not all(self.states):
+            return self.model.all_logits(unread, cache, keep)
+        return self.model.rest_logits(unread, self.states, cache, self.layers, keep)
 
     def _start(self, rows: Sequence[Row], room: int) -> None:
         pass  # the model's cache holds what stands
@@ -155,14 +160,13 @@ class EarlyExit(ModelDrafter):
             for i, (row, draft) in enumerate(zip(rows, drafts, strict=True))
         ]
         for i, new in enumerate(unread):
-            if not new:  # a row that has stopped reads its last token again
-                last = self.cache.ids[i][-1]
+            if not new:  # a row that has stopped reads its end again
+                unread[i] = self.cache.ids[i][-1:]
                 self.cache.crop_row(i, len(self.cache.ids[i]) - 1)
-                unread[i] = [last]
-        z = self.model.all_logits(
-            unread, self.cache, [1] * len(rows), layers=self.layers
-        )
-        return np.concatenate(z)
+        z, states = self.model.first_logits(unread, self.cache, self.layers)
+        for row, state in zip(self.states, states, strict=True):
+            row.append(state)
+        return z
 
     def select(self, rows: Sequence[int]) -> None:
         """Only these rows go on; the model's cache is the loop's to select."""

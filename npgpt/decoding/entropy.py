@@ -124,7 +124,7 @@ def top_h(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
 def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " V"]:
     """Tokens at least as probable as two draws are to agree: keep p >= sum p^2.
 
-    "norm" takes the threshold (V sum p^2 - 1) / (V - 1), of V tokens left, which is 0
+    "norm" takes the threshold (V sum p^2 - 1) / (V - 1), V the vocabulary, which is 0
     for a uniform distribution. The threshold is lowered by a millionth, so that a
     uniform p is kept whole (llama.cpp subtracts 1e-5). Source: Tan et al.,
     "p-less Sampling" (2025).
@@ -139,7 +139,7 @@ def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " 
     total = e.sum(dtype=np.float64)
     threshold = float((e * e).sum(dtype=np.float64) / total**2)
     if kind == "norm":
-        V = int((e > 0).sum())
+        V = len(z)
         threshold = (V * threshold - 1) / (V - 1) if V > 1 else 0.0
     # A uniform p equals its threshold up to rounding and must all stay.
     return keep(z, (z > -np.inf) & (e >= min(1.0, threshold * total * (1 - 1e-6))))

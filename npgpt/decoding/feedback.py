@@ -28,10 +28,11 @@ def mirostat(
 
     Zipf's exponent s is fitted to the m best of p sorted down,
     s = sum t b / sum t^2, t_i = ln((i+2)/(i+1)), b_i = ln(p_i / p_(i+1)); with
-    eps = s - 1, k = (eps 2^mu / (1 - V^-eps))^(1/s); mu' = mu - eta (S - tau), where
-    S = -log2 p(token) after truncation, as in llama.cpp (the authors take p before it,
-    and k one higher). mu starts at 2 tau. A flat top (s = 0) keeps all; eps = 0 takes
-    the limit k = (2^mu / ln V)^(1/s). Source: Basu et al., "Mirostat" (2020).
+    eps = s - 1, k = (eps 2^mu / (1 - V^-eps))^(1/s), V the vocabulary, and
+    mu' = mu - eta (S - tau), where S = -log2 p(token) after truncation, as in llama.cpp
+    (the authors take p before it, and k one higher). mu starts at 2 tau. A flat top
+    (s = 0) keeps all; eps = 0 takes the limit k = (2^mu / ln V)^(1/s). Source: Basu et
+    al., "Mirostat" (2020).
 
     >>> z = np.log(np.array([0.6, 0.2, 0.1, 0.06, 0.04]))
     >>> id, mu = mirostat(z, 0.0, 2.0, 1.0, 0.1, 100)
@@ -48,16 +49,16 @@ def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
     >>> mirostat_k(np.array([0.6, 0.2, 0.1, 0.06, 0.04]), 2.0, 100)
     2
     """
-    V = int((p > 0).sum())
-    p = p[: min(m, V)]
+    V, left = len(p), int((p > 0).sum())
+    p = p[: min(m, left)]
     t = np.log(np.arange(2, len(p) + 1) / np.arange(1, len(p)))
     s = float(t @ np.log(p[:-1] / p[1:]) / (t @ t)) if len(p) > 1 else 0.0
     if s <= 1e-9:
-        return V
+        return left
     eps = s - 1
     decay = -math.expm1(-eps * math.log(V)) / eps if eps else math.log(V)
     log2_k = (mu - math.log2(decay)) / s  # k = (2^mu eps / (1 - V^-eps))^(1/s)
-    return V if log2_k > 30 else min(V, max(1, int(2**log2_k)))
+    return left if log2_k > 30 else min(left, max(1, int(2**log2_k)))
 
 
 def mirostat_v2(

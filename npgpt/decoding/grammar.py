@@ -33,8 +33,9 @@ class GrammarMask:
     """The tokens that a grammar allows after each text."""
 
     def __init__(
-        self, grammar: str, tokenizer: Any, V: int | None, eos: tuple[int, ...]
-    ):
+        self, grammar: str, tokenizer: Any, V: int | None, eos: tuple[int, ...],
+        option: str = "grammar",
+    ):  # fmt: skip
         library = _library()
         if not eos:
             raise DecodingError("a grammar needs an end-of-text id, and there is none")
@@ -46,7 +47,7 @@ class GrammarMask:
             _ll_tokenizer(tokenizer, V, eos), grammar, log_level=0
         )
         if self._root.is_error():
-            raise DecodingError(f"grammar: {_first_line(self._root.get_error())}")
+            raise DecodingError(f"{option}: {_first_line(self._root.get_error())}")
         self._known: dict[tuple[int, ...], Any] = {}
 
     def matcher(self, generated: Sequence[int]) -> Any:
@@ -125,7 +126,8 @@ def prepare_grammar(
             text = any_to_lark(text)
         except Exception as error:  # the converter has no one type for bad grammars
             raise DecodingError(f"grammar: {_first_line(str(error))}") from None
-    return _mask(library.LLMatcher.grammar_from_lark(text), words, tokens, setup)
+    text = library.LLMatcher.grammar_from_lark(text)
+    return _mask("grammar", text, words, tokens, setup)
 
 
 def prepare_schema(
@@ -136,23 +138,24 @@ def prepare_schema(
     text = library.LLMatcher.grammar_from_json_schema(
         schema, overrides={"whitespace_pattern": " ?"}
     )
-    return _mask(text, words, tokens, setup)
+    return _mask("json_schema", text, words, tokens, setup)
 
 
 def _mask(
-    text: str, words: Sequence[str], tokens: Sequence[int], setup: Any
+    option: str, text: str, words: Sequence[str], tokens: Sequence[int], setup: Any
 ) -> GrammarMask | LazyMask:
     if setup.tokenizer is None:
-        raise DecodingError("a grammar needs a tokenizer, and this model has none")
+        raise DecodingError(f"{option} needs a tokenizer, and this model has none")
     vocabulary = (setup.tokenizer, setup.vocab_size, setup.eos)
-    return _cached(text, tuple(words), tuple(tokens), *vocabulary)
+    return _cached(option, text, tuple(words), tuple(tokens), *vocabulary)
 
 
 @functools.lru_cache(maxsize=8)
 def _cached(
-    text: str, words: tuple, tokens: tuple, tokenizer: Any, V: int | None, eos: tuple
-) -> GrammarMask | LazyMask:
-    mask = GrammarMask(text, tokenizer, V, eos)
+    option: str, text: str, words: tuple, tokens: tuple, tokenizer: Any, V: int | None,
+    eos: tuple,
+) -> GrammarMask | LazyMask:  # fmt: skip
+    mask = GrammarMask(text, tokenizer, V, eos, option)
     if not words and not tokens:
         return mask
     from npgpt.decoding.triggers import LazyMask

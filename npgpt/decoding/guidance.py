@@ -50,7 +50,8 @@ def context_aware(
 
     The same as classifier_free with scale 1 + alpha, the negative prompt being the
     question x without its context c. Source: Shi et al., "Trusting Your Evidence:
-    Hallucinate Less with Context-aware Decoding" (2023).
+    Hallucinate Less with Context-aware Decoding" (2023); the authors' code
+    (xhan77/context-aware-decoding, demo.ipynb) has it on logits, which is the same law.
 
     >>> z, without = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(context_aware(z, without, 1.0))).round(4).tolist()
@@ -91,9 +92,10 @@ def improved_contrastive(
 ) -> Float[np.ndarray, " V"]:
     """Contrastive decoding on logits: (1 + beta) z - beta z_amateur where plausible.
 
-    beta 0 is the expert itself, cut to the tokens with p >= alpha max p. Source:
-    O'Brien and Lewis, "Contrastive Decoding Improves Reasoning in Large Language
-    Models" (2023).
+    beta 0 is the expert itself, cut to the tokens with p >= alpha max p, which is
+    z >= max z + ln alpha. Source: O'Brien and Lewis, "Contrastive Decoding Improves
+    Reasoning in Large Language Models" (2023), algorithm 2 of its appendix A, as
+    lucidrains/x-transformers has it too (contrastive_decode_fn).
 
     >>> z, amateur = np.array([[2.0, 1.0, -5.0], [1.0, 1.0, 0.0]])
     >>> improved_contrastive(z, amateur).tolist()
@@ -168,6 +170,8 @@ def mixture(
 ) -> Float[np.ndarray, " V"]:
     """Mixture of models: log sum_i w_i p_i; a token out in one may be in by another.
 
+    With equal weights what fairseq's SequenceGenerator does with several models.
+
     >>> z = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(mixture(z, [0.5, 0.5])).round(4).tolist()
     [0.65, 0.35]
@@ -187,7 +191,9 @@ def dexperts(
     """Steer by a pair of small models: z + alpha (z_expert - z_anti).
 
     Source: Liu et al., "DExperts: Decoding-Time Controlled Text Generation with Experts
-    and Anti-Experts" (2021).
+    and Anti-Experts" (2021). The authors' code (alisawuffles/DExperts,
+    generation/dexperts_generation.py) may cut z to its nucleus first (filter_p); here
+    truncation comes after guidance.
 
     >>> dexperts(np.zeros(2), np.array([1.0, 0.0]), np.array([0.0, 1.0]), 2.0).tolist()
     [2.0, -2.0]
@@ -201,6 +207,8 @@ def anti_lm(
 ) -> Float[np.ndarray, " V"]:
     """Less of what is likely anyway: l - weight l_anti (maximum mutual information).
 
+    Every token counts; the paper lets the first gamma alone count, and adds a term for
+    the length (as XinnuoXu/mmi_anti_pytorch, onmt/translate/Translator.py, has it).
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
     Models" (2016).
 

@@ -44,8 +44,10 @@ class Hypothesis:
         return [pick.token_id for pick in self.picks]
 
 
-def pick(lp: np.ndarray, id: int, processed: float, top: int = 0) -> Pick:
-    """Token `id` with its numbers from the model's log-probabilities lp (V,).
+def pick(
+    lp: np.ndarray, id: int, processed: float, top: int = 0, norm: float = 0.0
+) -> Pick:
+    """Token `id` with its numbers from the model's log-probabilities lp - norm (V,).
 
     >>> pick(np.log(np.array([0.5, 0.25, 0.25])), 1, -2.0).rank
     2
@@ -53,9 +55,9 @@ def pick(lp: np.ndarray, id: int, processed: float, top: int = 0) -> Pick:
     best = ()
     if top:
         order = np.argsort(-lp, kind="stable")[:top]
-        best = tuple((int(i), float(lp[i])) for i in order)
-    rank = int((lp > lp[id]).sum()) + 1
-    return Pick(int(id), float(lp[id]), float(processed), rank, best)
+        best = tuple((int(i), float(lp[i] - norm)) for i in order)
+    rank = int(np.count_nonzero(lp > lp[id])) + 1
+    return Pick(int(id), float(lp[id] - norm), float(processed), rank, best)
 
 
 class Ends:

@@ -74,7 +74,9 @@ class GenerationConfig:
             for name, value in options.items()
             if value is not None
         }
-        object.__setattr__(self, "given", given)
+        # Plain attributes, since they are read several times a token.
+        defaults = {name: parameter.default for name, parameter in OPTIONS.items()}
+        self.__dict__.update(defaults | given, given=given)
         _check(self)
 
     @classmethod
@@ -85,11 +87,6 @@ class GenerationConfig:
     def but(self, **changes: Any) -> GenerationConfig:
         """The same config with these options changed; None drops one."""
         return GenerationConfig(**{**self.given, **changes})
-
-    def __getattr__(self, name: str) -> Any:
-        if name in OPTIONS:
-            return self.given.get(name, OPTIONS[name].default)
-        raise AttributeError(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("a GenerationConfig does not change; see `but`")

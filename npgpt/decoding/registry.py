@@ -243,6 +243,7 @@ class Strategy:
     sampling: bool = False  # changes nothing, or makes no sense, in greedy search
     keeps_top: bool = True  # the most probable token stays the most probable one
     formula: str = ""
+    formula_in: str = ""  # what has the formula, where `function` only asks for it
 
     @property
     def passed(self) -> tuple[str, ...]:

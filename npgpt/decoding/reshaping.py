@@ -90,7 +90,7 @@ def quadratic(
     top = check(z)
     d = np.where(z > -np.inf, z - top, z.dtype.type(0))
     with np.errstate(over="ignore"):
-        bent = top - factor * ((3 - curve) / 2 * d**2 - (curve - 1) / 2 * d**3)
+        bent = top - factor * ((3 - curve) / 2 * d**2 - (curve - 1) / 2 * d**2 * d)
     return np.where(z > -np.inf, bent, z).astype(z.dtype)
 
 

@@ -135,7 +135,7 @@ def record(
         text=text,
         logprob=raw,
         processed_logprob=raw if z is logits else logprob(z, id),
-        rank=int((logits > logits[id]).sum()) + 1,
+        rank=int(np.count_nonzero(logits > logits[id])) + 1,
         top_logprobs=best,
         finish_reason=row.finish_reason,
     )

@@ -57,7 +57,12 @@ def run(
     rule: verification.Rule | None,
     bonus: bool = True,
 ) -> Iterator[Step]:
-    """The loop: draft, read, verify, keep what stands. rule None is greedy."""
+    """The loop: draft, read, verify, keep what stands. rule None is greedy.
+
+    With `bonus` a draft that stands whole is followed by one more token of the
+    model's; without, its last token need not be read yet. A drafter with `read_draft`
+    reads in the place of model.all_logits (early exit).
+    """
     if not options.max_new_tokens:
         return
     eos, n = options.eos_ids(model.config), options.num_return_sequences
@@ -69,15 +74,18 @@ def run(
     ]
     longest = max(map(len, prompts)) + options.max_new_tokens
     cache = model.new_cache(len(prompts), n_positions=min(longest, room))
-    if n > 1:  # the prompts are read once, all but their last token
-        cache = _shared_prompts(model, prompts, cache, n)
+    read = getattr(drafter, "read_draft", model.all_logits)
+    if n > 1 or read != model.all_logits:
+        cache = _prompts_read(model, prompts, cache, n)
     while rows:
         drafts = drafter.propose(rows, _limits(rows, options, room, bonus), cache)
+        # the drafted tokens to be read, and the positions whose logits count
+        heads = [draft.tokens if bonus else draft.tokens[:-1] for draft in drafts]
         unread = [
-            row.ids[len(held) :] + draft.tokens
-            for row, held, draft in zip(rows, cache.ids, drafts, strict=True)
+            row.ids[len(held) :] + head
+            for row, held, head in zip(rows, cache.ids, heads, strict=True)
         ]
-        z = model.all_logits(unread, cache, [len(draft.tokens) + 1 for draft in drafts])
+        z = read(unread, cache, [len(head) + 1 for head in heads])
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
             steps, accepted = _advance(
                 row, draft, z[i], chain, rule, options, eos, room, bonus
@@ -105,6 +113,7 @@ def _advance(
 ) -> tuple[list[Step], int]:
     """The steps of the tokens that stand, and how many of the draft do."""
     before, processed = list(row.ids), []
+    logits = list(logits)  # one array a position: `record` knows an unprocessed one
 
     def z(i: int, tokens: Sequence[int]) -> np.ndarray:
         processed.append(run_chain(chain, before + list(tokens), logits[i], context(i)))
@@ -118,10 +127,10 @@ def _advance(
             row.sequence,
         )
 
+    bonus = bonus or not draft.tokens
     if rule is None or (options.greedy and not draft.tokens):
-        verdict = verification.verify_greedy(z, draft.tokens)
+        verdict = verification.verify_greedy(z, draft.tokens, bonus)
     else:
-        bonus = bonus or not draft.tokens
         verdict = verification.verify(
             rule, z, draft.tokens, draft.q, context, bonus=bonus
         )
@@ -142,12 +151,13 @@ def _limits(
     return [max(0, min(most - row.step, room - len(row.ids))) for row in rows]
 
 
-def _shared_prompts(model: Any, prompts: Prompts, cache: Any, n: int) -> Any:
+def _prompts_read(model: Any, prompts: Prompts, cache: Any, n: int) -> Any:
+    """The cache for n rows a prompt, which has read all but its last token once."""
     heads = [list(prompt[:-1]) for prompt in prompts]
     if not all(heads) or hasattr(cache, "parts"):
-        return cache.repeat(n)
+        return cache.repeat(n) if n > 1 else cache
     model.next_logits(heads, cache)
-    return cache.repeat(n)
+    return cache.repeat(n) if n > 1 else cache
 
 
 class Pace:
@@ -234,6 +244,7 @@ def speculate(
     make_drafter: Any,
     what: str,
     has_q: bool = False,
+    bonus: bool = True,
 ) -> Iterator[Step]:
     """Speculative decoding with the drafter that make_drafter(model, chain) returns."""
     check_speculative(model, prompts, options, cache, what)
@@ -242,7 +253,7 @@ def speculate(
     rule = rule_of(options, has_q)
     drafter = make_drafter(model, chain)
     # The mixture of ensemble verification needs a q at every position: no bonus token.
-    bonus = options.assistant_ensemble_weight == 1
+    bonus = bonus and options.assistant_ensemble_weight == 1
     return run(model, prompts, options, drafter, chain, rule, bonus)
 
 
@@ -305,12 +316,12 @@ def ngram_cache(
 def early_exit(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """H6: the model's own first layers draft."""
+    """H6: the model's own first layers draft, the others verify."""
     from npgpt.decoding.drafters import EarlyExit
 
     make = partial(EarlyExit, options)
     return speculate(model, prompts, options, cache, make, "assistant_early_exit",
-                     has_q=True)  # fmt: skip
+                     has_q=True, bonus=False)  # fmt: skip
 
 
 def jacobi(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import probabilities
+from npgpt.decoding.rules import check, probabilities
 from npgpt.decoding.watermark import Detection
 from npgpt.errors import DecodingError
 
@@ -47,6 +47,7 @@ def synthid(
     >>> round(float(np.exp(z).sum()), 6)
     1.0
     """
+    check(z)
     width = ngram_len - 1
     text = np.array([0] * width + list(generated), np.int64)
     contexts = np.lib.stride_tricks.sliding_window_view(text, width)

@@ -16,7 +16,7 @@ import numpy as np
 
 from npgpt.decoding.randomness import ACCEPT
 from npgpt.decoding.rules import Context, probabilities
-from npgpt.decoding.selectors import greedy, inverse_cdf
+from npgpt.decoding.selectors import greedy
 
 # (p, q, drafted token, context) -> the token that stands at this position
 Rule = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
@@ -30,9 +30,13 @@ class Verdict(NamedTuple):
 
 
 def draw(p: np.ndarray, context: Context) -> int:
-    """A token from p (V,), by the uniform that ordinary sampling uses at this place."""
-    with np.errstate(divide="ignore"):
-        return inverse_cdf(np.log(p), context.uniform())
+    """A token from p (V,), by the uniform that ordinary sampling uses at this place.
+
+    >>> draw(np.array([0.0, 1.0, 0.0]), Context(prompt_length=1, step=0))
+    1
+    """
+    F = np.cumsum(p)  # u F_V stays below F_V, for u has 53 bits
+    return int(np.searchsorted(F, context.uniform() * F[-1], side="right"))
 
 
 def match(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
@@ -105,14 +109,17 @@ def ensemble_greedy(weight: float) -> Rule:
 
 
 def typical(epsilon: float, delta: float) -> Rule:
-    """Lossy: accept x if p(x) >= min(epsilon, delta exp(-H(p))), else draw from p.
+    """Lossy: accept x if p(x) > min(epsilon, delta exp(-H(p))), else draw from p.
 
     The more uncertain the target, the less probable a token may be. Source: Cai et al.,
-    "Medusa: Simple LLM Inference Acceleration Framework" (2024).
+    "Medusa: Simple LLM Inference Acceleration Framework" (2024), as their code has it
+    (FasterDecoding/Medusa, medusa/model/utils.py, evaluate_posterior: epsilon is called
+    posterior_threshold, delta posterior_alpha; what follows the accepted tokens is
+    greedy there).
     """
 
     def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
-        return x if p[x] >= typical_threshold(p, epsilon, delta) else draw(p, context)
+        return x if p[x] > typical_threshold(p, epsilon, delta) else draw(p, context)
 
     return rule
 
@@ -155,12 +162,17 @@ def verify(
 
 
 def verify_greedy(
-    z: Callable[[int, Sequence[int]], np.ndarray], draft: Sequence[int]
+    z: Callable[[int, Sequence[int]], np.ndarray],
+    draft: Sequence[int],
+    bonus: bool = True,
 ) -> Verdict:
-    """The draft as long as it is the target's argmax, then the target's own token."""
+    """The draft as long as it is the target's argmax, then the target's own token.
+
+    Without `bonus` a draft that stands whole is followed by none.
+    """
     tokens: list[int] = []
-    for i, x in enumerate([*draft, None]):
+    for i, x in enumerate([*draft, None] if bonus else draft):
         tokens.append(greedy(z(i, tokens)))
         if tokens[-1] != x:
             return Verdict(tokens, i)
-    raise AssertionError("no token equals None")
+    return Verdict(tokens, len(draft))

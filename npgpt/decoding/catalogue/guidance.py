@@ -18,6 +18,7 @@ STRATEGIES = (
          Parameter("negative_prompt", "any", None,
                    "A text, its ids, or one for each prompt; none: the last token.")),
         "Sanchez et al. 2023 (2306.17806)", kind="guidance",
+        formula_in="guidance.classifier_free",
         formula="l' = l_neg + scale (l - l_neg)",
     ),
     Strategy(
@@ -26,6 +27,7 @@ STRATEGIES = (
         (Parameter("context_aware_alpha", "number", 0.0, "Strength; 0 is off."),
          Parameter("prompt_without_context", "any", None, "The question alone.")),
         "Shi et al. 2023 (2305.14739)", kind="guidance",
+        formula_in="guidance.context_aware",
         formula="(1 + alpha) l(y | c, x) - alpha l(y | x)",
     ),
     Strategy(
@@ -36,6 +38,7 @@ STRATEGIES = (
          Parameter("amateur_temperature", "number", 0.5, "Of the amateur.", 1e-3),
          Parameter("contrastive_coefficient", "number", 1.0, "Weight of it.", 0)),
         "Li et al. 2022 (2210.15097)", kind="guidance",
+        formula_in="guidance.contrastive",
         formula="l - c log softmax(z_amateur / tau) where p >= alpha max p",
     ),
     Strategy(
@@ -45,6 +48,7 @@ STRATEGIES = (
                    "Weight; 0 is F3. Needs amateur_model.", 0),),
         "O'Brien and Lewis 2023 (2309.09117)", kind="part",
         also=("amateur_model", "contrastive_alpha"),
+        formula_in="guidance.improved_contrastive",
         formula="(1 + beta) z - beta z_amateur where p >= alpha max p",
     ),
     Strategy(
@@ -52,6 +56,7 @@ STRATEGIES = (
         "steering.layers",
         (Parameter("dola_layers", "any", None, "'low', 'high', or a list of layers."),),
         "Chuang et al. 2023 (2309.03883)", kind="guidance",
+        formula_in="guidance.dola",
         formula="l - l_j where p >= 0.1 max p; j = argmax JS(p, p_j)",
     ),
     Strategy(
@@ -61,6 +66,7 @@ STRATEGIES = (
          Parameter("anti_expert_model", "model", None, "Writes as not wanted."),
          Parameter("dexperts_alpha", "number", 1.0, "Strength.")),
         "Liu et al. 2021 (2105.03023)", kind="guidance",
+        formula_in="guidance.dexperts",
         formula="z + alpha (z_expert - z_anti)",
     ),
     Strategy(
@@ -71,6 +77,7 @@ STRATEGIES = (
          Parameter("ensemble", "choice", "product", "How they are combined.",
                    choices=("product", "mixture"))),
         "Hinton 2002", kind="guidance",
+        formula_in="guidance.product",
         formula="sum_i w_i l_i,  or log sum_i w_i p_i",
     ),
     Strategy(
@@ -79,6 +86,7 @@ STRATEGIES = (
         (Parameter(ANTI, "number", 0.0, "lambda; 0 is off."),
          Parameter("anti_lm_model", "model", None,
                    "Whose likelihood counts; none: its own, without the prompt.")),
-        "Li et al. 2016 (1510.03055)", kind="guidance", formula="l - lambda l_anti",
+        "Li et al. 2016 (1510.03055)", kind="guidance", formula_in="guidance.anti_lm",
+        formula="l - lambda l_anti",
     ),
 )  # fmt: skip

@@ -17,6 +17,7 @@ STRATEGIES = (
                    "When to stop: a heuristic, at once, or never too early.",
                    choices=(False, True, "never"))),
         "Lowerre 1976; Transformers' rules", kind="search",
+        formula_in="beam.BeamSearch",
         formula="the num_beams best of sum log p; ended ones ranked by sum / t^alpha",
     ),
     Strategy(

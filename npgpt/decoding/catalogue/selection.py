@@ -53,5 +53,6 @@ STRATEGIES = (
         "A7", "feedback selectors",
         "Mirostat and adaptive-p (C15, C16, C17) take the token themselves.",
         "selection.build_selector", (), "", kind="part",
+        formula="(z, u, state) -> (token, next state)",
     ),
 )  # fmt: skip

@@ -26,6 +26,7 @@ STRATEGIES = (
          TOKENS, VERIFICATION),
         "Leviathan et al. 2022 (2211.17192); Chen et al. 2023 (2302.01318)",
         kind="search", also=(*LOSSY, *PACE, "assistant_tree"),
+        formula_in="verification.speculative",
         formula="keep x ~ q with probability min(1, p/q), else draw from max(p - q, 0)",
     ),
     Strategy(
@@ -44,6 +45,7 @@ STRATEGIES = (
         (Parameter("prompt_lookup_num_tokens", "whole", 0, "Tokens; 0 is off.", 1),
          Parameter("max_matching_ngram_size", "whole", 2, "Tokens matched.", 1)),
         "Saxena 2023", kind="search", also=("typical_acceptance", "typical_delta"),
+        formula_in="drafters.PromptLookup",
         formula="the longest n-gram at the end, found earlier; what followed it",
     ),
     Strategy(
@@ -53,6 +55,7 @@ STRATEGIES = (
          Parameter("ngram_cache_size", "whole", 3, "Longest context counted.", 1)),
         "llama.cpp; Oliaro et al. 2024 (2411.04975)", kind="search",
         also=("typical_acceptance", "typical_delta"),
+        formula_in="drafters.NgramCache",
         formula="argmax_v count(context, v), longest known context",
     ),
     Strategy(
@@ -61,6 +64,7 @@ STRATEGIES = (
         (Parameter("assistant_early_exit", "whole", 0, "Layers; 0 is off.", 1),),
         "Elhoushi et al. 2024 (2404.16710)", kind="search",
         also=(*LOSSY, *PACE, "verification"),
+        formula_in="drafters.EarlyExit",
         formula="q = softmax(head(ln_f(h_L)))",
     ),
     Strategy(
@@ -68,6 +72,7 @@ STRATEGIES = (
         "speculative.jacobi",
         (Parameter("jacobi_num_tokens", "whole", 0, "Tokens; 0 is off.", 1),),
         "Santilli et al. 2023 (2305.10427)", kind="search",
+        formula_in="lookahead.Jacobi",
         formula="y_i <- argmax p(. | x, y_<i) until nothing changes",
     ),
     Strategy(
@@ -77,6 +82,7 @@ STRATEGIES = (
          Parameter("lookahead_ngram", "whole", 4, "N: tokens of an n-gram.", 2),
          Parameter("lookahead_guesses", "whole", 4, "G: n-grams verified.", 1)),
         "Fu et al. 2024 (2402.02057)", kind="search",
+        formula_in="lookahead.Lookahead",
         formula="window and guesses in one pass, by a tree mask",
     ),
     Strategy(
@@ -93,7 +99,7 @@ STRATEGIES = (
         (Parameter("typical_acceptance", "number", 0.0, "epsilon; 0 is off.", 0, 1),
          Parameter("typical_delta", "number", 0.3, "delta.", 0)),
         "Cai et al. 2024 (2401.10774)", kind="part",
-        formula="keep x if p(x) >= min(epsilon, delta exp(-H))",
+        formula="keep x if p(x) > min(epsilon, delta exp(-H))",
     ),
     Strategy(
         "H11", "ensemble verification", "LOSSY: a mixture of both models' laws.",
