@@ -78,13 +78,12 @@ def linear(
 ) -> Float[Array, "*batch m"]:
     """Affine map y = x W + b; W is (inputs, outputs), as GPT-2's checkpoints store it.
 
-        A Packed weight runs here and gives float32; a plain array is NumPy's business.
+    A Packed weight runs here and gives float32; a plain array is NumPy's business.
 
-        >>> from npgpt.kernels.elementwise import line
-    from npgpt.kernels.packed import pack
-        >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
-        >>> linear(x, w, np.float32([10, 20])).tolist()
-        [[11.0, 22.0]]
+    >>> from npgpt.kernels.packed import pack
+    >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
+    >>> linear(x, w, np.float32([10, 20])).tolist()
+    [[11.0, 22.0]]
     """
     if not isinstance(weight, Packed):
         return ops.linear(x, weight, bias)

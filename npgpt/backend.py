@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import ops
+from npgpt import ops, pieces
 from npgpt.errors import BackendError
 from npgpt.tree import map_leaves
 
@@ -54,7 +54,7 @@ class Backend:
     gelu: Callable = ops.gelu
     linear: Callable = ops.linear
     embedding: Callable = ops.embedding
-    attention: Callable = ops.attention
+    attention: Callable = pieces.attention
     dtypes: tuple[str, ...] = ("float32", "float64")
     prepare: Callable = place  # (params, dtype, xp) -> what these functions want
     # (params, new ids of each row, cache, keep) -> logits after the last keep[row] ids

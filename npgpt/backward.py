@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from npgpt import ops
 from npgpt.ops import Array, namespace
+from npgpt.pieces import attention_pieces
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float, Int
@@ -288,25 +288,3 @@ def attention(
         dk[seen] += dk_part
         dv[seen] += dv_part
     return dq, dk, dv
-
-
-QUERIES = 128  # of a piece: its scores, 128 x S a head, shall stay in the cache
-
-
-def attention_pieces(
-    shape: tuple[int, ...], S: int, causal: bool
-) -> Iterator[tuple[slice, slice, slice]]:
-    """Rows, queries and keys of the pieces in which attention is computed.
-
-    Query i of T sees the keys up to i + S - T, so a piece of queries is itself a causal
-    attention with fewer keys, whose triangle hangs from the bottom right corner.
-
-    >>> [(q, k) for _, q, k in attention_pieces((1, 4, 200, 8), 200, True)][1]
-    (slice(128, 200, None), slice(0, 200, None))
-    """
-    B, _, T, _ = shape
-    for b in range(B):
-        for start in range(0, T, QUERIES):
-            stop = min(T, start + QUERIES)
-            keys = slice(0, stop + S - T if causal else S)
-            yield slice(b, b + 1), slice(start, stop), keys

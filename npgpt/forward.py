@@ -9,7 +9,7 @@ cache holds, and leaves choosing tokens to npgpt.decoding.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from npgpt.errors import DecodingError
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
 
-PREFILL_CHUNK = 256  # tokens read at once: bounds the scores to (B, H, 256, S)
+PREFILL_CHUNK = 1024  # tokens of all rows read at once: bounds what a layer holds
 
 Rows = Sequence[Sequence[int]]
 
@@ -218,13 +218,23 @@ def _read(model: Any, ids: Rows, cache: KVCache) -> list[Any]:
     return [hidden[row, :length] for row, length in enumerate(lengths)]
 
 
+def chunks_of(padded: np.ndarray) -> Iterator[slice]:
+    """Positions of (B, T) that are read at once, PREFILL_CHUNK tokens or one a row.
+
+    >>> list(chunks_of(np.zeros((1024, 2))))
+    [slice(0, 1, None), slice(1, 2, None)]
+    """
+    B, T = padded.shape
+    size = max(1, PREFILL_CHUNK // B)
+    return (slice(start, min(T, start + size)) for start in range(0, T, size))
+
+
 def _by_chunk(
     model: Any, padded: np.ndarray, cache: KVCache, after: Any = None, **how: Any
 ) -> Any:
     """gpt2.hidden_states of padded (B, T), a chunk of positions at a time."""
     chunks = []
-    for start in range(0, padded.shape[1], PREFILL_CHUNK):
-        part = slice(start, start + PREFILL_CHUNK)
+    for part in chunks_of(padded):
         if after is not None:
             how["after"] = after[0], after[1][:, part, :]
         chunks.append(
@@ -243,11 +253,10 @@ def _read_states(model: Any, ids: Rows, cache: KVCache) -> list[list[Any]]:
         return [[row[layer][0] for row in rows] for layer in range(len(rows[0]))]
     padded, ends, lengths = ids
     xp, chunks = model.backend.xp, []
-    for start in range(0, padded.shape[1], PREFILL_CHUNK):
-        chunk = padded[:, start : start + PREFILL_CHUNK]
+    for part in chunks_of(padded):
         chunks.append(
             gpt2.hidden_states(
-                model.params, chunk, cache, backend=model.backend,
+                model.params, padded[:, part], cache, backend=model.backend,
                 output_hidden_states=True,
             )[1]
         )  # fmt: skip

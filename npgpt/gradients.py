@@ -17,14 +17,12 @@ alike. Nothing here updates a parameter; that is npgpt.optim.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt import ops
 from npgpt.backend import Backend
-from npgpt.backward import attention_pieces, gelu
+from npgpt.backward import gelu
 from npgpt.backward_activations import DERIVATIVES
 from npgpt.config import GPT2Config
 from npgpt.gpt2 import (
@@ -118,7 +116,7 @@ def loss_and_gradients(
     """
     config, tape = params.config, Tape(tap)
     ids = check_ids(ids, config)
-    hidden = hidden_states(params, ids, backend=in_pieces(backend), tap=tape)
+    hidden = hidden_states(params, ids, backend=backend, tap=tape)
     loss, dx, dhead = through_head(
         hidden, params.lm_head.weight, targets, config,
         backend=backend, ignore_index=ignore_index, count=count, table_too=tables,
@@ -158,7 +156,7 @@ def mean_loss(
     backend: Backend,
 ) -> float:
     """The loss of loss_and_gradients, without gradients."""
-    hidden = hidden_states(params, ids, backend=in_pieces(backend))
+    hidden = hidden_states(params, ids, backend=backend)
     check_ids(targets, params.config)
     xp, cross_entropy = backend.xp, backend.backward().cross_entropy
     rows = xp.reshape(hidden, (-1, hidden.shape[-1]))
@@ -309,30 +307,3 @@ def _through_norm(
     norm = backend.backward().layer_norm
     dx, *ln_gradients = norm(dy, x, ln.weight, config.layer_norm_epsilon)
     return dx, Affine(*ln_gradients)
-
-
-def in_pieces(backend: Backend) -> Backend:
-    """The backend, with NumPy's attention for some queries at a time.
-
-    The scores of a whole batch would be larger than all that is kept for the way back.
-    """
-    if backend.attention is not ops.attention:
-        return backend
-    return replace(backend, attention=_attention_in_pieces)
-
-
-def _attention_in_pieces(
-    q: Array, k: Array, v: Array, *, causal: bool = True, mask: Any = None,
-    window: int | None = None, scale: float | None = None,
-) -> Array:  # fmt: skip
-    out = ops.namespace(q).empty_like(q)
-    for rows, queries, keys in attention_pieces(q.shape, k.shape[2], causal):
-        hidden = None
-        if mask is not None:
-            hidden = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]
-        seen = (rows, slice(None), keys, ...)
-        out[rows, :, queries, ...] = ops.attention(
-            q[rows, :, queries, :], k[seen], v[seen], causal=causal, mask=hidden,
-            window=window, scale=scale,
-        )  # fmt: skip
-    return out

@@ -25,7 +25,7 @@ from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
 from npgpt.decoding.generation import PROMPT, Generator
 from npgpt.errors import BackendError, DecodingError, TokenizerError
-from npgpt.forward import PREFILL_CHUNK
+from npgpt.forward import chunks_of
 from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
@@ -149,8 +149,8 @@ class GPT2(Generator):
                 return z
         ends = [len(held) + len(new) for held, new in zip(cache.ids, ids, strict=True)]
         last: list[Any] = [None] * len(ids)
-        for start in range(0, T, PREFILL_CHUNK):
-            chunk = padded[:, start : start + PREFILL_CHUNK]
+        for part in chunks_of(padded):
+            start, chunk = part.start, padded[:, part]
             hidden = gpt2.hidden_states(self.params, chunk, cache, backend=self.backend)
             for row, new in enumerate(ids):
                 at = len(new) - 1 - start

@@ -1,4 +1,4 @@
-"""The scripts in tools/ start: what they import exists, and --help says what they do."""
+"""The scripts in tools/ start: what they import exists; --help says what they do."""
 
 import subprocess
 import sys
@@ -17,5 +17,7 @@ def test_a_tool_says_what_it_does(name):
         [sys.executable, TOOLS / f"{name}.py", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    first = next(line for line in done.stdout.splitlines() if line and line[0].isupper())
+    first = next(
+        line for line in done.stdout.splitlines() if line and line[0].isupper()
+    )
     assert first.split()[0] in ("Time", "Write", "Make", "Train", "Measure")
