@@ -17,7 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-from npgpt.bench.compare import warm_up
 from npgpt.bench.worker import Worker
 from npgpt.config import GPT2Config
 from npgpt.info import describe
@@ -84,7 +83,9 @@ if __name__ == "__main__":
         print("llama-cpp-python is not installed: its column is left out")
     print(f"{cores} cores, medians of {rounds} rounds; ratios to npgpt in brackets")
     workers = {name: Worker(name, folder, cores) for name in names}
-    warm_up(workers)
+    for worker in workers.values():
+        worker.ask("prefill", 8)
+        worker.ask("decode", 8, 1, 1)
     steps = alternate(workers, rounds, "decode", 64, 1, 16)
     rates = {name: 1 / seconds for name, seconds in steps.items()}
     wanted = "numpy >= 1.0 x transformers, 0.95 x llama.cpp"
