@@ -298,6 +298,19 @@ def test_best_candidates_of_long_rows_are_those_of_a_sort(V, dtype):
         assert best_candidates(lp, scores, n) == pairs[:n]
 
 
+@pytest.mark.parametrize("more", [{}, {"repetition_penalty": 1.2}])
+def test_ranks_of_beams_are_those_of_reading_the_text(tales, more):
+    worst = 1
+    for beams in (2, 5):
+        text = tales.generate("The king", max_new_tokens=14, num_beams=beams, **more)
+        z = tales.logits(text.prompt_ids + text.ids)[0, len(text.prompt_ids) - 1 : -1]
+        ranks = [int((row > row[id]).sum()) + 1
+                 for row, id in zip(z, text.ids, strict=True)]  # fmt: skip
+        assert text.ranks == ranks
+        worst = max(worst, *ranks)
+    assert worst > 1
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_beams_refuse_what_is_no_distribution(value):
     toy = Toy(random_table(2))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,8 +27,7 @@ from npgpt.ops import log_softmax
 GROUP = 64  # tokens that best_candidates passes over by their largest number
 
 
-@dataclass(frozen=True)
-class Beam:
+class Beam(NamedTuple):
     """A text in the making: all its ids, what its tokens add up to, where it grew."""
 
     ids: list[int]
@@ -214,7 +213,10 @@ class BeamSearch:
         candidates = self.candidates(lp, context, norm)
         running: list[Beam] = []
         self.chosen = []  # what groups of a diverse search keep away from
+        best = self.options.greedy and not self.chain
         for rank, (score, parent, token) in enumerate(candidates):
+            if rank >= self.num_beams == len(running):
+                break
             if token not in self.ends.eos and len(self.chosen) < self.num_beams:
                 self.chosen.append(token)
             before = self.running[parent]
@@ -222,9 +224,12 @@ class BeamSearch:
             reason = self.ends.reason(new)
             if (rank >= self.num_beams) if reason else len(running) == self.num_beams:
                 continue
+            # The best candidates of all: what is better than one stands before it.
+            ahead = [s for s, p, _ in candidates[:rank] if p == parent and s > score]
             taken = pick(
                 z[parent], token, lp[parent, token] - norm[parent],
                 self.options.top_logprobs, norm[parent],
+                len(ahead) + 1 if best else None,
             )  # fmt: skip
             picks = (*before.picks, taken)
             if reason:

@@ -8,7 +8,6 @@ The dissimilarity is Hamming's, between tokens of the same step; the paper's oth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,7 @@ class DiverseBeamSearch:
                 len(running), len(running) + len(group.running)
             )  # fmt: skip
             if not group.done:
-                running += [replace(beam, parent=p) for beam, p in
+                running += [beam._replace(parent=p) for beam, p in
                             zip(group.running, parents, strict=True)]  # fmt: skip
         self.running = running
         self.done = all(group.done for group in self.groups)

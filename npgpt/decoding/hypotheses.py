@@ -45,8 +45,9 @@ class Hypothesis:
 
 
 def pick(
-    lp: np.ndarray, id: int, processed: float, top: int = 0, norm: float = 0.0
-) -> Pick:
+    lp: np.ndarray, id: int, processed: float, top: int = 0, norm: float = 0.0,
+    rank: int | None = None,
+) -> Pick:  # fmt: skip
     """Token `id` with its numbers from the model's log-probabilities lp - norm (V,).
 
     >>> pick(np.log(np.array([0.5, 0.25, 0.25])), 1, -2.0).rank
@@ -56,7 +57,8 @@ def pick(
     if top:
         order = np.argsort(-lp, kind="stable")[:top]
         best = tuple((int(i), float(lp[i] - norm)) for i in order)
-    rank = int(np.count_nonzero(lp > lp[id])) + 1
+    if rank is None:
+        rank = int(np.count_nonzero(lp > lp[id])) + 1
     return Pick(int(id), float(lp[id] - norm), float(processed), rank, best)
 
 
