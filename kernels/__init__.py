@@ -5,7 +5,8 @@ result; its first paragraph says what it does differently and why that is faster
 
 softmax, layer_norm, gelu, linear, attention, cross_entropy, embedding    the twins
 packed       weights in the order in which they are read, and in fewer bytes
-vector       the innermost loops, as vector instructions
+vector       the innermost loops, as vector instructions; llvm, the words for them
+amx          the same for prompts, on Intel's tile unit
 elementwise  exp as a polynomial, half precision
 backward, attention_backward, optim    the twins of training
 team, phases, forward, step   the whole forward pass in one kernel

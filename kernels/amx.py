@@ -24,20 +24,20 @@ import ctypes
 import sys
 
 from llvmlite import ir
-from npgpt.kernels.vector import (
-    AMX,
+from npgpt.kernels.llvm import (
     F32,
     I8,
     I64,
     F32x16,
     I32x16,
-    _call,
-    _load,
-    _loop,
-    _multiply_add,
-    _splat,
-    _store,
+    call,
+    load,
+    loop,
+    multiply_add,
+    splat,
+    store,
 )
+from npgpt.kernels.vector import AMX
 from numba import types
 from numba.extending import intrinsic
 
@@ -67,7 +67,7 @@ def _at(b, address, offset=0):
 
 def _void(b, name, *arguments):
     """Call an intrinsic that returns nothing."""
-    _call(b, name, VOID, arguments)
+    call(b, name, VOID, arguments)
 
 
 @intrinsic
@@ -151,7 +151,7 @@ def _block(module, name, tall, wide, kind):
     room = b.alloca(ir.ArrayType(I32x16, 4 * 16))  # aligned to 64 bytes
     room = b.ptrtoint(room, I64)
 
-    def load(step):
+    def load_tiles(step):
         """The tiles of A and B at this step of k."""
         for i in range(tall):
             at = b.add(args["a"], b.mul(args["a_row"], _number(16 * i)))
@@ -176,19 +176,19 @@ def _block(module, name, tall, wide, kind):
         return b.add(b.add(args["c"], b.mul(args["c_row"], r)), _number(64 * j))
 
     def floats(step, _):
-        load(step)
+        load_tiles(step)
         multiply("llvm.x86.tdpbf16ps")
         return []
 
     def group(step, _):
         clear()
-        load(step)
+        load_tiles(step)
         multiply("llvm.x86.tdpbssd")
         for i, j in pairs:
             at = _at(b, room, (2 * i + j) * TILE)
             _void(b, "llvm.x86.tilestored64", _tile(2 * i + j), at, _number(64))
         scales = [
-            _load(b, b.add(
+            load(b, b.add(
                 b.add(args["b_scale"], b.mul(args["b_scale_panel"], _number(j))),
                 b.mul(step, _number(64))), F32x16)
             for j in range(wide)
@@ -199,24 +199,24 @@ def _block(module, name, tall, wide, kind):
                 one = b.add(args["a_scale"], b.mul(args["a_scale_row"],
                             b.add(r, _number(16 * i))))  # fmt: skip
                 one = b.add(one, b.mul(step, _number(4)))
-                one = _splat(b, _load(b, one, F32), 16)
+                one = splat(b, load(b, one, F32), 16)
                 for j in range(wide):
                     c = c_at(i, j, r)
                     ints = b.add(b.add(room, _number((2 * i + j) * TILE)),
                                  b.mul(r, _number(64)))  # fmt: skip
-                    ints = b.sitofp(_load(b, ints, I32x16), F32x16)
+                    ints = b.sitofp(load(b, ints, I32x16), F32x16)
                     scale = b.fmul(one, scales[j])
-                    total = _multiply_add(b, ints, scale, _load(b, c, F32x16))
-                    _store(b, total, c)
+                    total = multiply_add(b, ints, scale, load(b, c, F32x16))
+                    store(b, total, c)
                 return []
 
-            _loop(b, _number(16), [], row)
+            loop(b, _number(16), [], row)
         return []
 
     steps = b.sdiv(args["k"], _number(32 if kind == types.uint16 else 64))
     if kind == types.uint16:
         clear()
-        _loop(b, steps, [], floats)
+        loop(b, steps, [], floats)
         for i, j in pairs:
             _void(b, "llvm.x86.tilestored64", _tile(2 * i + j), _at(b, c_at(i, j)),
                   args["c_row"])  # fmt: skip
@@ -224,7 +224,7 @@ def _block(module, name, tall, wide, kind):
         zero = ir.Constant(F32x16, [0.0] * 16)
         for i, j in pairs:
             for r in range(16):
-                _store(b, zero, c_at(i, j, _number(r)))
-        _loop(b, steps, [], group)
+                store(b, zero, c_at(i, j, _number(r)))
+        loop(b, steps, [], group)
     b.ret_void()
     return function

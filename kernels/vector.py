@@ -1,103 +1,57 @@
-"""The innermost loops, written as LLVM instructions: a tile of R rows by 16 columns.
+"""The innermost loops, as LLVM instructions: a tile of some rows by 16 or 32 columns.
 
-    C[r, j] (+)= sum over k of A[r, k] B[k, j]      r < R, j < 16
+    C[r, j] (+)= sum over k of A[r, k] B[k, j]
 
 Everything heavy in npgpt.kernels is this. C stays in vector registers for the whole
-sum; each step loads 16 weights once and uses them for R rows. That is why it is fast,
-and why it cannot be said in plain Python: Numba's loops keep an array of accumulators
-in memory, and LLVM does not find the int8 instructions by itself.
+sum; each step loads 16 weights (of each panel) once and uses them for all rows. That is
+why it is fast, and why it cannot be said in plain Python: Numba's loops keep an array
+of accumulators in memory, and LLVM does not find the int8 instructions by itself.
 
 Weights come in panels of 16 columns (npgpt.kernels.packed):
 
     float32    k by k:           16 numbers
-    bfloat16   pairs of k:       16 x 2 numbers; a shift or a mask widens them
+    bfloat16   pairs of k:       16 x 2 numbers; a shift or a mask widens them, or one
+               instruction multiplies them with pairs of inputs in bfloat16 (NARROW)
     int8       fours of k:       16 x 4 numbers; exact int32 sums of a group of 64, then
                one multiplication by the scales of weight group and activation group
 
-Vectors are 16 numbers long whatever the processor has: LLVM cuts them to its width. An
-address is checked by nobody here: callers own and size every buffer. Sums of floats are
-reordered, so results differ from the reference by rounding.
+With AVX-512 two panels are multiplied at once: in decoding that is two streams from
+memory instead of one, in prompts it halves the loads of A. Weights are asked for some
+KB before they are read, since a core alone does not look that far ahead. Sums of floats
+are reordered, so results differ from the reference by rounding.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
+from npgpt.kernels.llvm import (
+    F32,
+    I32,
+    I64,
+    F32x16,
+    I8x32,
+    I8x64,
+    I16x16,
+    I32x8,
+    I32x16,
+    ask,
+    call,
+    const,
+    load,
+    loop,
+    multiply_add,
+    splat,
+    store,
+)
 from numba import types
 from numba.extending import intrinsic
 
-I8, I16, I32, I64 = (ir.IntType(n) for n in (8, 16, 32, 64))
-F32 = ir.FloatType()
-F32x16, I32x16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
-I8x64, I8x32 = ir.VectorType(I8, 64), ir.VectorType(I8, 32)
-I16x16, I32x8 = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 GROUP = 64  # numbers of the input that share an int8 scale
 AHEAD = 7168  # bytes between a weight that is read and one that is asked for
 BLOCK = 64  # products of a float sum, before it is added to the others
 AVX2, AVX512, BF16, AMX = 1, 2, 3, 4  # lengths of the tier's tuple
 ONE, TWO = (), (0, 0)  # panels that a tile multiplies at once
 NARROW = "narrow"  # bfloat16 weights times bfloat16 inputs, in pairs
-
-
-def _call(b, name, result, arguments):
-    """Call an LLVM intrinsic by name."""
-    function = b.module.globals.get(name) or ir.Function(
-        b.module, ir.FunctionType(result, [a.type for a in arguments]), name
-    )
-    return b.call(function, arguments)
-
-
-def _load(b, address, kind):
-    return b.load(b.inttoptr(address, kind.as_pointer()), align=1)
-
-
-def _ask(b, address):
-    """Ask for what will be read soon: where weights come from memory, it decides."""
-    at = b.inttoptr(address, I8.as_pointer())
-    read, keep, data = (ir.Constant(I32, n) for n in (0, 2, 1))
-    _call(b, "llvm.prefetch.p0", ir.VoidType(), [at, read, keep, data])
-
-
-def _store(b, value, address):
-    b.store(value, b.inttoptr(address, value.type.as_pointer()), align=1)
-
-
-def _splat(b, scalar, n):
-    """A vector of n times this number."""
-    kind = ir.VectorType(scalar.type, n)
-    one = b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
-    return b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, n), [0] * n))
-
-
-def _const(kind, value):
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _multiply_add(b, x, y, z):
-    # fmuladd, not fma: without the instruction, fma would call a slow function
-    return _call(b, "llvm.fmuladd.v16f32", F32x16, [x, y, z])
-
-
-def _loop(b, count, carried, body):
-    """Run body(i, values) -> values for i in 0 .. count - 1 (count >= 1)."""
-    entry = b.block
-    loop, done = b.append_basic_block("loop"), b.append_basic_block("done")
-    b.branch(loop)
-    b.position_at_end(loop)
-    i = b.phi(I64)
-    i.add_incoming(ir.Constant(I64, 0), entry)
-    values = []
-    for value in carried:
-        phi = b.phi(value.type)
-        phi.add_incoming(value, entry)
-        values.append(phi)
-    new = body(i, values)
-    after, here = b.add(i, ir.Constant(I64, 1)), b.block
-    i.add_incoming(after, here)
-    for phi, value in zip(values, new, strict=True):
-        phi.add_incoming(value, here)
-    b.cbranch(b.icmp_signed("<", after, count), loop, done)
-    b.position_at_end(done)
-    return new
 
 
 def _float_step(b, kind, a, a_row, a_step, panels, ahead, i, accs):
@@ -111,15 +65,15 @@ def _float_step(b, kind, a, a_row, a_step, panels, ahead, i, accs):
         return b.add(b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, a_step))
 
     offset = b.mul(i, ir.Constant(I64, 64))
-    raw = [_load(b, b.add(panel, offset), I32x16) for panel in panels]
+    raw = [load(b, b.add(panel, offset), I32x16) for panel in panels]
     for panel in panels:
-        _ask(b, b.add(b.add(panel, offset), ahead))
+        ask(b, b.add(b.add(panel, offset), ahead))
     if kind == NARROW:
-        ones = [_splat(b, _load(b, at(r, i), I32), 16) for r in range(len(accs))]
+        ones = [splat(b, load(b, at(r, i), I32), 16) for r in range(len(accs))]
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
         return [
             [
-                _call(b, name, F32x16, [acc, one, w])
+                call(b, name, F32x16, [acc, one, w])
                 for acc, w in zip(row, raw, strict=True)
             ]
             for one, row in zip(ones, accs, strict=True)
@@ -127,14 +81,14 @@ def _float_step(b, kind, a, a_row, a_step, panels, ahead, i, accs):
     if kind == types.float32:
         parts = [(i, [b.bitcast(w, F32x16) for w in raw])]
     else:  # a bfloat16 is the upper half of a float32
-        even = [b.bitcast(b.shl(w, _const(I32x16, 16)), F32x16) for w in raw]
-        odd = [b.bitcast(b.and_(w, _const(I32x16, 0xFFFF0000)), F32x16) for w in raw]
+        even = [b.bitcast(b.shl(w, const(I32x16, 16)), F32x16) for w in raw]
+        odd = [b.bitcast(b.and_(w, const(I32x16, 0xFFFF0000)), F32x16) for w in raw]
         first = b.mul(i, ir.Constant(I64, 2))
         parts = [(first, even), (b.add(first, ir.Constant(I64, 1)), odd)]
     for k, weights in parts:
-        ones = [_splat(b, _load(b, at(r, k), F32), 16) for r in range(len(accs))]
+        ones = [splat(b, load(b, at(r, k), F32), 16) for r in range(len(accs))]
         accs = [
-            [_multiply_add(b, one, w, acc) for acc, w in zip(row, weights, strict=True)]
+            [multiply_add(b, one, w, acc) for acc, w in zip(row, weights, strict=True)]
             for one, row in zip(ones, accs, strict=True)
         ]
     return accs
@@ -169,7 +123,7 @@ def _float_tile(b, rows, panels, kind, args):
         return [b.fadd(x, y) for x, y in zip(totals, sums, strict=True)]
 
     blocks = b.sdiv(b.add(args["k"], ir.Constant(I64, BLOCK - 1)), count)
-    return _loop(b, blocks, [_const(F32x16, 0.0)] * (rows * panels), block)
+    return loop(b, blocks, [const(F32x16, 0.0)] * (rows * panels), block)
 
 
 def _float_block(b, rows, kind, a, a_row, a_step, at, ahead, k):
@@ -190,7 +144,7 @@ def _float_block(b, rows, kind, a, a_row, a_step, at, ahead, k):
 
     steps = b.sdiv(k, ir.Constant(I64, unroll * (1 if kind == types.float32 else 2)))
     size = rows * panels
-    sums = _loop(b, steps, [_const(F32x16, 0.0)] * (size * unroll), body)
+    sums = loop(b, steps, [const(F32x16, 0.0)] * (size * unroll), body)
     for u in range(1, unroll):
         for r in range(size):
             sums[r] = b.fadd(sums[r], sums[u * size + r])
@@ -201,29 +155,29 @@ def _dot4(b, tier, acc, w, a):
     """acc[j] + sum of w[4 j + i] a[i] over i < 4: int8 products, int32 sums."""
     if tier >= AVX512:
         # vpdpbusd wants one side unsigned: w + 128; the caller takes 128 sum(a) off.
-        w = b.xor(w, _const(I8x64, -128))
-        a = b.bitcast(_splat(b, a, 16), I8x64)
-        return _call(b, "llvm.x86.avx512.vpdpbusd.512", I32x16, [acc, w, a])
+        w = b.xor(w, const(I8x64, -128))
+        a = b.bitcast(splat(b, a, 16), I8x64)
+        return call(b, "llvm.x86.avx512.vpdpbusd.512", I32x16, [acc, w, a])
     if tier >= AVX2:
         # vpmaddubsw wants one side unsigned and adds two products in 16 bits:
         # |a| (sign(a) w), at most 2 * 127 * 127, which fits.
-        a = b.bitcast(_splat(b, a, 8), I8x32)
-        size = _call(b, "llvm.abs.v32i8", I8x32, [a, ir.Constant(ir.IntType(1), 0)])
+        a = b.bitcast(splat(b, a, 8), I8x32)
+        size = call(b, "llvm.abs.v32i8", I8x32, [a, ir.Constant(ir.IntType(1), 0)])
         halves = []
         for half in range(2):
             index = list(range(32 * half, 32 * half + 32))
             part = b.shuffle_vector(w, w, ir.Constant(ir.VectorType(I32, 32), index))
-            part = _call(b, "llvm.x86.avx2.psign.b", I8x32, [part, a])
-            pairs = _call(b, "llvm.x86.avx2.pmadd.ub.sw", I16x16, [size, part])
-            ones = _const(I16x16, 1)
-            halves.append(_call(b, "llvm.x86.avx2.pmadd.wd", I32x8, [pairs, ones]))
+            part = call(b, "llvm.x86.avx2.psign.b", I8x32, [part, a])
+            pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", I16x16, [size, part])
+            ones = const(I16x16, 1)
+            halves.append(call(b, "llvm.x86.avx2.pmadd.wd", I32x8, [pairs, ones]))
         both = ir.Constant(I32x16, list(range(16)))
         return b.add(acc, b.shuffle_vector(*halves, both))
     w = b.bitcast(w, I32x16)
     for i in range(4):  # byte i, with its sign, in every 32-bit number
-        byte = b.ashr(b.shl(w, _const(I32x16, 24 - 8 * i)), _const(I32x16, 24))
+        byte = b.ashr(b.shl(w, const(I32x16, 24 - 8 * i)), const(I32x16, 24))
         one = b.ashr(b.shl(a, ir.Constant(I32, 24 - 8 * i)), ir.Constant(I32, 24))
-        acc = b.add(acc, b.mul(byte, _splat(b, one, 16)))
+        acc = b.add(acc, b.mul(byte, splat(b, one, 16)))
     return acc
 
 
@@ -241,10 +195,10 @@ def _int8_tile(b, rows, panels, tier, args):
     def group(g, sums):
         weights = [b.add(panel("b", p), b.mul(g, n(GROUP * 16))) for p in range(panels)]
         base_a = b.add(args["a"], b.mul(g, n(GROUP)))
-        starts = [_const(I32x16, 0)] * rows
+        starts = [const(I32x16, 0)] * rows
         if tier >= AVX512:
             starts = [
-                _splat(b, _load(b, b.add(
+                splat(b, load(b, b.add(
                     b.add(args["a_sum"], b.mul(args["a_group_row"], n(r))),
                     b.mul(g, n(4))), I32), 16)
                 for r in range(rows)
@@ -252,35 +206,35 @@ def _int8_tile(b, rows, panels, tier, args):
 
         def four(i, ints):
             at = [b.add(base, b.mul(i, n(64))) for base in weights]
-            w = [_load(b, address, I8x64) for address in at]
+            w = [load(b, address, I8x64) for address in at]
             for address in at:
-                _ask(b, b.add(address, n(AHEAD)))
+                ask(b, b.add(address, n(AHEAD)))
             x, out = b.add(base_a, b.mul(i, n(4))), []
             for r in range(rows):
-                a = _load(b, b.add(x, b.mul(args["a_row"], n(r))), I32)
+                a = load(b, b.add(x, b.mul(args["a_row"], n(r))), I32)
                 out += [
                     _dot4(b, tier, ints[r * panels + p], w[p], a) for p in range(panels)
                 ]
             return out
 
         starts = [start for start in starts for _ in range(panels)]
-        ints = _loop(b, n(GROUP // 4), starts, four)
+        ints = loop(b, n(GROUP // 4), starts, four)
         scales = [
-            _load(b, b.add(panel("b_scale", p), b.mul(g, n(64))), F32x16)
+            load(b, b.add(panel("b_scale", p), b.mul(g, n(64))), F32x16)
             for p in range(panels)
         ]
         out = []
         for r in range(rows):
             at = b.add(args["a_scale"], b.mul(args["a_group_row"], n(r)))
-            one = _splat(b, _load(b, b.add(at, b.mul(g, n(4))), F32), 16)
+            one = splat(b, load(b, b.add(at, b.mul(g, n(4))), F32), 16)
             for p in range(panels):
                 number, total = ints[r * panels + p], sums[r * panels + p]
                 both = b.fmul(scales[p], one)
-                out.append(_multiply_add(b, b.sitofp(number, F32x16), both, total))
+                out.append(multiply_add(b, b.sitofp(number, F32x16), both, total))
         return out
 
     groups = b.sdiv(args["k"], n(GROUP))
-    return _loop(b, groups, [_const(F32x16, 0.0)] * (rows * panels), group)
+    return loop(b, groups, [const(F32x16, 0.0)] * (rows * panels), group)
 
 
 _NAMES = ("b", "b_panel", "b_scale", "a", "a_row", "a_step", "a_scale", "a_sum",
@@ -310,8 +264,8 @@ def _tile_function(module, name, rows, panels, kind, tier):
     # Reading C where it is not wanted is harmless: the tile is ours.
     fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
     for total, address in zip(sums, at, strict=True):
-        before = b.select(fresh, _const(F32x16, 0.0), _load(b, address, F32x16))
-        _store(b, b.fadd(before, total), address)
+        before = b.select(fresh, const(F32x16, 0.0), load(b, address, F32x16))
+        store(b, b.fadd(before, total), address)
     b.ret_void()
     return function
 
