@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt import gpt2
 from npgpt.cache import KVCache
+from npgpt.checks import checked, is_list, shown
 from npgpt.errors import DecodingError
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -38,15 +39,18 @@ def all_logits(
     One array (keep[row], V) a row; rows may differ in length. `layers` runs only the
     first so many blocks, then ln_f and the output head (early exit).
     """
-    if layers is None and all(len(new) == 1 for new in ids):
+    check_rows(ids, cache)
+    keep = _kept(keep, ids)
+    if layers is None and all(len(new) == 1 for new in ids) and 0 not in keep:
         return list(model.next_logits(ids, cache)[:, None])
-    keep = [len(new) for new in ids] if keep is None else keep
     if layers is None and model.backend.decode_step is not None:
         for new in ids:
             gpt2.check_ids([new], model.config)
         z = model.backend.decode_step(model.params, ids, cache, keep)
         if z is not None:
             return np.split(z, np.cumsum(keep)[:-1])
+    if layers is not None:
+        _check_layers([layers], model)
     hidden = _read(model, ids, cache, layers)
     ends = [h[len(h) - n :] for h, n in zip(hidden, keep, strict=True)]
     return _heads(model, ends)
@@ -59,11 +63,13 @@ def next_hidden(
 
     Hidden states are the last layer's, after ln_f.
     """
+    check_rows(ids, cache)
     hidden = _read(model, ids, cache)
     z = _heads(model, [h[-1:] for h in hidden])
     return np.concatenate(z), [model.backend.to_numpy(h) for h in hidden]
 
 
+@checked(DecodingError)
 def layer_logits(
     model: Any,
     ids: Rows,
@@ -79,8 +85,10 @@ def layer_logits(
     last, after ln_f. Earlier states go to the head as they are, or with `norm` through
     ln_f. One array (keep[row], len(layers), V) a row.
     """
+    check_rows(ids, cache)
+    keep = _kept(keep, ids)
+    _check_layers(layers, model)
     states = _read_states(model, ids, cache)
-    keep = [len(new) for new in ids] if keep is None else keep
     xp, final = model.backend.xp, model.config.n_layer
     rows = []
     for row, n in enumerate(keep):
@@ -107,9 +115,13 @@ def tree_logits(
     A node sees the text and its own ancestors alone, at the position of its depth. Keep
     the branch that was accepted with `cache.gather`.
     """
+    _check_cache(cache)
+    check_rows([ids] * cache.batch, cache)
     T, lengths = len(ids), cache.lengths
     S = int(lengths.max()) + T
     ancestors = tree_mask(parents)
+    if len(ancestors) != T:
+        raise DecodingError(f"{T} ids in a tree of {len(ancestors)} nodes")
     depth = ancestors.sum(1) - 1
     mask = np.zeros((cache.batch, T, S), bool)
     for row, length in enumerate(lengths.tolist()):
@@ -117,7 +129,7 @@ def tree_logits(
         mask[row, :, length : length + T] = ancestors
     hidden = gpt2.hidden_states(
         model.params,
-        np.tile(np.asarray(ids, np.int64), (cache.batch, 1)),
+        np.repeat(gpt2.check_ids([ids], model.config), cache.batch, axis=0),
         cache,
         backend=model.backend,
         positions=lengths[:, None] + depth,
@@ -127,6 +139,7 @@ def tree_logits(
     return model.backend.to_numpy(z)
 
 
+@checked(DecodingError)
 def tree_mask(parents: Sequence[int]) -> np.ndarray:
     """Who is an ancestor of whom, itself included: (T, T), True where i may see j.
 
@@ -140,6 +153,47 @@ def tree_mask(parents: Sequence[int]) -> np.ndarray:
         if parent >= 0:
             mask[node] |= mask[parent]
     return mask
+
+
+def check_rows(ids: Rows, cache: KVCache) -> None:
+    """Raise DecodingError unless these are new ids for every row of a cache."""
+    _check_cache(cache)
+    if not is_list(ids) or len(ids) != cache.batch:
+        raise DecodingError(
+            f"a cache of {cache.batch} rows reads a list of ids for each"
+        )
+    for row in ids:
+        if not is_list(row) or not len(row):
+            raise DecodingError(
+                f"every row must read at least one token id, not {shown(row)}"
+            )
+
+
+def _check_cache(cache: KVCache) -> None:
+    if not isinstance(cache, KVCache):
+        raise DecodingError(f"cache must be a KVCache, not {shown(cache)}")
+
+
+def _kept(keep: Sequence[int] | None, ids: Rows) -> list[int]:
+    """How many of each row's new ids logits are wanted after: of all where None."""
+    lengths = [len(new) for new in ids]
+    if keep is None:
+        return lengths
+    if not is_list(keep) or len(keep) != len(ids):
+        raise DecodingError(f"keep must be a number for each row, not {shown(keep)}")
+    for n, length in zip(keep, lengths, strict=True):
+        if not isinstance(n, int | np.integer) or not 0 <= n <= length:
+            raise DecodingError(f"cannot keep {shown(n)} of {length} new ids")
+    return list(keep)
+
+
+def _check_layers(layers: Sequence[int], model: Any) -> None:
+    final = model.config.n_layer
+    if not is_list(layers) or not len(layers):
+        raise DecodingError(f"layers must be a list of layers, not {shown(layers)}")
+    for layer in layers:
+        if not isinstance(layer, int | np.integer) or not 0 <= layer <= final:
+            raise DecodingError(f"layer {shown(layer)} is not one of 0 to {final}")
 
 
 def _read(
@@ -194,8 +248,7 @@ def _fill_up(model: Any, ids: Rows, cache: KVCache) -> tuple[Any, bool]:
         return ids, True
     padded = np.zeros((len(ids), T), np.int64)
     for row, new in enumerate(ids):
-        padded[row, : len(new)] = new
-    padded = gpt2.check_ids(padded, model.config)
+        padded[row, : len(new)] = gpt2.check_ids([new], model.config)
     ends = [len(held) + n for held, n in zip(cache.ids, lengths, strict=True)]
     return (padded, ends, lengths), False
 
