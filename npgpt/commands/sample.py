@@ -131,23 +131,25 @@ def draw(
     model: GPT2, prompt: str, choice: Choice, shown: list[int], path: Path
 ) -> None:
     """The stages as bars side by side; the token taken is dark."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
+
+    from npgpt.plots import save
 
     n = len(choice.stages)
     figure = Figure(figsize=(2.6 * n + 1.2, 0.28 * len(shown) + 1.6))
     axes = figure.subplots(1, n, sharey=True, squeeze=False)[0]
     labels = [repr(_text(model, id)) for id in shown]
+    plain = {"parse_math": False}  # a price in dollars is no formula
     colors = ["#1f3b73" if id == choice.token_id else "#9db7dd" for id in shown]
     for axis, stage in zip(axes, choice.stages, strict=True):
         axis.barh(range(len(shown)), stage.p[shown], color=colors)
         axis.set_title(f"{stage.name}\n{stage.left:,} tokens", fontsize=9)
         axis.set_xlabel("probability", fontsize=8)
         axis.tick_params(labelsize=8)
-    axes[0].set_yticks(range(len(shown)), labels, family="monospace")
+    axes[0].set_yticks(range(len(shown)), labels, family="monospace", **plain)
     axes[0].invert_yaxis()
-    figure.suptitle(f"{prompt!r}: {_taken(model, choice)}", fontsize=9, wrap=True)
+    figure.suptitle(
+        f"{prompt!r}: {_taken(model, choice)}", fontsize=9, wrap=True, **plain
+    )
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    save(figure, path)
