@@ -23,13 +23,16 @@ from npgpt.kernels.prepare import (
 )
 from npgpt.kernels.tiers import current
 
+from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
+from npgpt.files import check_readable
 
 FILE = "packed.safetensors"
 LAYOUT = "panels of 16, groups of 64, version 1"
 
 
+@checked(CheckpointError)
 def save_packed(params: PackedParams, folder: str | Path) -> None:
     """Write config.json and packed.safetensors; each appears whole or not at all."""
     from npgpt.tensorfile import write_atomically
@@ -67,6 +70,7 @@ def save_packed(params: PackedParams, folder: str | Path) -> None:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
 
 
+@checked(CheckpointError)
 def load_prepared(folder: str | Path, dtype: str) -> PackedParams | None:
     """The packed parameters of a folder that holds them and no plain weights."""
     folder = Path(folder)
@@ -75,6 +79,7 @@ def load_prepared(folder: str | Path, dtype: str) -> PackedParams | None:
     return load_packed(folder, dtype)
 
 
+@checked(CheckpointError)
 def load_packed(folder: str | Path, dtype: str) -> PackedParams:
     """Map a packed checkpoint; raises CheckpointError where it is not what it says."""
     from safetensors import SafetensorError, safe_open
@@ -82,6 +87,7 @@ def load_packed(folder: str | Path, dtype: str) -> PackedParams:
     path = Path(folder) / FILE
     config = GPT2Config.from_file(Path(folder) / "config.json")
     try:
+        check_readable(path)
         with safe_open(path, framework="np") as file:  # checks the header
             metadata = file.metadata() or {}
         # copy-on-write: Numba must not see a read-only array as another type

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from npgpt import ops, pieces
+from npgpt.checks import shown
 from npgpt.errors import BackendError
 from npgpt.tree import map_leaves
 
@@ -85,13 +86,11 @@ def get_backend(name: str | Backend) -> Backend:
     """
     if isinstance(name, Backend):
         return name
-    if name == "numpy":
-        return NUMPY
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise BackendError(f"backend {shown(name)} is not one of {', '.join(BACKENDS)}")
     if name == "numba":
         return _numba()
-    if name == "cupy":
-        return _cupy()
-    raise BackendError(f"backend {name!r} is not one of {', '.join(BACKENDS)}")
+    return NUMPY if name == "numpy" else _cupy()
 
 
 def _numba() -> Backend:

@@ -62,17 +62,21 @@ def check_data(
             f"{model.n_positions}"
         )
     for name, ids in (("training", train_ids), ("validation", validation_ids)):
-        least = context + 1 if name == "training" else 2
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise TrainingError(f"the {name} ids must be one row of whole numbers")
-        if len(ids) < least:
-            raise TrainingError(
-                f"the {name} text has {len(ids)} tokens, at least {least} are needed; "
-                "give more text, or a shorter context"
-            )
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= model.vocab_size:
-            raise TrainingError(
-                f"the {name} text holds token id {low if low < 0 else high}, the "
-                f"model's vocabulary ends at {model.vocab_size - 1}; use its tokenizer"
-            )
+        check_row(name, ids, context + 1 if name == "training" else 2, model)
+
+
+def check_row(name: str, ids: np.ndarray, least: int, model: GPT2Config) -> None:
+    """Raise TrainingError unless these are `least` ids of this model, or more."""
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise TrainingError(f"the {name} ids must be one row of whole numbers")
+    if len(ids) < least:
+        raise TrainingError(
+            f"the {name} text has {len(ids)} tokens, at least {least} are needed; "
+            "give more text, or a shorter context"
+        )
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= model.vocab_size:
+        raise TrainingError(
+            f"the {name} text holds token id {low if low < 0 else high}, the "
+            f"model's vocabulary ends at {model.vocab_size - 1}; use its tokenizer"
+        )

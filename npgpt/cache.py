@@ -9,12 +9,13 @@ token ids it has read, and nothing about the model that reads them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from npgpt.checks import checked, shown
 from npgpt.errors import ContextOverflowError, DecodingError
 
 Array = Any
@@ -28,6 +29,7 @@ class KVCache:
     (8192, [0])
     """
 
+    @checked(DecodingError)
     def __init__(
         self,
         L: int,
@@ -41,8 +43,15 @@ class KVCache:
     ):
         self.xp = xp
         self.dtype = dtype
-        self.k = xp.zeros((L, B, H, n_positions, D), dtype=getattr(xp, dtype))
-        self.v = xp.zeros((L, B, H, n_positions, D), dtype=getattr(xp, dtype))
+        shape = (L, B, H, n_positions, D)
+        try:
+            self.k = xp.zeros(shape, dtype=getattr(xp, dtype))
+            self.v = xp.zeros(shape, dtype=getattr(xp, dtype))
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise DecodingError(
+                f"there cannot be a cache of {B} rows with {n_positions} positions "
+                f"({error})"
+            ) from None
         self.ids: list[list[int]] = [[] for _ in range(B)]
 
     @property
@@ -103,16 +112,22 @@ class KVCache:
 
     def crop_row(self, row: int, length: int) -> None:
         """Forget all but the first `length` positions of one row."""
+        _indices([row], self.batch, "cache rows")
         held = len(self.ids[row])
         if not isinstance(length, int | np.integer) or not 0 <= length <= held:
             raise DecodingError(
-                f"cannot crop a cache row of {held} positions to {length}"
+                f"cannot crop a cache row of {held} positions to {shown(length)}"
             )
         del self.ids[row][length:]
 
     def put(self, row: int, other: KVCache) -> None:
         """Replace one row by the only row of another cache."""
+        _indices([row], self.batch, "cache rows")
+        if not isinstance(other, KVCache) or other.batch != 1:
+            raise DecodingError(f"put takes the cache of one row, not {shown(other)}")
         S = len(other.ids[0])
+        if other.k.shape[::2] != self.k.shape[::2] or self.n_positions < S:
+            raise DecodingError("put takes a row of the same model, that has room here")
         self.k[:, row, :, :S, :] = other.k[:, 0, :, :S, :]
         self.v[:, row, :, :S, :] = other.v[:, 0, :, :S, :]
         self.ids[row] = list(other.ids[0])
@@ -120,14 +135,17 @@ class KVCache:
     def select(self, rows: Sequence[int]) -> KVCache:
         """A new cache with these rows, in this order; a row may be taken repeatedly."""
         rows = _indices(rows, self.batch, "cache rows")
-        return self._taken(rows)
+        return self._taken(rows, len(rows))
 
+    @checked(DecodingError)
     def repeat(self, n: int) -> KVCache:
         """A new cache with every row n times in a row (B * n rows)."""
-        return self._taken([row for row in range(self.batch) for _ in range(n)])
+        rows = (row for row in range(self.batch) for _ in range(n))
+        return self._taken(rows, self.batch * n)
 
     def copy_row(self, target: int, source: int) -> None:
         """Make one row equal to another, copying only from where their ids part."""
+        _indices([target, source], self.batch, "cache rows")
         old, new = self.ids[target], self.ids[source]
         at, S = 0, len(new)
         if old[: S - 1] == new[: S - 1]:  # beams and candidates differ at the end
@@ -158,9 +176,9 @@ class KVCache:
                 array[:, row, :, still : len(keep), :] = moved
             self.ids[row] = [self.ids[row][i] for i in keep]
 
-    def _taken(self, rows: list[int]) -> KVCache:
+    def _taken(self, rows: Iterable[int], n: int) -> KVCache:
         L, _, H, n_positions, D = self.k.shape
-        new = KVCache(L, len(rows), H, n_positions, D, dtype=self.dtype, xp=self.xp)
+        new = KVCache(L, n, H, n_positions, D, dtype=self.dtype, xp=self.xp)
         for target, source in enumerate(rows):
             S = len(self.ids[source])
             new.k[:, target, :, :S, :] = self.k[:, source, :, :S, :]
@@ -172,8 +190,10 @@ class KVCache:
 def _indices(indices: Sequence[int], n: int, what: str) -> list[int]:
     """The indices as a list, each of them in [0, n)."""
     if not isinstance(indices, Sequence) or isinstance(indices, str):
-        raise DecodingError(f"{what} must be a list of whole numbers, not {indices!r}")
+        raise DecodingError(
+            f"{what} must be a list of whole numbers, not {shown(indices)}"
+        )
     for i in indices:
-        if not isinstance(i, int | np.integer) or not 0 <= i < n:
-            raise DecodingError(f"{i!r} is not one of the {n} {what}")
+        if isinstance(i, bool) or not isinstance(i, int | np.integer) or not 0 <= i < n:
+            raise DecodingError(f"{shown(i)} is not one of the {n} {what}")
     return list(indices)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import NUMPY
+from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
 from npgpt.files import check_readable
@@ -32,6 +33,7 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
 _BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # causal masks
 
 
+@checked(CheckpointError)
 def load(folder: str | Path) -> GPT2Params:
     """The float32 parameters in a folder with config.json and safetensors weights.
 
@@ -43,6 +45,7 @@ def load(folder: str | Path) -> GPT2Params:
     return from_tensors(config, tensors, where=str(folder))
 
 
+@checked(CheckpointError)
 def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None:
     """Write config.json and model.safetensors, readable by transformers too.
 
@@ -73,6 +76,7 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
 
 
+@checked(CheckpointError)
 def named_tensors(params: GPT2Params) -> dict[str, Any]:
     """Every array under its checkpoint name; a tied lm_head is not listed twice."""
     tensors = {}
@@ -84,6 +88,7 @@ def named_tensors(params: GPT2Params) -> dict[str, Any]:
     return tensors
 
 
+@checked(CheckpointError)
 def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a config implies.
 
@@ -112,6 +117,7 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@checked(CheckpointError)
 def from_tensors(
     config: GPT2Config, tensors: dict[str, Any], where: str = "tensors"
 ) -> GPT2Params:
@@ -134,6 +140,8 @@ def from_tensors(
         if name not in tensors:
             raise CheckpointError(f"{where}: tensor {name} {shape} is missing")
         array = tensors.pop(name)
+        if not hasattr(array, "dtype"):
+            raise CheckpointError(f"{where}: tensor {name} is not an array")
         if tuple(array.shape) != shape:
             raise CheckpointError(
                 f"{where}: tensor {name} has shape {tuple(array.shape)}, "
@@ -218,11 +226,12 @@ def _read_all(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def read_index(path: Path) -> dict[str, str]:
+@checked(CheckpointError)
+def read_index(path: str | Path) -> dict[str, str]:
     """Tensor name -> shard of model.safetensors.index.json, each a plain file name."""
     try:
         check_readable(path)
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(Path(path).read_text(encoding="utf-8"))
         weight_map = dict(index["weight_map"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a safetensors index ({error})") from None

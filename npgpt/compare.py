@@ -18,12 +18,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt import hub
-from npgpt.errors import ContextOverflowError, GridError, NpgptError, TokenizerError
+from npgpt.checks import check_fields, checked, shown
+from npgpt.errors import (
+    CheckpointError,
+    ContextOverflowError,
+    GridError,
+    NpgptError,
+    TokenizerError,
+)
+from npgpt.files import check_readable
 from npgpt.grid import Setting, model_names, with_models
 from npgpt.model import GPT2
 from npgpt.score import last_logprobs
 
 MOST_SEEDS = 10_000  # seeds of one prompt; those of the next begin after them
+MOST_JOBS = 256  # processes, which all start at once
 BUNDLE = 64  # texts that come back at once where they cannot come one by one
 
 
@@ -46,6 +55,7 @@ class Plan:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        check_fields(self, GridError)
         if not 2 <= self.seeds <= MOST_SEEDS:
             raise GridError(
                 f"seeds must be 2 to {MOST_SEEDS:,}, not {self.seeds}: one text alone "
@@ -78,6 +88,7 @@ class Text(NamedTuple):
     judge_tokens: int = 0  # the judge's own, which may be cut differently
 
 
+@checked(GridError)
 def compare(
     plan: Plan,
     out: str | Path | None = None,
@@ -91,6 +102,10 @@ def compare(
     hears (texts that are there, texts in all). Raises GridError where `out` holds
     another comparison; it may hold fewer seeds.
     """
+    if jobs is not None and not (jobs == -1 or 1 <= jobs <= MOST_JOBS):
+        raise GridError(
+            f"jobs must be 1 to {MOST_JOBS}, or -1 for one a core, not {shown(jobs)}"
+        )
     wanted = [
         (setting, i, MOST_SEEDS * i + k)
         for k in range(plan.seeds)
@@ -237,11 +252,15 @@ def fingerprint(name: str) -> str:
     """
     folder, mark = hub.resolve(name), 0
     for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            mark = zlib.crc32(b"%d" % size + file.read(2**20), mark)
-            file.seek(max(0, size - 2**20))
-            mark = zlib.crc32(file.read(), mark)
+        try:
+            check_readable(path)
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                mark = zlib.crc32(b"%d" % size + file.read(2**20), mark)
+                file.seek(max(0, size - 2**20))
+                mark = zlib.crc32(file.read(), mark)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error})") from None
     return f"{mark:08x}"
 
 

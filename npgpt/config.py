@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.activations import ACTIVATIONS
+from npgpt.checks import checked, shown
 from npgpt.errors import CheckpointError
 from npgpt.files import check_readable
 
@@ -86,7 +87,7 @@ class GPT2Config:
     def _need(self, holds: bool, name: str, what: str) -> None:
         if not holds:
             raise CheckpointError(
-                f"config: {name} must be {what}, not {getattr(self, name)!r}"
+                f"config: {name} must be {what}, not {shown(getattr(self, name))}"
             )
 
     @property
@@ -136,6 +137,7 @@ class GPT2Config:
             raise CheckpointError(str(error).replace("config", where, 1)) from None
 
     @classmethod
+    @checked(CheckpointError)
     def from_file(cls, path: str | Path) -> GPT2Config:
         """Read config.json; raises CheckpointError if it cannot be used."""
         try:

@@ -19,12 +19,14 @@ from typing import BinaryIO
 
 import numpy as np
 
+from npgpt.checks import checked
 from npgpt.errors import DataError, TokenizerError
 from npgpt.reading import BLOCK, encode_pieces, join_words, read_text
 from npgpt.tokenizer import END_OF_TEXT, Tokenizer
 
 SPECIAL = (END_OF_TEXT, "[PAD]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 LEAST_VOCABULARY = len(SPECIAL) + 256
+MOST_VOCABULARY = 2**24  # memory for all of it is taken before the first merge
 Progress = Callable[[int], object]
 
 
@@ -74,6 +76,7 @@ class Corpus:
         return loss / math.log(2) * (len(self.validation) - 1) / size
 
 
+@checked(DataError)
 def prepare(
     paths: Sequence[str | Path],
     tokenizer: Tokenizer | int,
@@ -111,6 +114,7 @@ def prepare(
     return Corpus(tokenizer, *ids, *halves)
 
 
+@checked(DataError)
 def find_documents(
     paths: Sequence[str | Path], separator: str = END_OF_TEXT
 ) -> list[Document]:
@@ -137,6 +141,7 @@ def find_documents(
     return documents
 
 
+@checked(DataError)
 def split(
     documents: Sequence[Document], validation: float = 0.1, seed: int = 0
 ) -> tuple[list[Document], list[Document]]:
@@ -148,6 +153,10 @@ def split(
     """
     if not 0 < validation < 1:
         raise DataError(f"validation must be between 0 and 1, not {validation}")
+    if not documents:
+        raise DataError("there are no documents to split")
+    if seed < 0:
+        raise DataError(f"seed must be at least 0, not {seed}")
     room = validation * sum(document.num_bytes for document in documents)
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(documents))
     held = set()
@@ -165,8 +174,9 @@ def split(
     )
 
 
+@checked(TokenizerError)
 def train_tokenizer(
-    documents: Iterable[Document],
+    documents: Sequence[Document],
     vocab_size: int,
     progress: Progress | None = None,
 ) -> Tokenizer:
@@ -179,10 +189,11 @@ def train_tokenizer(
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    if not LEAST_VOCABULARY <= vocab_size < 2**31:
+    if not LEAST_VOCABULARY <= vocab_size <= MOST_VOCABULARY:
         raise TokenizerError(
             f"a vocabulary of {vocab_size} cannot be trained; it needs at least "
-            f"{LEAST_VOCABULARY}, for {len(SPECIAL)} special tokens and 256 bytes"
+            f"{LEAST_VOCABULARY}, for {len(SPECIAL)} special tokens and 256 bytes, and "
+            f"at most {MOST_VOCABULARY:,}"
         )
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -198,8 +209,9 @@ def train_tokenizer(
     return Tokenizer(backend)
 
 
+@checked(DataError)
 def encode(
-    documents: Iterable[Document],
+    documents: Sequence[Document],
     tokenizer: Tokenizer,
     path: str | Path | None = None,
     progress: Progress | None = None,
@@ -270,7 +282,7 @@ def _in_file(path: Path, separator: bytes) -> Iterator[Document]:
         ):
             start = 3 if data[:3] == b"\xef\xbb\xbf" else 0  # Windows' byte order mark
             while start <= len(data):
-                stop = data.find(separator, start)
+                stop = data.find(separator, start) if separator else -1
                 stop = len(data) if stop < 0 else stop
                 if text := _trimmed(data, start, stop):
                     yield Document(path, *text)

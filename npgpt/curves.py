@@ -9,9 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from npgpt.checks import checked
 from npgpt.errors import DataError
 
 
+@checked(DataError)
 def read_curve(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a loss.jsonl. Raises DataError."""
     try:

@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt import gpt2
+from npgpt.checks import Model, check_fields, checked, shown
 from npgpt.errors import DataError
 from npgpt.reading import read_text
 from npgpt.score import token_logprobs
 
 STYLES = ("llm.c", "lm-eval")
+NORMS = ("tokens", "characters")
 BLANK = "XXXXX"
 
 
@@ -69,8 +71,9 @@ class Choices:
     chance: float
 
 
+@checked(DataError)
 def lambada(
-    model: Any, texts: Sequence[str], progress: Callable[[int], object] | None = None
+    model: Model, texts: Sequence[str], progress: Callable[[int], object] | None = None
 ) -> LastWords:
     """Predict the last word of each text from all before it.
 
@@ -79,8 +82,10 @@ def lambada(
     """
     right = last = 0
     total = 0.0
-    for text in _watched(texts, progress):
-        context, word = text.rsplit(" ", 1)
+    for text in _watched(_some(texts, "texts"), progress):
+        context, space, word = text.rpartition(" ")
+        if not space or not word:
+            raise DataError(f"{shown(text)} has no last word after a space")
         (answer,) = _answers(model, context, [f" {word}"])
         right += all(answer.greedy)
         last += answer.greedy[-1]
@@ -89,8 +94,9 @@ def lambada(
     return LastWords(n, right / n, last / n, math.exp(min(700, -total / n)))
 
 
+@checked(DataError)
 def multiple_choice(
-    model: Any,
+    model: Model,
     questions: Sequence[Question],
     norm: str = "tokens",
     progress: Callable[[int], object] | None = None,
@@ -101,9 +107,16 @@ def multiple_choice(
     Sources: Zellers et al., "HellaSwag" (2019); Hill et al., "The Goldilocks
     Principle" (2016), for cloze questions.
     """
+    if norm not in NORMS:
+        raise DataError(f"norm must be one of {', '.join(NORMS)}, not {shown(norm)}")
     right = right_norm = 0
     chance = 0.0
-    for question in _watched(questions, progress):
+    for question in _watched(_some(questions, "questions"), progress):
+        check_fields(question, DataError)
+        if not 0 <= question.label < len(question.endings):
+            raise DataError(
+                f"label {question.label} is none of {len(question.endings)} endings"
+            )
         answers = _answers(
             model, question.context, [f" {ending}" for ending in question.endings]
         )
@@ -112,6 +125,8 @@ def multiple_choice(
             len(answer.logprobs) if norm == "tokens" else len(ending)
             for answer, ending in zip(answers, question.endings, strict=True)
         ]
+        if not all(lengths):
+            raise DataError(f"an empty ending after {shown(question.context)}")
         right += int(np.argmax(sums)) == question.label
         right_norm += int(np.argmax(np.divide(sums, lengths))) == question.label
         chance += 1 / len(answers)
@@ -119,6 +134,7 @@ def multiple_choice(
     return Choices(n, right / n, right_norm / n, norm, chance / n)
 
 
+@checked(DataError)
 def read_lambada(file: str | Path, limit: int | None = None) -> list[str]:
     """Texts of a LAMBADA file: {"text": ...} a line, or the plain text a line."""
     texts = []
@@ -133,6 +149,7 @@ def read_lambada(file: str | Path, limit: int | None = None) -> list[str]:
     return _some(texts, file)
 
 
+@checked(DataError)
 def read_hellaswag(
     file: str | Path, limit: int | None = None, style: str = "llm.c"
 ) -> list[Question]:
@@ -148,11 +165,11 @@ def read_hellaswag(
         item = _json(line, where)
         endings = _field(item, "endings", list, where)
         label = item.get("label")
-        if isinstance(label, str) and label.isdigit():  # as the Hub's copy has it
-            label = int(label)
+        if isinstance(label, str) and label in map(str, range(len(endings))):
+            label = int(label)  # as the Hub's copy has it
         if len(endings) < 2 or not all(isinstance(e, str) and e for e in endings):
             raise DataError(f"{where}: endings must be two texts or more")
-        if not isinstance(label, int) or not 0 <= label < len(endings):
+        if type(label) is not int or not 0 <= label < len(endings):
             raise DataError(f"{where}: label must be 0 to {len(endings) - 1}, not "
                             f"{label!r}; the test file comes without")  # fmt: skip
         if style == "llm.c":
@@ -162,10 +179,13 @@ def read_hellaswag(
             activity, a, b = (_field(item, key, str, where) for key in keys)
             context = _plain(f"{activity}: {a} {b.capitalize()}")
             endings = [_plain(ending) for ending in endings]
+            if not all(endings):
+                raise DataError(f"{where}: an ending is all brackets")
         questions.append(Question(context, endings, label))
     return _some(questions, file)
 
 
+@checked(DataError)
 def read_cloze(file: str | Path, limit: int | None = None) -> list[Question]:
     """Questions of the Children's Book Test: a numbered story, its last line asks.
 
@@ -173,16 +193,17 @@ def read_cloze(file: str | Path, limit: int | None = None) -> list[Question]:
     between questions. As in the GPT-2 paper an ending is the candidate and the rest of
     its sentence.
     """
+    _check_limit(limit)
     questions: list[Question] = []
     story: list[str] = []
     for where, line in _lines(file, None):
         if limit is not None and len(questions) == limit:
             break
-        numbered = re.fullmatch(r"(\d+) (.*)", line)
-        if numbered is None or int(numbered[1]) != len(story) + 1:
+        number, _, text = line.partition(" ")
+        if number != str(len(story) + 1):
             raise DataError(f"{where}: expected a line that begins with "
                             f"'{len(story) + 1} '")  # fmt: skip
-        text, *fields = numbered[2].split("\t")
+        text, *fields = text.split("\t")
         if not fields:
             story.append(text.strip())
             continue
@@ -237,6 +258,7 @@ def _watched(items: Iterable[Any], progress: Callable | None) -> Iterator[Any]:
 
 def _lines(file: str | Path, limit: int | None) -> Iterator[tuple[str, str]]:
     """Lines that are not empty, each with the place to name in an error."""
+    _check_limit(limit)
     rest, number, given = "", 0, 0
     for piece in (*read_text(file), "\n"):
         *lines, rest = (rest + piece).split("\n")
@@ -248,6 +270,11 @@ def _lines(file: str | Path, limit: int | None) -> Iterator[tuple[str, str]]:
                     return
                 given += 1
                 yield f"{file}, line {number}", line
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1, not {limit}")
 
 
 def _json(line: str, where: str) -> dict[str, Any]:
@@ -273,7 +300,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
 
 
-def _some(items: list[Any], file: str | Path) -> list[Any]:
-    if not items:
+def _some(items: Sequence[Any], file: str | Path) -> Any:
+    if not len(items):
         raise DataError(f"{file}: there is nothing in it to evaluate")
     return items

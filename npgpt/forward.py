@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt import gpt2
 from npgpt.cache import KVCache
+from npgpt.checks import checked, is_list, shown
 from npgpt.errors import DecodingError
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -36,9 +37,10 @@ def all_logits(
 
     One array (keep[row], V) a row; rows may differ in length.
     """
-    if all(len(new) == 1 for new in ids):
+    check_rows(ids, cache)
+    keep = _kept(keep, ids)
+    if all(len(new) == 1 for new in ids) and 0 not in keep:
         return list(model.next_logits(ids, cache)[:, None])
-    keep = [len(new) for new in ids] if keep is None else keep
     if model.backend.decode_step is not None:
         for new in ids:
             gpt2.check_ids([new], model.config)
@@ -57,6 +59,8 @@ def first_logits(
     made of each row's ids, (T, C), for `rest_logits` to go on from. The cache counts
     the ids as read: crop it before anything else reads behind them.
     """
+    check_rows(ids, cache)
+    _check_layers([layers], model)
     filled, alone = _fill_up(model, ids, cache)
     if alone:
         found = _by_row(
@@ -108,11 +112,13 @@ def next_hidden(
 
     Hidden states are the last layer's, after ln_f.
     """
+    check_rows(ids, cache)
     hidden = _read(model, ids, cache)
     z = _heads(model, [h[-1:] for h in hidden])
     return np.concatenate(z), [model.backend.to_numpy(h) for h in hidden]
 
 
+@checked(DecodingError)
 def layer_logits(
     model: Any,
     ids: Rows,
@@ -128,8 +134,10 @@ def layer_logits(
     last, after ln_f. Earlier states go to the head as they are, or with `norm` through
     ln_f. One array (keep[row], len(layers), V) a row.
     """
+    check_rows(ids, cache)
+    keep = _kept(keep, ids)
+    _check_layers(layers, model)
     states = _read_states(model, ids, cache)
-    keep = [len(new) for new in ids] if keep is None else keep
     xp, final = model.backend.xp, model.config.n_layer
     rows = []
     for row, n in enumerate(keep):
@@ -156,9 +164,13 @@ def tree_logits(
     A node sees the text and its own ancestors alone, at the position of its depth. Keep
     the branch that was accepted with `cache.gather`.
     """
+    _check_cache(cache)
+    check_rows([ids] * cache.batch, cache)
     T, lengths = len(ids), cache.lengths
     S = int(lengths.max()) + T
     ancestors = tree_mask(parents)
+    if len(ancestors) != T:
+        raise DecodingError(f"{T} ids in a tree of {len(ancestors)} nodes")
     depth = ancestors.sum(1) - 1
     mask = np.zeros((cache.batch, T, S), bool)
     for row, length in enumerate(lengths.tolist()):
@@ -166,7 +178,7 @@ def tree_logits(
         mask[row, :, length : length + T] = ancestors
     hidden = gpt2.hidden_states(
         model.params,
-        np.tile(np.asarray(ids, np.int64), (cache.batch, 1)),
+        np.repeat(gpt2.check_ids([ids], model.config), cache.batch, axis=0),
         cache,
         backend=model.backend,
         positions=lengths[:, None] + depth,
@@ -176,6 +188,7 @@ def tree_logits(
     return model.backend.to_numpy(z)
 
 
+@checked(DecodingError)
 def tree_mask(parents: Sequence[int]) -> np.ndarray:
     """Who is an ancestor of whom, itself included: (T, T), True where i may see j.
 
@@ -205,6 +218,47 @@ class _Kept:
 
     def wants(self, name: str) -> bool:
         return name == self.name
+
+
+def check_rows(ids: Rows, cache: KVCache) -> None:
+    """Raise DecodingError unless these are new ids for every row of a cache."""
+    _check_cache(cache)
+    if not is_list(ids) or len(ids) != cache.batch:
+        raise DecodingError(
+            f"a cache of {cache.batch} rows reads a list of ids for each"
+        )
+    for row in ids:
+        if not is_list(row) or not len(row):
+            raise DecodingError(
+                f"every row must read at least one token id, not {shown(row)}"
+            )
+
+
+def _check_cache(cache: KVCache) -> None:
+    if not isinstance(cache, KVCache):
+        raise DecodingError(f"cache must be a KVCache, not {shown(cache)}")
+
+
+def _kept(keep: Sequence[int] | None, ids: Rows) -> list[int]:
+    """How many of each row's new ids logits are wanted after: of all where None."""
+    lengths = [len(new) for new in ids]
+    if keep is None:
+        return lengths
+    if not is_list(keep) or len(keep) != len(ids):
+        raise DecodingError(f"keep must be a number for each row, not {shown(keep)}")
+    for n, length in zip(keep, lengths, strict=True):
+        if not isinstance(n, int | np.integer) or not 0 <= n <= length:
+            raise DecodingError(f"cannot keep {shown(n)} of {length} new ids")
+    return list(keep)
+
+
+def _check_layers(layers: Sequence[int], model: Any) -> None:
+    final = model.config.n_layer
+    if not is_list(layers) or not len(layers):
+        raise DecodingError(f"layers must be a list of layers, not {shown(layers)}")
+    for layer in layers:
+        if not isinstance(layer, int | np.integer) or not 0 <= layer <= final:
+            raise DecodingError(f"layer {shown(layer)} is not one of 0 to {final}")
 
 
 def _read(model: Any, ids: Rows, cache: KVCache) -> list[Any]:
@@ -276,8 +330,7 @@ def _fill_up(model: Any, ids: Rows, cache: KVCache) -> tuple[Any, bool]:
         return ids, True
     padded = np.zeros((len(ids), T), np.int64)
     for row, new in enumerate(ids):
-        padded[row, : len(new)] = new
-    padded = gpt2.check_ids(padded, model.config)
+        padded[row, : len(new)] = gpt2.check_ids([new], model.config)
     ends = [len(held) + n for held, n in zip(cache.ids, lengths, strict=True)]
     return (padded, ends, lengths), False
 

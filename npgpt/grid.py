@@ -21,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from npgpt.checks import checked, shown
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.errors import GridError, NpgptError
 
@@ -77,6 +78,7 @@ PRESETS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@checked(GridError)
 def read_grid(
     source: str | Path, find_model: Callable[[str], Any] = str
 ) -> list[Setting]:
@@ -93,6 +95,7 @@ def read_grid(
     return make_grid(_read_yaml(Path(source)), str(source), find_model)
 
 
+@checked(GridError)
 def make_grid(
     items: Any, where: str = "the grid", find_model: Callable[[str], Any] = str
 ) -> list[Setting]:
@@ -131,11 +134,11 @@ def make_grid(
 
 def _expanded(item: Any, common: Mapping, where: str) -> Iterable[Setting]:
     if not isinstance(item, Mapping):
-        raise GridError(f"{where} must be 'option: value' pairs, not {item!r}")
+        raise GridError(f"{where} must be 'option: value' pairs, not {shown(item)}")
     own = dict(item)
     name, sweep = own.pop("name", None), own.pop("sweep", {})
     if name is not None and (not isinstance(name, str) or not name.strip()):
-        raise GridError(f"{where}: name must be a text, not {name!r}")
+        raise GridError(f"{where}: name must be a text, not {shown(name)}")
     if not isinstance(sweep, Mapping) or not all(
         isinstance(values, list) and values for values in sweep.values()
     ):
@@ -191,11 +194,13 @@ def with_models(setting: Setting, load: Callable[[str], Any]) -> dict[str, Any]:
         parameter = OPTIONS.get(key) if isinstance(key, str) else None
         if parameter is None:
             if not isinstance(key, str):
-                raise GridError(f"{key!r} is not the name of an option")
+                raise GridError(f"{shown(key)} is not the name of an option")
         elif parameter.kind in MODELS:
             names = value if isinstance(value, list) else [value]
             if not all(isinstance(name, str) for name in names):
-                raise GridError(f"{key} must be the name of a model, not {value!r}")
+                raise GridError(
+                    f"{key} must be the name of a model, not {shown(value)}"
+                )
             loaded = [load(name) for name in names]
             options[key] = loaded if isinstance(value, list) else loaded[0]
         elif parameter.kind == "function":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.checkpoint import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
+from npgpt.checks import checked
 from npgpt.errors import CheckpointError
 from npgpt.tokenizer import FILES, PAIRS
 
@@ -45,6 +46,7 @@ def bundled() -> dict[str, Path]:
     }
 
 
+@checked(CheckpointError)
 def resolve(name_or_folder: str | Path, weights: bool = True) -> Path:
     """The folder of a model: a bundled name, a folder, or a repository of the Hub.
 
@@ -71,6 +73,7 @@ def resolve(name_or_folder: str | Path, weights: bool = True) -> Path:
     return _cached(repository, None, weights) or download(name, weights=weights)
 
 
+@checked(CheckpointError)
 def repository_id(name: str) -> str | None:
     """The Hub's id that a name stands for, or None if it cannot be one.
 
@@ -82,6 +85,7 @@ def repository_id(name: str) -> str | None:
     return name if _REPOSITORY.fullmatch(name) else None
 
 
+@checked(CheckpointError)
 def download(name: str, revision: str | None = None, weights: bool = True) -> Path:
     """Bring a repository's files into the cache and return their folder.
 
@@ -134,6 +138,7 @@ def download(name: str, revision: str | None = None, weights: bool = True) -> Pa
     return folders.pop()
 
 
+@checked(CheckpointError)
 def needed(files: Collection[str], where: str, weights: bool = True) -> list[str]:
     """Which of a repository's files a model is read from, the weights last.
 

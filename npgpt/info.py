@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass, replace
 
 from npgpt.checkpoint import expected_shapes
+from npgpt.checks import checked
 from npgpt.config import GPT2Config
+from npgpt.errors import CheckpointError
 
 _PARTS = (  # checkpoint name contains -> part of the model
     ("wte", "token embeddings"),
@@ -39,6 +41,7 @@ class ModelInfo:
         return self.weight_bytes + self.kv_bytes
 
 
+@checked(CheckpointError)
 def describe(config: GPT2Config, itemsize: int = 4) -> ModelInfo:
     """Sizes of a model whose weights and cache take `itemsize` bytes a number.
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.backend import Backend
+from npgpt.checks import check_fields
 from npgpt.errors import TrainingError
 from npgpt.gpt2 import Affine, GPT2Params
 from npgpt.ops import Array
@@ -39,6 +40,7 @@ class LoraConfig:
     matrices: tuple[str, ...] = MATRICES
 
     def __post_init__(self):
+        check_fields(self, TrainingError)
         if self.rank < 1:
             raise TrainingError(f"LoRA's rank must be at least 1, not {self.rank}")
         for name in self.matrices:

@@ -12,7 +12,7 @@ npgpt.decoding.generation.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,15 @@ from npgpt import checkpoint, forward, gpt2, hub, ops
 from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
+from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.decoding.generation import PROMPT, Generator
-from npgpt.errors import BackendError, DecodingError, TokenizerError
+from npgpt.errors import (
+    BackendError,
+    CheckpointError,
+    DecodingError,
+    TokenizerError,
+)
 from npgpt.forward import chunks_of
 from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
@@ -36,6 +42,7 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
 class GPT2(Generator):
     """A GPT-2 ready to read and write."""
 
+    @checked(BackendError)
     def __init__(
         self,
         params: gpt2.GPT2Params,
@@ -74,6 +81,7 @@ class GPT2(Generator):
             params = checkpoint.load(folder)
         return cls(params, Tokenizer.from_folder(folder), backend, dtype)
 
+    @checked(CheckpointError)
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write config.json, model.safetensors and tokenizer.json into a folder."""
         checkpoint.save(self.params, folder, dtype)
@@ -100,7 +108,10 @@ class GPT2(Generator):
         gpt2.check_ids([ids], self.config)
         return ids
 
-    def logits(self, ids: Any, tap: Any = gpt2.no_tap) -> Float[np.ndarray, "B T V"]:
+    @checked(DecodingError)
+    def logits(
+        self, ids: Any, tap: Callable = gpt2.no_tap
+    ) -> Float[np.ndarray, "B T V"]:
         """Next-token logits at every position of ids (B, T), or (T,) for one row.
 
         `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS.
@@ -111,14 +122,21 @@ class GPT2(Generator):
         z = gpt2.logits(self.params, hidden, backend=self.backend, tap=tap)
         return self.backend.to_numpy(z)
 
+    @checked(DecodingError)
     def new_cache(self, batch: int = 1, n_positions: int | None = None) -> KVCache:
         """An empty cache for `batch` rows, with room for n_positions (all)."""
         config = self.config
+        n_positions = config.n_positions if n_positions is None else n_positions
+        if batch < 1 or n_positions < 1:
+            raise DecodingError(
+                f"a cache needs a row and a position or more, not {batch} rows of "
+                f"{n_positions}"
+            )
         return KVCache(
             config.n_layer,
             batch,
             config.n_head,
-            config.n_positions if n_positions is None else n_positions,
+            n_positions,
             config.head_dim,
             dtype=self.backend.cache_dtype(self.dtype),
             xp=self.backend.xp,
@@ -132,7 +150,7 @@ class GPT2(Generator):
         Rows may differ in length. Shorter ones are filled up on the right, where the
         causal mask hides the filling from every real token, and cropped afterwards.
         """
-        _check_rows(ids, cache)
+        forward.check_rows(ids, cache)
         T = max(map(len, ids))
         ragged = min(map(len, ids)) < T
         if ragged and cache.lengths.max() + T > self.config.n_positions:
@@ -215,16 +233,3 @@ def _one_row(ids: Any) -> np.ndarray:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise DecodingError(PROMPT)
     return array
-
-
-def _check_rows(ids: Any, cache: KVCache) -> None:
-    many = Sequence | np.ndarray
-    if not isinstance(ids, many) or len(ids) != cache.batch:
-        raise DecodingError(
-            f"a cache of {cache.batch} rows reads a list of ids for each"
-        )
-    for row in ids:
-        if not isinstance(row, many) or not len(row):
-            raise DecodingError(
-                f"every row must read at least one token id, not {row!r}"
-            )

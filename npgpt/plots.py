@@ -17,6 +17,7 @@ from matplotlib import font_manager
 from matplotlib.colors import BoundaryNorm, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 
+from npgpt.checks import Model, checked
 from npgpt.errors import PlotError
 from npgpt.ops import causal_mask
 
@@ -27,8 +28,10 @@ SUFFIXES = (".png", ".svg")
 MOST_TOKENS = 64  # beyond this no label is legible
 _HIDDEN, _SEEN = "#e8e6e1", "#2f6f9f"
 _COLOURS = "Blues"
+_FONTS = ("DejaVu Sans Mono", "DejaVu Sans")  # of labels and of titles
 
 
+@checked(PlotError)
 def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure:
     """The causal mask of T new positions among S: which key each query may see.
 
@@ -36,7 +39,6 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
     cannot be.
     """
     S = T if S is None else S
-    _check_whole(T=T, S=S, window=window)
     if not 1 <= T <= S:
         raise PlotError(f"the mask needs 1 <= T <= S, not T={T} and S={S}")
     if window is not None and window < 1:
@@ -69,7 +71,8 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
     return figure
 
 
-def attention_weights(model: Any, ids: Sequence[int]) -> Float[np.ndarray, "L H T T"]:
+@checked(PlotError)
+def attention_weights(model: Model, ids: Sequence[int]) -> Float[np.ndarray, "L H T T"]:
     """Attention of every layer and head over these tokens; each row sums to 1."""
     weights: dict[str, np.ndarray] = {}
 
@@ -86,8 +89,9 @@ def attention_weights(model: Any, ids: Sequence[int]) -> Float[np.ndarray, "L H 
     return np.stack([weights[f"h.{i}.attn.weights"] for i in range(len(weights))])
 
 
+@checked(PlotError)
 def plot_attention(
-    model: Any, text: Any, layer: int | None = None, head: int | None = None
+    model: Model, text: Any, layer: int | None = None, head: int | None = None
 ) -> Figure:
     """Who looks at whom: attention weights over the tokens of a text (or its ids).
 
@@ -97,7 +101,6 @@ def plot_attention(
     """
     ids = model.encode(text)
     config = model.config
-    _check_whole(layer=layer, head=head)
     for name, value, n in (("layer", layer, config.n_layer),
                            ("head", head, config.n_head)):  # fmt: skip
         if value is not None and not 0 <= value < n:
@@ -116,7 +119,8 @@ def plot_attention(
     return _grid(weights, layers, heads, labels)
 
 
-def token_labels(model: Any, ids: Sequence[int]) -> list[str]:
+@checked(PlotError)
+def token_labels(model: Model, ids: Sequence[int]) -> list[str]:
     """What to write beside a token: spaces and line ends made visible.
 
     >>> from npgpt import GPT2
@@ -137,17 +141,18 @@ def token_labels(model: Any, ids: Sequence[int]) -> list[str]:
 
 
 def _drawable(character: str) -> str:
-    """The character, or its escape where the font that comes with matplotlib has none.
+    """The character, or its escape: a control, or no glyph in matplotlib's own fonts.
 
-    >>> _drawable("é"), _drawable("漢")
-    ('é', '\\\\u6f22')
+    >>> _drawable("é"), _drawable("漢"), _drawable("\\0")
+    ('é', '\\\\u6f22', '\\\\x00')
     """
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans Mono"))
-    if font.get_char_index(ord(character)):
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in _FONTS]
+    if character.isprintable() and all(f.get_char_index(ord(character)) for f in fonts):
         return character
-    return character.encode("ascii", "backslashreplace").decode()
+    return character.encode("unicode_escape").decode()
 
 
+@checked(PlotError)
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG or SVG, whichever the suffix says."""
     path = Path(path)
@@ -164,13 +169,6 @@ def save(figure: Figure, path: str | Path) -> None:
         raise PlotError(
             f"{path}: cannot be written ({error.strerror or error})"
         ) from None
-
-
-def _check_whole(**values: Any) -> None:
-    for name, value in values.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole and value is not None:
-            raise PlotError(f"{name} must be a whole number, not {value!r}")
 
 
 def _one_head(

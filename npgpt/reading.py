@@ -12,8 +12,8 @@ import codecs
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
+from npgpt.checks import Stream, checked
 from npgpt.errors import TokenizerError
 from npgpt.tokenizer import Tokenizer
 
@@ -22,8 +22,9 @@ BLOCK = 2**16  # bytes read and, at least, characters encoded at once
 _LAST_CUT = re.compile(r".*\S(?=[ \t\r\n])", re.DOTALL)
 
 
+@checked(TokenizerError)
 def read_text(
-    file: str | Path | BinaryIO, progress: Callable[[int], object] | None = None
+    file: str | Path | Stream, progress: Callable[[int], object] | None = None
 ) -> Iterator[str]:
     """The text of a UTF-8 file in pieces, line ends as they are.
 
@@ -43,12 +44,16 @@ def read_text(
 
 
 def _decoded(
-    stream: BinaryIO, where: str, progress: Callable[[int], object] | None
+    stream: Stream, where: str, progress: Callable[[int], object] | None
 ) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = 0
     while True:
         block = stream.read(BLOCK)
+        if not isinstance(block, bytes):
+            raise TokenizerError(
+                f"{where}: does not give bytes; open it with mode 'rb'"
+            )
         held = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)

@@ -8,6 +8,7 @@ lines up to the checkpoint: what came after them is computed again.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from npgpt.backend import Backend
 from npgpt.errors import CheckpointError, TrainingError
+from npgpt.files import check_readable
 from npgpt.optim import Moments, new_moments
 from npgpt.tensorfile import (
     read_metadata,
@@ -55,15 +57,15 @@ def begin(
     """The state to start from: a new one, or that of the last checkpoint."""
     path, step = out / CHECKPOINT, 0
     moments = new_moments(params)
-    if path.exists() and not resume:
+    if os.path.exists(path) and not resume:
         raise TrainingError(
             f"{out} holds a training run already; resume it, or name another folder"
         )
-    if path.exists():
+    if os.path.exists(path):
         metadata = read_metadata(path)
         try:
-            before, step = json.loads(metadata["run"]), int(metadata["step"])
-        except (KeyError, ValueError):
+            before, step = dict(json.loads(metadata["run"])), int(metadata["step"])
+        except (KeyError, ValueError, TypeError, RecursionError):
             raise CheckpointError(f"{path}: not a checkpoint of a training") from None
         for key in sorted({*run, *before}):
             if run.get(key) != before.get(key):
@@ -71,25 +73,24 @@ def begin(
                     f"{out} cannot be resumed: {key} was {before.get(key)!r}, is now "
                     f"{run.get(key)!r}; use the same, or name another folder"
                 )
-        tensors = {
-            name: backend.xp.asarray(np.array(array))
-            for name, array in read_safetensors(path).items()
-        }
-        params, *both = (
-            rename_leaves(tree, {
-                name: tensors[f"{kind}.{name}"] for name in leaves(tree)
-            })
-            for kind, tree in (("params", params), ("first", moments.first),
-                               ("second", moments.second))
-        )  # fmt: skip
-        moments = Moments(*both)
+        tensors = read_safetensors(path)
+
+        def stored(kind: str, tree: Any) -> Any:
+            found = {name: tensors.get(f"{kind}.{name}") for name in leaves(tree)}
+            for name, array in leaves(tree).items():
+                if getattr(found[name], "shape", None) != array.shape:
+                    raise CheckpointError(
+                        f"{path}: not a checkpoint of a training ({kind}.{name} is not "
+                        f"an array of {array.shape})"
+                    )
+            arrays = {n: backend.xp.asarray(np.array(x)) for n, x in found.items()}
+            return rename_leaves(tree, arrays)
+
+        params = stored("params", params)
+        moments = Moments(*(stored(k, t) for k, t in moments._asdict().items()))
+    text = "".join(f"{line}\n" for line in _curve_until(out / CURVE, step))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lines = []
-        if step:
-            kept = (out / CURVE).read_text(encoding="utf-8").splitlines()
-            lines = [line for line in kept if _is_until(line, step)]
-        text = "".join(f"{line}\n" for line in lines)
         write_atomically(
             out / CURVE, lambda name: Path(name).write_text(text, encoding="utf-8")
         )
@@ -98,6 +99,21 @@ def begin(
             f"{out}: cannot be written ({error.strerror or error})"
         ) from None
     return State(params, moments, step)
+
+
+def _curve_until(path: Path, step: int) -> list[str]:
+    """The lines of the curve up to this step, none where it has to be drawn anew."""
+    if not step:
+        return []
+    try:
+        check_readable(path)
+        lines = path.read_bytes().decode(errors="replace").splitlines()
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be read ({error.strerror or error}); the run needs it to "
+            "go on"
+        ) from None
+    return [line for line in lines if _is_until(line, step)]
 
 
 def _is_until(line: str, step: int) -> bool:

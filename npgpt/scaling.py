@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.errors import DataError
 from npgpt.info import describe
@@ -171,6 +172,7 @@ class Answer:
     loss: float | None = None
 
 
+@checked(DataError)
 def compute_optimal(flops: float, own: Law | None = None) -> list[Answer]:
     """Every published answer, and one's own law's, for a training of so many FLOPs.
 

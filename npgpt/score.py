@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from npgpt import gpt2
+from npgpt.cache import KVCache
+from npgpt.checks import Model, Stream, checked
 from npgpt.errors import ContextOverflowError, DecodingError, TokenizerError
 from npgpt.reading import encode_pieces, read_text, split_documents
 
@@ -75,8 +77,9 @@ class Score:
         return {name: getattr(self, name) for name in names}
 
 
+@checked(DecodingError)
 def score(
-    model: Any,
+    model: Model,
     text: Any,
     *,
     bos: bool = True,
@@ -97,7 +100,7 @@ def score(
     (['Once', ' upon', ' a', ' time'], [-2.0, -0.44, -0.18, -0.18])
     """
     options = _Options.of(model, bos, window, stride)
-    empty = isinstance(text, str | Sequence | np.ndarray) and not len(text)
+    empty = not (len(text) if isinstance(text, str | Sequence) else np.size(text))
     ids = [] if empty else model.encode(text)
     tokens = list(_tokens(model, _document(model, ids, options)))
     total = _total(tokens)
@@ -109,9 +112,10 @@ def score(
     )
 
 
+@checked(DecodingError)
 def score_file(
-    model: Any,
-    file: str | Path | Any,
+    model: Model,
+    file: str | Path | Stream,
     *,
     separator: str | None = None,
     bos: bool = True,
@@ -151,9 +155,6 @@ class _Options(NamedTuple):
         room = model.config.n_positions
         window = room if window is None else window
         stride = window if stride is None else stride
-        for name, value in (("window", window), ("stride", stride)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise DecodingError(f"{name} must be a whole number, not {value!r}")
         if window > room:
             raise ContextOverflowError(
                 f"window {window} is more than the model's {room} positions"
@@ -217,12 +218,17 @@ def _document(
         x, more = x[options.stride :], options.stride
 
 
-def last_logprobs(model: Any, ids: list[int], n: int, cache: Any = None) -> list[float]:
+@checked(DecodingError)
+def last_logprobs(
+    model: Model, ids: Sequence[int], n: int, cache: KVCache | None = None
+) -> list[float]:
     """log P(x_i | x_<i) of the last n of these ids, in nats.
 
     The ids before the last must fit the model's positions; a cache is emptied and used.
     """
     x = gpt2.check_ids([ids], model.config)
+    if not 0 <= n < len(ids):
+        raise DecodingError(f"{n} of {len(ids)} ids cannot have others before them")
     if cache is None:
         cache = model.new_cache(1, n_positions=max(1, len(ids) - 1))
     cache.crop(0)

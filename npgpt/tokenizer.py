@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.checks import checked, shown
 from npgpt.errors import TokenizerError
 from npgpt.files import check_readable
 
@@ -28,6 +30,10 @@ class Tokenizer:
     """Byte-level BPE (Radford et al. 2019), or whatever tokenizer.json describes."""
 
     def __init__(self, backend: Any):
+        if not hasattr(backend, "decoder"):
+            raise TokenizerError(
+                f"a Tokenizer wraps one of the tokenizers library, not {shown(backend)}"
+            )
         self.backend = backend  # a tokenizers.Tokenizer
         self._byte_level = type(backend.decoder).__name__ == "ByteLevel"
 
@@ -39,13 +45,14 @@ class Tokenizer:
         return pipeline
 
     @classmethod
+    @checked(TokenizerError)
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
         """The tokenizer in a model's folder; None if there are no tokenizer files."""
         folder = Path(folder)
-        if (folder / "tokenizer.json").exists():
+        if os.path.exists(folder / "tokenizer.json"):
             return cls(_load_json(folder / "tokenizer.json"))
         for vocabulary, merges in PAIRS:
-            if (folder / vocabulary).exists() and (folder / merges).exists():
+            if all(os.path.exists(folder / name) for name in (vocabulary, merges)):
                 return cls(_load_pair(folder / vocabulary, folder / merges))
         return None
 
@@ -60,13 +67,14 @@ class Tokenizer:
         with _library_errors("the text cannot be encoded"):
             return self.backend.encode(text, add_special_tokens=False).ids
 
+    @checked(TokenizerError)
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of several texts, one list each."""
-        texts = [_text(text) for text in texts]
         with _library_errors("the texts cannot be encoded"):
-            encoded = self.backend.encode_batch(texts, add_special_tokens=False)
+            encoded = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
+    @checked(TokenizerError)
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of the ids; bytes that are no UTF-8 become U+FFFD.
 
@@ -86,6 +94,7 @@ class Tokenizer:
             )
         return token
 
+    @checked(TokenizerError)
     def token_id(self, token: str) -> int | None:
         """Id of a vocabulary entry, None if there is none."""
         return self.backend.token_to_id(token)
@@ -110,9 +119,12 @@ class Tokenizer:
         """A decoder for ids that come one by one."""
         return TextStream(self)
 
+    @checked(TokenizerError)
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json into a folder."""
-        self.backend.save(str(Path(folder) / "tokenizer.json"))
+        path = Path(folder) / "tokenizer.json"
+        with _library_errors(f"{path}: cannot be written"):
+            self.backend.save(str(path))
 
 
 class TextStream:
@@ -159,7 +171,7 @@ def _checked(id: int) -> int:
         or not isinstance(id, int | np.integer)
         or not 0 <= id < 2**32
     ):
-        raise TokenizerError(f"{id!r} is not a token id")
+        raise TokenizerError(f"{shown(id)} is not a token id")
     return int(id)
 
 

@@ -29,7 +29,8 @@ import numpy as np
 
 from npgpt import checkpoint, optim
 from npgpt.backend import Backend, get_backend, place
-from npgpt.batches import batch, check_data
+from npgpt.batches import batch, check_data, check_row
+from npgpt.checks import check_fields, checked, shown
 from npgpt.config import GPT2Config
 from npgpt.dropout import Dropout
 from npgpt.errors import TrainingError
@@ -39,6 +40,18 @@ from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lor
 from npgpt.resume import CURVE, State, begin, fingerprint, save
 from npgpt.tokenizer import Tokenizer
 from npgpt.tree import leaves, map_leaves
+
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("steps batch_size accumulate context eval_every eval_tokens save_every",
+     lambda n: n >= 1, "at least 1"),
+    ("learning_rate epsilon", lambda x: 0 < x < math.inf, "above 0"),
+    ("clip_norm", lambda x: x > 0, "above 0"),
+    ("warmup_steps final_fraction weight_decay", lambda x: 0 <= x < math.inf,
+     "at least 0"),
+    ("dropout", lambda x: 0 <= x < 1, "in [0, 1)"),
+    ("betas", lambda pair: all(0 <= x < 1 for x in pair), "in [0, 1)"),
+    ("seed", lambda n: 0 <= n < 2**64, "in [0, 2^64)"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,18 +77,12 @@ class TrainConfig:
     save_every: int = 100  # steps between checkpoints
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "context", "eval_every",
-                     "eval_tokens", "save_every"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise TrainingError(
-                    f"{name} must be at least 1, not {getattr(self, name)}"
-                )
-        if not 0 <= self.dropout < 1:
-            raise TrainingError(f"dropout must be in [0, 1), not {self.dropout}")
-        if not self.learning_rate > 0:
-            raise TrainingError(
-                f"learning_rate must be above 0, not {self.learning_rate}"
-            )
+        check_fields(self, TrainingError)
+        for names, holds, what in _RANGES:
+            for name in names.split():
+                value = getattr(self, name)
+                if not holds(value):
+                    raise TrainingError(f"{name} must be {what}, not {shown(value)}")
 
     @property
     def tokens_per_step(self) -> int:
@@ -83,6 +90,7 @@ class TrainConfig:
         return self.batch_size * self.accumulate * self.context
 
 
+@checked(TrainingError)
 def train(
     params: GPT2Params,
     train_ids: np.ndarray,
@@ -202,6 +210,7 @@ def _step(
     return {"step": number, "loss": total, "learning_rate": rate, "gradient_norm": norm}
 
 
+@checked(TrainingError)
 def validation_loss(
     params: GPT2Params, ids: np.ndarray, config: TrainConfig, backend: Backend
 ) -> float:
@@ -210,7 +219,9 @@ def validation_loss(
     At most eval_tokens of them. Each window starts without what was before it, so a
     reading with overlapping windows (npgpt score) finds a little less.
     """
-    T, n = config.context, min(len(ids) - 1, config.eval_tokens)
+    ids = ids[: config.eval_tokens + 1] if ids.ndim else ids
+    check_row("validation", ids, 2, params.config)
+    T, n = config.context, len(ids) - 1
     whole, total = n // T, 0.0
     for row in range(0, whole, config.batch_size):
         rows = min(config.batch_size, whole - row)
@@ -218,19 +229,22 @@ def validation_loss(
         x, y = piece[:-1].reshape(rows, T), piece[1:].reshape(rows, T)
         total += mean_loss(params, x, y, backend=backend) * rows * T
     if n % T:
-        piece = np.asarray(ids[whole * T : n + 1]).astype(np.int64)[None]
+        piece = np.asarray(ids[whole * T :]).astype(np.int64)[None]
         total += mean_loss(params, piece[:, :-1], piece[:, 1:], backend=backend) * (
             n % T
         )
     return total / n
 
 
+@checked(TrainingError)
 def init_params(config: GPT2Config, seed: int = 0) -> GPT2Params:
     """Random parameters to start from, as GPT-2's: normal numbers of deviation 0.02.
 
     What a block adds is made smaller by sqrt(2 L), since 2 L such additions follow one
     another; biases start at 0, norms at 1. Source: Radford et al. (2019), section 2.3.
     """
+    if not 0 <= seed < 2**64:
+        raise TrainingError(f"seed must be in [0, 2^64), not {shown(seed)}")
     rng = np.random.Generator(np.random.Philox(key=seed))
     tensors = {}
     for name, shape in checkpoint.expected_shapes(config).items():

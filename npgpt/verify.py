@@ -15,13 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
 from npgpt import checkpoint, golden, gpt2, ops
 from npgpt.backend import BACKENDS, NUMPY, Backend
-from npgpt.errors import BackendError, NpgptError
+from npgpt.checks import checked
+from npgpt.differences import Scales, conditions, record, relative_error, spread
+from npgpt.errors import BackendError, CheckpointError, NpgptError
+from npgpt.files import check_readable
 from npgpt.model import GPT2
 
 REFERENCE = "reference.npz"  # beside a bundled model's weights
@@ -49,29 +54,12 @@ class Check(NamedTuple):
         return self.error <= self.tolerance
 
 
-class Recorder:
-    """A tap that keeps a copy of every tensor it wants."""
-
-    def __init__(self, backend: Backend):
-        self.backend = backend
-        self.arrays: dict[str, np.ndarray] = {}
-
-    def wants(self, name: str) -> bool:
-        """Scores and weights only where attention is ours: a twin may not have them."""
-        plain = self.backend.attention is NUMPY.attention
-        return plain or not name.endswith(("scores", "weights"))
-
-    def __call__(self, name: str, array: Any) -> Any:
-        """Keep a copy and hand the array on."""
-        self.arrays[name] = np.array(self.backend.to_numpy(array))
-        return array
-
-
+@checked(CheckpointError)
 def verify(
     params: gpt2.GPT2Params,
     backend: str | Backend = "numpy",
     dtype: str = "float32",
-    reference: Path | None = None,
+    reference: str | Path | None = None,
     published: golden.Published | None = None,
 ) -> Iterator[Check]:
     """All checks of a model on a backend and dtype, as they are made.
@@ -91,10 +79,13 @@ def verify(
         yield from check_recorded(model, reference)
     if published is not None:
         yield from check_published(model, params, published)
-    yield from check_precision(model, params, ids)
+    double = GPT2(params, dtype="float64")
+    exact = record(double, ids)
+    scales = conditions(exact, double, ids, ROUNDING[dtype])
+    yield from check_precision(model, ids, exact, scales)
     yield from check_cache(model, ids)
     yield from check_batch(model, ids)
-    yield from check_backends(model, params, ids)
+    yield from check_backends(model, params, ids, scales)
 
 
 def first_divergence(checks: list[Check]) -> Check | None:
@@ -102,9 +93,10 @@ def first_divergence(checks: list[Check]) -> Check | None:
     return next((check for check in checks if not check.ok), None)
 
 
-def prompt_ids(model: GPT2, T: int = 12) -> list[int]:
-    """T token ids for the checks: spread over the vocabulary, the same every time."""
-    T = min(T, model.config.n_positions)
+@checked(CheckpointError)
+def prompt_ids(model: GPT2) -> list[int]:
+    """Twelve ids for the checks: spread over the vocabulary, the same every time."""
+    T = min(12, model.config.n_positions)
     bits = np.random.Philox(key=0).random_raw(T)
     return (bits % np.uint64(model.config.vocab_size)).astype(int).tolist()
 
@@ -119,49 +111,19 @@ def tolerance(model: GPT2) -> float:
     return ROUNDING[model.dtype] * growth
 
 
-def relative_error(x: np.ndarray, reference: np.ndarray) -> float:
-    """Largest ||x - r|| / ||r|| over the vectors of the last axis; inf if masks differ.
-
-    >>> relative_error(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
-    0.1
-    """
-    if x.shape != reference.shape:
-        return math.inf
-    seen = reference > -np.inf  # hidden attention scores are -inf in both
-    if ((x > -np.inf) != seen).any():
-        return math.inf
-    x, reference = np.where(seen, x, 0.0), np.where(seen, reference, 0.0)
-    size = np.linalg.norm(reference, axis=-1)
-    # A vector near 0 (the one score of the first query, say) is what larger numbers
-    # left when they cancelled: it carries their error, so it has no scale of its own.
-    size = np.maximum(size, 1e-2 * size.max() + 1e-30)
-    return float((np.linalg.norm(x - reference, axis=-1) / size).max())
-
-
-def spread(array: np.ndarray, n: int = 64) -> np.ndarray:
-    """n values of a tensor, evenly spread: what is recorded of a large one."""
-    flat = array.reshape(-1)
-    return flat[np.linspace(0, flat.size - 1, min(n, flat.size)).astype(int)]
-
-
-def record(model: GPT2, ids: Any) -> dict[str, np.ndarray]:
-    """Every intermediate of one forward pass, by tap name, in its order."""
-    recorder = Recorder(model.backend)
-    model.logits(ids, tap=recorder)
-    return recorder.arrays
-
-
 def compare(
     check: str,
     arrays: dict[str, np.ndarray],
     references: dict[str, np.ndarray],
     tolerated: float,
     why: str,
+    scales: Scales = MappingProxyType({}),
 ) -> Iterator[Check]:
     """One Check for every tensor that both sides have, in order."""
     for name, reference in references.items():
         if name in arrays:
-            error = relative_error(arrays[name], reference)
+            scale = scales.get(name, 0.0)
+            error = relative_error(arrays[name], reference, scale)
             yield Check(check, name, error, tolerated, why)
 
 
@@ -175,11 +137,16 @@ def check_weights(params: gpt2.GPT2Params) -> Iterator[Check]:
     yield Check("weights are finite", label, float(len(bad)), 0.0, "a count of tensors")
 
 
-def check_recorded(model: GPT2, path: Path) -> Iterator[Check]:
+def check_recorded(model: GPT2, path: str | Path) -> Iterator[Check]:
     """Samples of every tensor against what transformers computed."""
-    with np.load(path) as file:
-        recorded = {name: file[name] for name in file.files}
-    ids, source = recorded.pop("ids"), str(recorded.pop("source"))
+    try:
+        check_readable(path)
+        with open(path, "rb") as stream, np.load(stream) as file:
+            recorded = {name: file[name] for name in file.files}
+        ids, source = recorded.pop("ids"), str(recorded.pop("source"))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
+            BadZipFile, MemoryError) as error:  # fmt: skip
+        raise CheckpointError(f"{path}: not a recording of a model ({error})") from None
     arrays = {name: spread(array) for name, array in record(model, ids).items()}
     yield from compare(
         f"as {source}", arrays, recorded, tolerance(model),
@@ -188,13 +155,12 @@ def check_recorded(model: GPT2, path: Path) -> Iterator[Check]:
 
 
 def check_precision(
-    model: GPT2, params: gpt2.GPT2Params, ids: list[int]
+    model: GPT2, ids: list[int], exact: dict[str, np.ndarray], scales: Scales
 ) -> Iterator[Check]:
-    """This backend and dtype against plain NumPy in float64."""
-    exact = record(GPT2(params, dtype="float64"), ids)
+    """This backend and dtype against plain NumPy in float64, which is `exact`."""
     label = f"{model.backend.name} {model.dtype}, NumPy float64"
     why = f"{model.dtype}, {model.config.n_layer} layers"
-    yield from compare(label, record(model, ids), exact, tolerance(model), why)
+    yield from compare(label, record(model, ids), exact, tolerance(model), why, scales)
 
 
 def check_cache(model: GPT2, ids: list[int]) -> Iterator[Check]:
@@ -229,7 +195,7 @@ def check_batch(model: GPT2, ids: list[int]) -> Iterator[Check]:
 
 
 def check_backends(
-    model: GPT2, params: gpt2.GPT2Params, ids: list[int]
+    model: GPT2, params: gpt2.GPT2Params, ids: list[int], scales: Scales
 ) -> Iterator[Check]:
     """Every other backend of this machine against NumPy, in float32."""
     expected = record(GPT2(params), ids)
@@ -243,7 +209,7 @@ def check_backends(
             continue
         tolerated = 2 * tolerance(other)
         arrays = record(other, ids)
-        yield from compare(f"{name}, NumPy", arrays, expected, tolerated, why)
+        yield from compare(f"{name}, NumPy", arrays, expected, tolerated, why, scales)
 
 
 def check_published(
@@ -275,6 +241,7 @@ def check_published(
         yield Check("published greedy text", case.source, error, 0.0, why)
 
 
+@checked(NpgptError)
 def own_functions(path: str | Path) -> Backend:
     """A NumPy backend with the functions that a Python file defines in place of ours.
 

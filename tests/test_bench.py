@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("numba")
 
-from npgpt import GPT2, GPT2Config, hub
+from npgpt import GPT2, BackendError, GPT2Config, hub
 from npgpt.bench import compare, functions, report
 from npgpt.cli import main
 
@@ -95,6 +95,31 @@ def test_markdown_holds_every_figure(measured):
     lines = list(report.markdown(found))
     assert sum(line.startswith("| num") for line in lines) == len(found["measured"])
     assert all(line.count("|") == 9 for line in lines if line.startswith("| num"))
+
+
+def test_without_numba_there_is_no_reading_rate(monkeypatch):
+    class Engine:
+        """NumPy's; asked for another one, it is absent, and `memory` breaks it."""
+
+        def __init__(self, name, *_):
+            if name != "numpy:float32":
+                raise BackendError("no such engine")
+
+        def ask(self, what, *_):
+            if what == "memory":
+                raise BackendError("ended")
+            return 1000 if what == "step_bytes" else 0.01
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(compare, "Worker", Engine)
+    names = ("numpy:float32", "numpy:float32", "numba:float32")
+    found = compare.compare("x", GPT2Config(), names, 1, 2, quick=True)
+    lines = "\n".join(report.model_lines(found))
+    assert "greedy generation 100 tok/s\n" in lines
+    assert "numba:float32           not measured: no such engine" in lines
+    assert list(found["absent"]) == ["numba:float32", "numpy:float32"]
 
 
 def test_functions_agree_before_they_are_timed():

@@ -106,6 +106,16 @@ def test_look_sees_what_generate_does(tales):
     assert warm.stages[1].cut == 0
 
 
+def test_sample_draws_png_and_svg_and_no_formulas(tmp_path):
+    for suffix, status in ((".png", 0), (".svg", 0), (".bmp", 1)):
+        path = tmp_path / f"figure{suffix}"
+        done = npgpt("sample", "for $2 or $\\x{", "-m", "tales-mini", "--top-k", "5",
+                     "--figure", str(path))  # fmt: skip
+        assert done.exit_code == status
+        assert path.exists() == (status == 0)
+    assert "a figure is written as .png or .svg" in done.output
+
+
 def test_sample_shows_the_stages_and_writes_a_figure(tmp_path):
     figure = tmp_path / "figure.png"
     result = npgpt(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, tiny_params, token_ids
+from helpers import CASES, TINY, tiny_params, token_ids
 
 from npgpt import GPT2, NpgptError, checkpoint, golden, hub, ops, verify
 from npgpt.verify import first_divergence
@@ -217,6 +217,33 @@ def test_relative_error_sees_one_wrong_vector_among_large_ones():
     assert verify.relative_error(masked, masked) == 0
     assert verify.relative_error(np.ones((4, 4)), masked) == np.inf
     assert verify.relative_error(np.ones((2, 4)), np.ones((1, 4))) == np.inf
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_healthy_models_agree_with_themselves(case):
+    for seed in range(4):
+        checks = list(verify.verify(tiny_params(CASES[case], seed)))
+        assert first_divergence(checks) is None
+
+
+@pytest.mark.parametrize("n_positions", [1, 2, 12])
+@pytest.mark.parametrize("mistake", [name for name in WRONG if "softmax" not in name])
+def test_a_mistake_is_seen_without_a_recording_too(mistake, n_positions, tmp_path):
+    own, tensor = WRONG[mistake]
+    (tmp_path / "mine.py").write_text(own)
+    backend = verify.own_functions(tmp_path / "mine.py")
+    params = tiny_params(replace(TINY, n_positions=n_positions))
+    wrong = first_divergence(list(verify.verify(params, backend)))
+    if n_positions > 1 or "scale" not in mistake:  # one score's softmax is 1
+        assert wrong.check.endswith("float32, NumPy float64")
+        assert wrong.tensor == tensor
+
+
+def test_an_error_is_relative_to_what_the_vector_is_made_from():
+    score = np.array([[1e-4]])  # 100 - 99.9999, each exact to seven digits
+    assert verify.relative_error(score + 1e-5, score) > 0.05
+    assert verify.relative_error(score + 1e-5, score, scale=100.0) < 1e-6
+    assert verify.relative_error(score, score, scale=np.nan) != 0  # NaN is not ok
 
 
 def test_a_deeper_model_tolerates_more():

@@ -76,7 +76,10 @@ def compare(
         "greedy_loop_seconds": {}, "cached_read_rate": {}, "measured": [],
     }  # fmt: skip
 
-    def ask(name: str, what: str, *numbers: int) -> Any:
+    def ask(name: str | None, what: str, *numbers: int) -> Any:
+        """The answer; None of an engine that is not there or no longer."""
+        if name not in workers:
+            return None
         try:
             return workers[name].ask(what, *numbers)
         except BackendError as error:
@@ -88,7 +91,7 @@ def compare(
     reads: list[float] = []
     patience: dict[str, int] = {}  # engine -> the longest prompt that it is given
     try:
-        for name in engines:
+        for name in dict.fromkeys(engines):
             say(f"starting {name}")
             try:
                 workers[name] = Worker(name, folder, threads)
@@ -97,8 +100,7 @@ def compare(
                 continue
             # kernels are compiled or loaded here, untimed
             ask(name, "prefill", 8)
-            if name in workers:
-                ask(name, "decode", 8, 1, 1)
+            ask(name, "decode", 8, 1, 1)
         own = [name for name in workers if _is_own(name)]
         meter = next((name for name in own if name.startswith("numba")), None)
         sizes = result["step_bytes"] = {n: ask(n, "step_bytes") for n in own}
@@ -118,8 +120,8 @@ def compare(
                     elif task == "prefill" and seconds > PATIENCE:
                         patience[name] = tokens  # once is enough, and no longer ones
                         times[name].append(seconds)
-                if meter in workers:
-                    reads.append(500_000_000 / ask(meter, "read", 500_000_000))
+                if seconds := ask(meter, "read", 500_000_000):
+                    reads.append(500_000_000 / seconds)
             measured += [
                 _measured(name, task, tokens, batch, found)
                 for name, found in times.items()
@@ -136,12 +138,16 @@ def compare(
         for name in [name for name in own if name in workers]:
             say(f"greedy generation, {name}")
             loop = [ask(name, "generate", 64) for _ in range(rounds)]
+            if None in loop:
+                continue
             result["greedy_loop_seconds"][name] = median_and_spread(loop)[0]
-            if meter in workers:
-                size = sizes[name] // 4 * 4
-                rates = [size / ask(meter, "read", size) for _ in range(rounds)]
-                result["cached_read_rate"][name] = median_and_spread(rates)[0]
-            result["peak_memory"][name] = ask(name, "memory")
+            size = (sizes[name] or 0) // 4 * 4
+            reading = [ask(meter, "read", size) for _ in range(rounds)]
+            if all(reading):
+                rate = size / median_and_spread(reading)[0]
+                result["cached_read_rate"][name] = rate
+            if memory := ask(name, "memory"):
+                result["peak_memory"][name] = memory
         keep(result)
     finally:
         for worker in workers.values():

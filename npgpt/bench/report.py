@@ -48,12 +48,12 @@ def model_lines(result: dict[str, Any]) -> Iterator[str]:
             f"{m['tokens_per_second']:>10,.1f}{predicted}{reached}"
         )
     for name, seconds in result["greedy_loop_seconds"].items():
-        bytes_, rate = result["step_bytes"][name], result["cached_read_rate"][name]
-        share = bytes_ / rate / seconds
-        yield (
-            f"{name:<24}greedy generation {1 / seconds:,.0f} tok/s, {share:.0%} of "
-            f"what its {bytes_ / 1e6:,.0f} MB cost at {rate / 1e9:.0f} GB/s"
-        )
+        line = f"{name:<24}greedy generation {1 / seconds:,.0f} tok/s"
+        bytes_, rate = result["step_bytes"][name], result["cached_read_rate"].get(name)
+        if bytes_ and rate:  # the numba engines alone measure how fast memory is read
+            line += f", {bytes_ / rate / seconds:.0%} of what its {bytes_ / 1e6:,.0f} "
+            line += f"MB cost at {rate / 1e9:.0f} GB/s"
+        yield line
     for name, size in result["peak_memory"].items():
         yield f"{name:<24}peak memory {size / 1e6:,.0f} MB"
     for name, reason in result["absent"].items():

@@ -74,6 +74,8 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
+    if picture and Path(picture).suffix.lower() not in (".png", ".svg"):
+        raise click.UsageError(f"{picture}: a figure is written as .png or .svg")
 
     def say(line):
         return click.echo(f"\r\033[K{line}", nl=False, err=True)

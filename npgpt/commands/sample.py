@@ -51,7 +51,9 @@ def command(prompt: str, name: str, backend: str, dtype: str, as_json: bool,
     else:
         click.echo(prompt + _text(model, choice.token_id))
     if figure is not None:
-        draw(model, prompt, choice, shown).savefig(figure, dpi=150)
+        from npgpt.plots import save
+
+        save(draw(model, prompt, choice, shown), figure)
         click.echo(f"wrote {figure}", err=True)
 
 
@@ -150,11 +152,13 @@ def draw(model: GPT2, prompt: str, choice: Choice, shown: list[int]) -> Any:
         before = stage.p
         axis.tick_params(labelsize=8, labelleft=axis is axes[0])
     labels = [repr(_text(model, id)) for id in shown]
-    axes[0].set_yticks(range(len(shown)), labels, family="monospace")
+    plain = {"parse_math": False}  # a price in dollars is no formula
+    axes[0].set_yticks(range(len(shown)), labels, family="monospace", **plain)
     axes[0].invert_yaxis()
     if drawn:
         _draw_uniform(figure.add_subplot(grid[1, :]), choice)
-    figure.suptitle(f"{prompt!r}: {_taken(model, choice)}", fontsize=9, wrap=True)
+    title = f"{prompt!r}: {_taken(model, choice)}"
+    figure.suptitle(title, fontsize=9, wrap=True, **plain)
     return figure
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import KVCache
+from npgpt.checks import checked, is_list
 from npgpt.decoding.decode import decode
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
@@ -45,6 +46,7 @@ class Generation:
 class Generator:
     """Whatever has `config`, `tokenizer`, `encode`, `new_cache` and `next_logits`."""
 
+    @checked(DecodingError)
     def stream(
         self, prompt: Any = "", cache: KVCache | None = None, **options: Any
     ) -> Iterator[Step]:
@@ -57,6 +59,7 @@ class Generator:
         prompts, _ = self._prompts(prompt)
         return decode(self, prompts, config, cache)
 
+    @checked(DecodingError)
     def generate(
         self, prompts: Any = "", cache: KVCache | None = None, **options: Any
     ) -> Generation | list[Generation]:
@@ -80,7 +83,7 @@ class Generator:
         """Ids of every prompt, and whether there was just one, not in a list."""
         if isinstance(prompts, str):
             return [self.encode(prompts)], True
-        if not isinstance(prompts, Sequence | np.ndarray):
+        if not is_list(prompts):
             raise DecodingError(PROMPT)
         if not len(prompts):
             raise DecodingError("no prompts: the list is empty")

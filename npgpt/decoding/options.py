@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from npgpt.checks import shown
 from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import PARAMETERS, STRATEGIES
 from npgpt.decoding.registry import Parameter, Strategy
@@ -135,7 +136,7 @@ class GenerationConfig:
         for id in self.eos_token_id:
             if id >= model.vocab_size:
                 raise DecodingError(
-                    f"eos_token_id {id!r} is not in the vocabulary, "
+                    f"eos_token_id {shown(id)} is not in the vocabulary, "
                     f"0 to {model.vocab_size - 1}"
                 )
         return self.eos_token_id
@@ -199,7 +200,7 @@ def _check(options: GenerationConfig) -> None:
         raise DecodingError("logits_processor must be a list of functions")
     for function in options.logits_processor:
         if not isinstance(function, Callable):
-            raise DecodingError(f"logits_processor: {function!r} cannot be called")
+            raise DecodingError(f"logits_processor: {shown(function)} cannot be called")
 
 
 def _exclusive(strategy: Strategy) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from npgpt.checks import shown
 from npgpt.errors import DecodingError
 
 KINDS = {  # of a parameter: what a user writes
@@ -63,20 +64,20 @@ class Parameter:
             if not any(value == c and type(value) is type(c) for c in self.choices):
                 names = ", ".join(map(str, self.choices))
                 raise DecodingError(
-                    f"{self.name} must be one of {names}, not {value!r}"
+                    f"{self.name} must be one of {names}, not {shown(value)}"
                 )
             return value
         try:
             value = _CHECKS[self.kind](value)
         except (TypeError, ValueError, AttributeError):
             raise DecodingError(
-                f"{self.name} must be {self.wanted}, not {value!r}"
+                f"{self.name} must be {self.wanted}, not {shown(value)}"
             ) from None
         if self.kind not in ("number", "whole") or value == self.default:
             return value
         if not self.low <= value <= self.high:
             wanted = self.wanted if self.kind == "whole" else self.bounds
-            raise DecodingError(f"{self.name} must be {wanted}, not {value!r}")
+            raise DecodingError(f"{self.name} must be {wanted}, not {shown(value)}")
         return value
 
     @property
