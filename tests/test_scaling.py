@@ -157,7 +157,7 @@ def test_approach_one_goes_through_its_table():
 
 @pytest.mark.parametrize("flops", [0, -1e20, math.nan, math.inf])
 def test_a_budget_that_cannot_be_is_one_sentence(flops):
-    with pytest.raises(DataError, match="must be (positive|a number)"):
+    with pytest.raises(DataError, match=r"must be (positive|a number)"):
         scaling.compute_optimal(flops)
 
 
