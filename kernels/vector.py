@@ -248,7 +248,6 @@ def _tile_function(module, name, rows, panels, kind, tier):
     )
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
-    set.add(function.attributes, "align 64")
     b = ir.IRBuilder(function.append_basic_block())
     args = dict(zip(_NAMES, function.args, strict=True))
     at = [
