@@ -148,10 +148,15 @@ def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
     """Let `write` fill a file beside `path`, then put it in place in one step.
 
     The new file is on the disk before it takes the old one's name: whatever happens,
-    one of the two is there, whole.
+    one of the two is there, whole. A link stays a link; a pipe or a device (/dev/null)
+    is written into, never replaced.
     """
     import tempfile  # a tenth of the time that `import npgpt` would take
 
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        write(str(path))
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:

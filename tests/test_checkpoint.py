@@ -1,15 +1,18 @@
 """Reading and writing checkpoints: exact where right, one sentence elsewhere."""
 
 import json
+import os
 import struct
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from helpers import TINY, tiny_params, token_ids, unit_tensors
 
-from npgpt import GPT2, CheckpointError, checkpoint
+from npgpt import GPT2, CheckpointError, checkpoint, tensorfile
 
 IDS = token_ids(TINY, 1, 6)
 
@@ -269,6 +272,25 @@ def test_saving_over_the_mapped_file_keeps_the_model_whole(tmp_path):
         "config.json",
         "model.safetensors",
     ]
+
+
+def test_a_link_and_a_pipe_stay_what_they_are(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    for text in ("made", "replaced"):
+        tensorfile.write_atomically(
+            tmp_path / "link", lambda new, text=text: Path(new).write_text(text)
+        )
+        assert (tmp_path / "link").is_symlink()
+        assert [path.name for path in (tmp_path / "real").iterdir()] == ["file"]
+        assert (tmp_path / "real" / "file").read_text() == text
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as cat:
+        tensorfile.write_atomically(
+            tmp_path / "pipe", lambda new: Path(new).write_text("through")
+        )
+        assert cat.communicate()[0] == b"through"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_saving_where_nothing_can_be_written_is_one_sentence(tmp_path):
