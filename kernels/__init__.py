@@ -8,7 +8,7 @@ packed       weights in the order in which they are read, and in fewer bytes
 vector       the innermost loops, as vector instructions; llvm, the words for them
 amx          the same for prompts, on Intel's tile unit
 elementwise  exp as a polynomial, half precision
-backward, attention_backward, optim    the twins of training
+backward, attention_backward, optim, mixed    the twins of training
 team, phases, forward, step   the whole forward pass in one kernel
 tiers        which instructions this processor has
 prepare      parameters -> packed parameters; packed_file keeps them on disk
@@ -69,6 +69,12 @@ def _backward() -> ModuleType:
     return backward
 
 
+def _mixed() -> ModuleType:
+    from npgpt.kernels import mixed
+
+    return mixed
+
+
 def _optim() -> ModuleType:
     from npgpt.kernels import optim
 
@@ -92,5 +98,6 @@ BACKEND = replace(
     cache_dtype=cache_dtype,
     load_prepared=load_prepared,
     backward=_backward,
+    mixed=_mixed,
     optim=_optim,
 )

@@ -93,21 +93,30 @@ def linear(
     if x.shape[-1] != n or (bias is not None and bias.shape != (m,)):
         raise ValueError(f"linear: {x.shape} does not fit a weight {weight.shape}")
     rows, isa = np.asarray(x).reshape(-1, n), tier_isa(weight.dtype)
-    M, K, width = len(rows), padded(n, weight.dtype), -(-m // PANEL) * PANEL
+    M, K = len(rows), padded(n, weight.dtype)
     a = rows
     if n < K or a.dtype != np.float32 or not a.flags.c_contiguous:
         a = zeros((M, K), np.float32)
         a[:, :n] = rows
+    narrowed = new_narrowed(M, K, weight.dtype, isa, is_prompt=M > SMALL)
+    if len(narrowed[0]):
+        with LOCK:
+            _narrow_rows(a, *narrowed)
+    return multiply(isa, a, narrowed, weight, bias, M).reshape(*x.shape[:-1], m)
+
+
+def multiply(
+    isa: tuple, a: np.ndarray, narrowed: tuple, weight: Packed, bias: Any, M: int
+) -> np.ndarray:
+    """(M, outputs), from M rows: float32, or what `new_narrowed` has of them."""
+    m, K = weight.outputs, padded(weight.inputs, weight.dtype)
+    width = -(-m // PANEL) * PANEL
     shift = np.zeros(0 if bias is None else width, np.float32)
     shift[:m] = 0 if bias is None else bias
-    narrowed = new_narrowed(M, K, weight.dtype, isa, is_prompt=M > SMALL)
     c = empty((whole_rows(M), width), np.float32)[:M]
     with LOCK:
-        if len(narrowed[0]):
-            _narrow_rows(a, *narrowed)
         _product(isa, weight.data, weight.scales, K, a, *narrowed, shift, c)
-    y = c if width == m else np.ascontiguousarray(c[:, :m])
-    return y.reshape(*x.shape[:-1], m)
+    return c if width == m else np.ascontiguousarray(c[:, :m])
 
 
 def linear_loops(x: Any, weight: Packed) -> np.ndarray:
@@ -166,7 +175,7 @@ def new_narrowed(
     rows, groups = M if used else 0, K // GROUP if is_int8 else 0
     # 64 bytes more than K: tiles whose rows share cache sets would evict each other
     kind = np.int8 if is_int8 else np.uint16
-    q = zeros((whole_rows(rows), K + 64 // np.dtype(kind).itemsize), kind)
+    q = empty((whole_rows(rows), K + 64 // np.dtype(kind).itemsize), kind)
     scales, starts = (np.zeros((len(q), groups), t) for t in (np.float32, np.int32))
     return q, scales, starts
 

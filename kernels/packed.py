@@ -30,6 +30,7 @@ from npgpt.kernels.vector import GROUP
 from numba import prange
 
 PANEL = 16  # columns of a panel
+PAIRS = 16  # of rows that are packed at a time: their lines stay in the cache
 STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
 _MULTIPLE = {"float32": 16, "bfloat16": 32, "int8": GROUP}  # of n, filled up
 
@@ -129,7 +130,8 @@ def pack(array: Any, dtype: str, is_table: bool = False, out: Any = None) -> Pac
     n, m = w.shape
     many, scale_count = sizes(n, m, dtype)
     if out is None:
-        out = zeros(many, STORED[dtype]), zeros(scale_count, np.float32)
+        make = empty if dtype == "bfloat16" else zeros  # it writes its filling
+        out = make(many, STORED[dtype]), zeros(scale_count, np.float32)
     data, scales = out
     if data.shape != (many,) or scales.shape != (scale_count,):
         raise ValueError(f"{data.shape} and {scales.shape} do not hold a {n} x {m}")
@@ -138,7 +140,9 @@ def pack(array: Any, dtype: str, is_table: bool = False, out: Any = None) -> Pac
         if dtype == "float32":
             _pack_float32(w, data.reshape(-1, K, PANEL))
         elif dtype == "bfloat16":
-            _pack_bfloat16(w.view(np.uint32), data.reshape(-1, K // 2, PANEL, 2))
+            _pack_bfloat16(
+                w.view(np.uint32), data.view(np.uint32).reshape(-1, K // 2, PANEL)
+            )
         else:
             _pack_int8(
                 w,
@@ -185,11 +189,25 @@ def bfloat16_of(x):
 
 @kernel(parallel=True)
 def _pack_bfloat16(bits, data):
+    """Pairs as uint32, the first number in the lower half; the filling too."""
     n, m = bits.shape
-    for p in prange(data.shape[0]):
-        for k in range(n):
-            for j in range(min(PANEL, m - p * PANEL)):
-                data[p, k // 2, j, k % 2] = bfloat16_of(bits[k, p * PANEL + j])
+    panels, pairs = data.shape[:2]
+    for piece in prange((pairs + PAIRS - 1) // PAIRS):
+        for p in range(panels):
+            first, last = p * PANEL, min(m, (p + 1) * PANEL)
+            for k in range(piece * PAIRS, min(pairs, (piece + 1) * PAIRS)):
+                out = data[p, k]
+                if 2 * k + 1 < n and last - first == PANEL:
+                    one, two = bits[2 * k, first:last], bits[2 * k + 1, first:last]
+                    for j in range(PANEL):
+                        upper = np.uint32(bfloat16_of(two[j])) << np.uint32(16)
+                        out[j] = upper | np.uint32(bfloat16_of(one[j]))
+                    continue
+                out[:] = np.uint32(0)
+                for i in range(min(2, n - 2 * k)):
+                    for j in range(last - first):
+                        number = np.uint32(bfloat16_of(bits[2 * k + i, first + j]))
+                        out[j] |= number << np.uint32(16 * i)
 
 
 @kernel(parallel=True, fastmath=False)

@@ -17,6 +17,7 @@ import numpy as np
 from npgpt import ops, pieces
 from npgpt.checks import shown
 from npgpt.errors import BackendError
+from npgpt.tensorfile import forget
 from npgpt.tree import map_leaves
 
 
@@ -28,10 +29,37 @@ def place(params: Any, dtype: str, xp: ModuleType) -> Any:
     return map_leaves(lambda array: xp.asarray(array, dtype=getattr(xp, dtype)), params)
 
 
+def place_by_columns(params: Any, dtype: str, xp: ModuleType) -> Any:
+    """As `place`, with every matrix of a block turned so that columns are contiguous.
+
+    A row times a matrix, which is what decoding does all day, is then a dot product
+    with each column, for which BLAS reads the weights a tenth faster. The price is a
+    copy of what was a view of a mapped file; the tables stay one.
+    """
+    placed = place(params, dtype, xp)
+    return placed._replace(h=map_leaves(_by_columns, placed.h))
+
+
+def _by_columns(array: np.ndarray) -> np.ndarray:
+    if array.ndim != 2 or array.flags.f_contiguous:
+        return array
+    turned = np.empty(array.shape[::-1], array.dtype)
+    for start in range(0, len(array), 64):  # rows that stay in the cache meanwhile
+        turned[:, start : start + 64] = array[start : start + 64].T
+    forget(array)
+    return turned.T
+
+
 def _backward() -> ModuleType:
     from npgpt import backward
 
     return backward
+
+
+def _mixed() -> ModuleType:
+    from npgpt import mixed
+
+    return mixed
 
 
 def _optim() -> ModuleType:
@@ -57,7 +85,7 @@ class Backend:
     embedding: Callable = ops.embedding
     attention: Callable = pieces.attention
     dtypes: tuple[str, ...] = ("float32", "float64")
-    prepare: Callable = place  # (params, dtype, xp) -> what these functions want
+    prepare: Callable = place_by_columns  # (params, dtype, xp) -> what these functions want
     # (params, new ids of each row, cache, keep) -> logits after the last keep[row] ids
     # (None: one) of each row, in one call, where nothing taps; None if it cannot
     decode_step: Callable | None = None
@@ -65,6 +93,7 @@ class Backend:
     load_prepared: Callable | None = None
     cache_dtype: Callable = str  # dtype of the weights -> dtype of the KV cache
     backward: Callable = _backward  # () -> the module of the derivatives, for training
+    mixed: Callable = _mixed  # () -> the module of products in bfloat16
     optim: Callable = _optim  # () -> the module with AdamW's `update`
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -118,4 +147,4 @@ def _cupy() -> Backend:
         raise BackendError(f"backend 'cupy' finds no usable GPU: {error}") from None
     if not count:
         raise BackendError("backend 'cupy' finds no GPU on this machine; use 'numpy'")
-    return replace(NUMPY, name="cupy", xp=cupy)
+    return replace(NUMPY, name="cupy", xp=cupy, prepare=place)

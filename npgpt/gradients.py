@@ -163,7 +163,7 @@ def mean_loss(
     flat, loss = xp.asarray(targets.reshape(-1)), 0.0
     for start in range(0, flat.shape[0], HEAD_ROWS):
         piece = slice(start, start + HEAD_ROWS)
-        z = rows[piece, :] @ params.lm_head.weight.T
+        z = backend.linear(rows[piece, :], params.lm_head.weight.T)
         loss += cross_entropy(z, flat[piece], count=flat.shape[0])[0]
     return loss
 
@@ -196,14 +196,17 @@ def through_head(
     dtable = xp.zeros_like(table) if table_too else None
     for start in range(0, B * T, HEAD_ROWS):
         piece = slice(start, start + HEAD_ROWS)
-        z = rows[piece, :] @ table.T
+        z = backend.linear(rows[piece, :], table.T)
         part, dz = backward.cross_entropy(
             z, flat[piece], ignore_index=ignore_index, count=count
         )
         loss += part
-        dhidden[piece, :] = dz @ table
         if table_too:
-            dtable += dz.T @ rows[piece, :]
+            dx, dweight, _ = backward.linear(dz, rows[piece, :], table.T)
+            dtable += dweight.T
+        else:
+            dx = backend.linear(dz, table)
+        dhidden[piece, :] = dx
     return loss, xp.reshape(dhidden, hidden.shape), dtable
 
 

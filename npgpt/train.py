@@ -37,6 +37,7 @@ from npgpt.errors import TrainingError
 from npgpt.gpt2 import GPT2Params, no_tap
 from npgpt.gradients import loss_and_gradients, mean_loss
 from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lora
+from npgpt.mixed import mixed_backend
 from npgpt.resume import CURVE, State, begin, fingerprint, save
 from npgpt.tokenizer import Tokenizer
 from npgpt.tree import leaves, map_leaves
@@ -51,6 +52,7 @@ _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("dropout", lambda x: 0 <= x < 1, "in [0, 1)"),
     ("betas", lambda pair: all(0 <= x < 1 for x in pair), "in [0, 1)"),
     ("seed", lambda n: 0 <= n < 2**64, "in [0, 2^64)"),
+    ("dtype", lambda name: name in ("float32", "bfloat16"), "float32 or bfloat16"),
 )  # fmt: skip
 
 
@@ -71,6 +73,7 @@ class TrainConfig:
     decay_all: bool = False  # biases and norms too
     clip_norm: float = 1.0
     dropout: float = 0.0
+    dtype: str = "float32"  # of what products take; bfloat16: npgpt.mixed
     seed: int = 0
     eval_every: int = 100  # steps between validations
     eval_tokens: int = 50_000  # of the validation array at most
@@ -126,7 +129,8 @@ def train(
     state = begin(start, out, run, resume, backend)
     if tokenizer is not None:
         _save_tokenizer(tokenizer, out)
-    engine = backend if lora is None else lora_backend(backend)
+    engine = backend if config.dtype == "float32" else mixed_backend(backend)
+    engine = engine if lora is None else lora_backend(engine)
     began, first = time.perf_counter(), state.step
     try:
         with (out / CURVE).open("a", encoding="utf-8") as curve:

@@ -36,13 +36,13 @@ MODELS = {  # the small one first: it is soon done
     name: (
         GPT2Config(vocab_size=VOCABULARY, n_positions=512, n_embd=width, n_layer=layers,
                    n_head=heads, bos_token_id=0, eos_token_id=0),
-        TrainConfig(steps=steps, batch_size=16, context=512, learning_rate=rate,
-                    warmup_steps=200, final_fraction=0.02, dropout=dropout,
+        TrainConfig(steps=steps, batch_size=batch, context=512, learning_rate=rate,
+                    warmup_steps=200, final_fraction=0.02, dtype="bfloat16",
                     eval_every=250, eval_tokens=100_000, save_every=100),
     )
-    for name, layers, heads, width, steps, rate, dropout in (
-        ("tales-mini", 3, 3, 96, 6000, 4e-3, 0.0),
-        ("tales", 6, 4, 256, 8000, 1.5e-3, 0.05),
+    for name, layers, heads, width, steps, batch, rate in (
+        ("tales-mini", 3, 3, 96, 4500, 16, 4e-3),
+        ("tales", 6, 4, 256, 9000, 8, 1.5e-3),
     )
 }  # fmt: skip
 SEPARATOR = f"\n\n{stories.END}\n\n"

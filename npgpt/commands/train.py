@@ -20,7 +20,7 @@ from npgpt.commands._shared import (
 PRESETS = ("tiny", "small", "medium", "gpt2")  # npgpt.presets, which is slow to import
 OVERRIDES = ("steps", "batch_size", "accumulate", "context", "learning_rate",
              "warmup_steps", "weight_decay", "clip_norm", "dropout", "eval_every",
-             "save_every")  # fmt: skip
+             "save_every", "dtype")  # fmt: skip
 
 
 def _number(name: str, kind: Any, help: str) -> Any:
@@ -58,6 +58,9 @@ def _number(name: str, kind: Any, help: str) -> Any:
 @_number("dropout", float, "Share of numbers that are zeroed")
 @_number("eval-every", click.IntRange(1), "Steps between validations, with a sample")
 @_number("save-every", click.IntRange(1), "Steps between checkpoints")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of what "
+              "products take; bfloat16 is faster where the processor multiplies it "
+              "(backend numba)  [default: the preset's]")  # fmt: skip
 @click.option("--validation", default=0.1, show_default=True,
               help="Share of the text that is held out, whole documents.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Of weights and order.")

@@ -1,0 +1,124 @@
+"""Training's products by bfloat16 instructions: packed for one use, summed in float32.
+
+What it does differently. The reference rounds with NumPy and multiplies the rounded
+numbers in float32. Here rows are rounded on their way into the packed form that the
+product's instructions read anyway (npgpt.kernels.packed, npgpt.kernels.amx), so a
+product on a tile unit costs little more than to read and write its arrays once. dW =
+x^T dy sums over the rows: x is turned as it is rounded, and dy is packed as a weight
+would be.
+
+Where the processor multiplies no pairs of bfloat16, and for a few rows, the reference
+runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.linear import SMALL, multiply, new_narrowed
+from npgpt.kernels.linear import linear as packed_linear
+from npgpt.kernels.packed import bfloat16_of, pack, padded
+from npgpt.kernels.tiers import isa
+from npgpt.kernels.vector import BF16
+from numba import prange
+
+from npgpt import mixed as reference
+from npgpt.ops import Array
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+KIND = "bfloat16"
+ACROSS, DOWN = 64, 64  # numbers that are turned at a time
+
+PARTS = 16  # of a sum over all rows
+
+
+def linear(
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+    bias: Float[Array, " m"] | None = None,
+) -> Float[Array, "*batch m"]:
+    """Affine map y = x W + b of rounded x and W.
+
+    As npgpt.mixed.linear, which computes what does not fit the instructions.
+
+    >>> linear(np.full((9, 1), 1.001, np.float32), np.float32([[3.0]]))[0].tolist()
+    [3.0]
+    """
+    if not _fits(x, weight):
+        return reference.linear(x, weight, bias)
+    return packed_linear(x, pack(weight, KIND), bias)
+
+
+def linear_backward(
+    dy: Float[Array, "*batch m"],
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"]]:
+    """Gradients dx = dy W^T, dW = x^T dy of rounded arrays, and db = sum dy.
+
+    As npgpt.mixed.linear_backward, which computes what does not fit the instructions.
+
+    >>> ones = np.ones((9, 2), np.float32)
+    >>> [g.shape for g in linear_backward(ones[:, :1], ones, np.ones((2, 1), "f4"))]
+    [(9, 2), (2, 1), (1,)]
+    """
+    if not (_fits(dy, weight.T) and _fits(x, weight)):
+        return reference.linear_backward(dy, x, weight)
+    n, m = weight.shape
+    changes = np.ascontiguousarray(dy).reshape(-1, m)
+    rows = np.ascontiguousarray(x).reshape(-1, n)
+    M, tier = len(rows), isa(KIND)
+    dx = packed_linear(dy, pack(weight.T, KIND))
+    turned = new_narrowed(n, padded(M, KIND), KIND, tier, is_prompt=True)
+    sums = np.zeros((PARTS, m), np.float32)  # added up in one order by any threads
+    with LOCK:
+        _turn(rows.view(np.uint32), turned[0])
+        _sum_rows(changes, sums)
+    dweight = multiply(tier, rows, turned, pack(changes, KIND), None, n)
+    return dx, dweight, sums.sum(axis=0)
+
+
+def _fits(x: Array, weight: Array) -> bool:
+    is_float = x.dtype == weight.dtype == np.float32
+    fits = x.ndim >= 1 and weight.ndim == 2 and x.shape[-1] == weight.shape[0]
+    many = fits and x.size > SMALL * x.shape[-1] and weight.size
+    return bool(is_float and many and len(isa(KIND)) >= BF16)
+
+
+@kernel(parallel=True)
+def _turn(x, q):
+    """q[j, r] = bfloat16 of x[r, j], from the bits of x; the filling of q is 0."""
+    M, n = x.shape
+    for strip in prange((n + ACROSS - 1) // ACROSS):
+        first, last = strip * ACROSS, min(n, (strip + 1) * ACROSS)
+        block = np.empty((DOWN, ACROSS), np.uint16)  # contiguous, whatever x's stride
+        for top in range(0, M, DOWN):
+            count = min(DOWN, M - top)
+            for r in range(count):
+                row, near = x[top + r, first:last], block[r]
+                for j in range(last - first):
+                    near[j] = bfloat16_of(row[j])
+            for j in range(first, last):
+                out = q[j, top : top + count]
+                for r in range(count):
+                    out[r] = block[r, j - first]
+        for j in range(first, last):
+            q[j, M:] = np.uint16(0)
+
+
+@kernel(parallel=True)
+def _sum_rows(x, sums):
+    """Sums of as many parts of the rows as sums has."""
+    M, parts = len(x), len(sums)
+    size = (M + parts - 1) // parts
+    for part in prange(parts):
+        total = sums[part]
+        for r in range(part * size, min(M, (part + 1) * size)):
+            row = x[r]
+            for j in range(len(total)):
+                total[j] += row[j]

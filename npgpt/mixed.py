@@ -1,0 +1,88 @@
+"""Mixed precision: products of numbers rounded to bfloat16, everything else as it was.
+
+bfloat16 is the upper half of a float32: the same range, 8 significant bits. What a
+matrix product takes, forward and backward, is rounded to it; sums, norms, softmax, the
+loss, gradients, moments and the parameters themselves stay float32. Processors with
+bfloat16 instructions multiply such numbers up to sixteen times as fast; its Numba twin
+(kernels/mixed.py) uses them. A rounding costs at most 2^-8 of a number, independently
+of all others, and losses hardly notice.
+
+Sources: Micikevicius et al., "Mixed Precision Training" (2018); Kalamkar et al., "A
+Study of BFLOAT16 for Deep Learning Training" (2019).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from npgpt import backward, ops
+from npgpt.backend import Backend
+from npgpt.ops import Array, namespace
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Float
+
+
+def mixed_backend(backend: Backend) -> Backend:
+    """The backend with the products of this module, or of its own twin of it.
+
+    >>> from npgpt.backend import NUMPY
+    >>> mixed_backend(NUMPY).linear is linear
+    True
+    """
+    products = backend.mixed()
+    functions = {**vars(backend.backward()), "linear": products.linear_backward}
+    module = SimpleNamespace(**functions)
+    return replace(backend, linear=products.linear, backward=lambda: module)
+
+
+def rounded(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The nearest bfloat16 numbers, as float32; ties go to the even one.
+
+    For float32 arrays of NumPy and CuPy. To cut off the lower 16 bits rounds towards
+    zero; adding just under half of the last place first makes it the nearest.
+
+    >>> import numpy
+    >>> rounded(numpy.float32([1.001, 1.004, 3.14159])).tolist()
+    [1.0, 1.0078125, 3.140625]
+    """
+    xp = namespace(x)
+    bits = x.view(xp.uint32)
+    half = ((bits >> 16) & 1) + 0x7FFF
+    near = ((bits + half) & 0xFFFF0000).view(xp.float32)
+    return xp.where(xp.isnan(x), x, near)  # the sum could leave NaN's exponent
+
+
+def linear(
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+    bias: Float[Array, " m"] | None = None,
+) -> Float[Array, "*batch m"]:
+    """Affine map y = x W + b of rounded x and W.
+
+    >>> import numpy
+    >>> linear(numpy.float32([[1.001]]), numpy.float32([[3.0]])).tolist()
+    [[3.0]]
+    """
+    return ops.linear(rounded(x), rounded(weight), bias)
+
+
+def linear_backward(
+    dy: Float[Array, "*batch m"],
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"]]:
+    """Gradients dx = dy W^T, dW = x^T dy of rounded arrays, and db = sum dy.
+
+    >>> import numpy
+    >>> one, x = numpy.ones((1, 1), numpy.float32), numpy.float32([[1.001]])
+    >>> [g.tolist() for g in linear_backward(x, x, one)]
+    [[[1.0]], [[1.0]], [1.00100004673004...]]
+    """
+    near = rounded(dy)
+    dx, dweight, _ = backward.linear(near, rounded(x), rounded(weight))
+    xp = namespace(dy)
+    return dx, dweight, xp.sum(xp.reshape(dy, (-1, dy.shape[-1])), axis=0)
