@@ -20,6 +20,7 @@ import numpy as np
 
 from npgpt.errors import CheckpointError
 from npgpt.files import check_readable
+from npgpt.ops import Array, namespace
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a number
 
@@ -100,15 +101,32 @@ def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
         return np.asarray(stored).view(np.float32)
     if kind == "F16":
         return stored.view(np.float16).astype(np.float32)
-    # bfloat16 is the upper half of a float32
-    return (stored.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return from_bfloat16(stored.view(np.uint16))
 
 
-def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """The nearest bfloat16 (ties to even) of each float32, as uint16; NaN stays NaN."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
+def to_bfloat16(x: Array) -> Array:
+    """The nearest bfloat16 (ties to even) of each float32, as uint16; NaN stays NaN.
+
+    bfloat16 is the upper half of a float32. To cut off the lower half rounds towards
+    zero; just under half of the last place, added first, makes it the nearest.
+
+    >>> [hex(bits) for bits in to_bfloat16(np.float32([1, 1.001, 1.005]))]
+    ['0x3f80', '0x3f80', '0x3f81']
+    """
+    xp = namespace(x)
+    bits = xp.ascontiguousarray(x).view(xp.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(x), 0x7FC0, rounded).astype(np.uint16)
+    return xp.where(xp.isnan(x), 0x7FC0, rounded).astype(xp.uint16)
+
+
+def from_bfloat16(bits: Array) -> Array:
+    """The float32 numbers of bfloat16 ones, given as uint16.
+
+    >>> from_bfloat16(np.uint16([0x3F80, 0x4000])).tolist()
+    [1.0, 2.0]
+    """
+    xp = namespace(bits)
+    return (bits.astype(xp.uint32) << 16).view(xp.float32)
 
 
 ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {

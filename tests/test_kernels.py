@@ -18,7 +18,7 @@ from npgpt.kernels.packed import PANEL, Packed, pack, sizes, unpack
 from npgpt.kernels.vector import AMX, BF16, GROUP, NARROW
 
 from npgpt import BackendError, kernels, ops
-from npgpt.tensorfile import to_bfloat16
+from npgpt.tensorfile import from_bfloat16, to_bfloat16
 
 RNG = np.random.default_rng(0)
 TWINS = ("softmax", "layer_norm", "gelu", "linear", "attention", "cross_entropy")
@@ -37,7 +37,7 @@ def normal(*shape):
 
 def bfloat16(x):
     """The nearest bfloat16 numbers, as float32."""
-    return (to_bfloat16(x).astype(np.uint32) << 16).view(np.float32)
+    return from_bfloat16(to_bfloat16(x))
 
 
 @pytest.mark.parametrize("name", [*TWINS, "embedding"])
