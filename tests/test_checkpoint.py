@@ -13,6 +13,7 @@ import safetensors.numpy
 from helpers import TINY, tiny_params, token_ids, unit_tensors
 
 from npgpt import GPT2, CheckpointError, checkpoint, tensorfile
+from npgpt.tree import leaves
 
 IDS = token_ids(TINY, 1, 6)
 
@@ -98,6 +99,16 @@ def test_aligned_float32_is_mapped_and_never_copied(tmp_path):
             root = root.base
         assert isinstance(root, np.memmap)
         assert not x.flags.writeable
+
+
+def test_numpy_turns_the_blocks_matrices_and_copies_nothing_else(tmp_path):
+    loaded = checkpoint.load(write_folder(tmp_path, unit_tensors(TINY)))
+    turned = leaves(GPT2(loaded).params)
+    for name, before in leaves(loaded).items():
+        assert (turned[name] == before).all(), name
+        is_matrix = name.startswith("h.") and before.ndim == 2
+        assert np.shares_memory(turned[name], before) != is_matrix, name
+        assert turned[name].flags.f_contiguous or not is_matrix, name
 
 
 @pytest.mark.parametrize("pad", range(1, 8))

@@ -62,6 +62,20 @@ def test_what_was_made_can_be_fine_tuned_and_merged(tmp_path, corpus):
     assert np.isfinite(read_curve(out / "loss.jsonl")[-1]["validation_loss"])
 
 
+def test_the_dtype_of_products_is_an_option(tmp_path, corpus):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        done = npgpt(corpus, "--out", str(out), *SHORT, "--dtype", dtype)
+        assert done.exit_code == 0, done.output
+        losses[dtype] = read_curve(out / "loss.jsonl")[-1]["validation_loss"]
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["float32"] == pytest.approx(losses["bfloat16"], rel=0.01)
+    done = npgpt(corpus, "--out", str(out), *SHORT, "--resume")
+    assert done.exit_code == 1
+    assert "dtype" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -151,6 +151,7 @@ def test_compare(here, prompts, words):
         "--weight-decay",
         "--clip-norm",
         "--dropout",
+        "--dtype",
         "--validation",
         "--seed",
         "--prompt",
