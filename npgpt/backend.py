@@ -85,7 +85,8 @@ class Backend:
     embedding: Callable = ops.embedding
     attention: Callable = pieces.attention
     dtypes: tuple[str, ...] = ("float32", "float64")
-    prepare: Callable = place_by_columns  # (params, dtype, xp) -> what these functions want
+    # (params, dtype, xp) -> parameters as these functions want them
+    prepare: Callable = place_by_columns
     # (params, new ids of each row, cache, keep) -> logits after the last keep[row] ids
     # (None: one) of each row, in one call, where nothing taps; None if it cannot
     decode_step: Callable | None = None

@@ -3,9 +3,9 @@
     pip install -e '.[peers,numba]' && python tools/bench_training.py
 
 A model of 6 layers, 256 wide, 512 positions and a vocabulary of 4,096. A step is
-forward and backward pass, clipping and AdamW, in float32; torch runs eagerly. Every
-engine lives in a process of its own and they take turns; medians, ratios to torch, peak
-memory.
+forward and backward pass, clipping and AdamW, in float32 (numba:bfloat16 rounds what
+products take, npgpt.mixed); torch runs eagerly. Every engine lives in a process of its
+own and they take turns; medians, ratios to torch, peak memory.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-ENGINES = ("torch", "numpy", "numba")
+ENGINES = ("torch", "numpy", "numba", "numba:bfloat16")
 
 
 def make(engine, B, T):
@@ -57,8 +57,11 @@ def make(engine, B, T):
     from npgpt import optim
     from npgpt.backend import get_backend
     from npgpt.gradients import loss_and_gradients
+    from npgpt.mixed import mixed_backend
 
-    backend = get_backend(engine)
+    name, _, dtype = engine.partition(":")
+    backend = get_backend(name)
+    backend = mixed_backend(backend) if dtype else backend
     moments = optim.new_moments(params)
 
     def step(i):
@@ -125,10 +128,9 @@ def main():
           f"medians of {options.rounds} steps")  # fmt: skip
     speed = {e: B * T / statistics.median(times[e]) for e in engines}
     for engine in engines:
-        line = (
-            f"{engine:<6} {speed[engine]:8,.0f} tok/s  {max(peaks[engine]) / 1e6:6,.0f}"
-        )
-        line += f" MB  loss {losses[engine][0]:.6f} -> {losses[engine][-1]:.6f}"
+        first, *_, last = losses[engine]
+        line = f"{engine:<14} {speed[engine]:8,.0f} tok/s"
+        line += f"  {max(peaks[engine]) / 1e6:6,.0f} MB  loss {first:.6f} -> {last:.6f}"
         if "torch" in engines:
             line += f"  x {speed[engine] / speed['torch']:.2f} of torch's speed"
             line += f", x {max(peaks[engine]) / max(peaks['torch']):.2f} of its memory"
