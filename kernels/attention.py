@@ -34,6 +34,7 @@ QUERIES, KEYS = 96, 96  # of a block
 SOME = 64  # keys that a single query meets at a time
 NO_MASK = np.zeros((1, 0, 0), np.bool_)
 NONE = np.float32(-1e30)  # stands for -inf, with which m - m' would be NaN
+FAR = np.float32(46)  # below its row's maximum a score counts as NONE: e^-46 = 1e-20
 
 
 def scratch_size(D: int) -> int:
@@ -173,7 +174,9 @@ def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
         for d in range(D):
             total[d] *= shrink
         for j in range(n):
-            scores[j] = exp(scores[j] - top) if scores[j] > NONE else np.float32(0)
+            below = top - scores[j]
+            near = (below < FAR) & (scores[j] > NONE)
+            scores[j] = exp(-below) if near else np.float32(0)
         for j in range(n):
             p = scores[j]
             weight += p
@@ -302,7 +305,8 @@ def _softmax(scores, causal, window, ahead, top, weight, shrink):
     for j in range(len(scores)):
         row = scores[j]
         for i in range(across):
-            e = exp(row[i] - top[i])
-            e = e if row[i] > NONE else np.float32(0)
+            below = top[i] - row[i]
+            e = exp(-below)
+            e = e if (below < FAR) & (row[i] > NONE) else np.float32(0)
             row[i] = e
             weight[i] += e

@@ -106,6 +106,18 @@ def test_attention_matches_reference(data):
     assert_close(found, exact(backward.attention, dy, q, k, v, **options))
 
 
+def test_what_is_hardly_seen_is_not_seen():
+    # else denormal numbers: right to any tolerance, at a hundred times the cost
+    T, D = 80, 4
+    q, k, v, dy = (normal(1, 1, T, D) for _ in range(4))
+    k[..., 1:50, :] = 0
+    q[..., 0], k[..., 0], k[..., 1:50, 0] = 1, 50, -50
+    *_, dv = kernels.attention(dy, q, k, v, scale=1.0)
+    assert (dv[..., 1:50, :] == 0).all()
+    assert (dv[..., 0, :] != 0).all()
+    assert_close([dv], [exact(backward.attention, dy, q, k, v, scale=1.0)[2]])
+
+
 def test_update_matches_reference():
     p, g, m = normal(300, 70), normal(300, 70), normal(300, 70)
     v = normal(300, 70) ** 2

@@ -42,7 +42,7 @@ MODELS = {  # the small one first: it is soon done
     )
     for name, layers, heads, width, steps, batch, rate in (
         ("tales-mini", 3, 3, 96, 4500, 16, 4e-3),
-        ("tales", 6, 4, 256, 9000, 8, 1.5e-3),
+        ("tales", 6, 4, 256, 7500, 8, 1.5e-3),
     )
 }  # fmt: skip
 SEPARATOR = f"\n\n{stories.END}\n\n"
