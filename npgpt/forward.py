@@ -9,7 +9,7 @@ cache holds, and leaves choosing tokens to npgpt.decoding.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,19 @@ from npgpt import gpt2
 from npgpt.cache import KVCache
 from npgpt.checks import checked, is_list, shown
 from npgpt.errors import DecodingError
+from npgpt.rows import (
+    Rows,
+    by_chunk,
+    by_row,
+    check_cache,
+    check_rows,
+    fill_up,
+    read_hidden,
+    read_states,
+)
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
-
-PREFILL_CHUNK = 1024  # tokens of all rows read at once: bounds what a layer holds
-
-Rows = Sequence[Sequence[int]]
 
 
 def all_logits(
@@ -47,7 +53,7 @@ def all_logits(
         z = model.backend.decode_step(model.params, ids, cache, keep)
         if z is not None:
             return np.split(z, np.cumsum(keep)[:-1])
-    return _ends(model, _read(model, ids, cache), keep)
+    return _ends(model, read_hidden(model, ids, cache), keep)
 
 
 def first_logits(
@@ -61,15 +67,15 @@ def first_logits(
     """
     check_rows(ids, cache)
     _check_layers([layers], model)
-    filled, alone = _fill_up(model, ids, cache)
+    filled, alone = fill_up(model, ids, cache)
     if alone:
-        found = _by_row(
+        found = by_row(
             ids, cache, lambda new, one: first_logits(model, [new], one, layers)
         )
         return np.concatenate([z for z, _ in found]), [x for _, (x,) in found]
     padded, ends, lengths = filled
     exit = _Kept(f"h.{layers - 1}.resid")
-    hidden = _by_chunk(model, padded, cache, layers=layers, tap=exit)
+    hidden = by_chunk(model, padded, cache, layers=layers, tap=exit)
     cache.crop(ends)
     states = model.backend.xp.concat(exit.arrays, axis=1)
     cut = [(h[:n], x[:n]) for h, x, n in zip(hidden, states, lengths, strict=True)]
@@ -91,7 +97,7 @@ def rest_logits(
     The cache is cropped to what all blocks have read, which leaves the first blocks'
     keys and values where they are.
     """
-    filled, alone = _fill_up(model, ids, cache)
+    filled, alone = fill_up(model, ids, cache)
     if alone:  # rows would have to be moved, and lose those keys and values
         return all_logits(model, ids, cache, keep)
     padded, ends, lengths = filled
@@ -100,7 +106,7 @@ def rest_logits(
     for row, parts in enumerate(states):
         known = model.backend.xp.concat(parts)[: len(ids[row])]
         x[row, : len(known), :] = known
-    hidden = _by_chunk(model, padded, cache, after=(layers, x))
+    hidden = by_chunk(model, padded, cache, after=(layers, x))
     cache.crop(ends)
     return _ends(model, [h[:n] for h, n in zip(hidden, lengths, strict=True)], keep)
 
@@ -113,7 +119,7 @@ def next_hidden(
     Hidden states are the last layer's, after ln_f.
     """
     check_rows(ids, cache)
-    hidden = _read(model, ids, cache)
+    hidden = read_hidden(model, ids, cache)
     z = _heads(model, [h[-1:] for h in hidden])
     return np.concatenate(z), [model.backend.to_numpy(h) for h in hidden]
 
@@ -137,7 +143,7 @@ def layer_logits(
     check_rows(ids, cache)
     keep = _kept(keep, ids)
     _check_layers(layers, model)
-    states = _read_states(model, ids, cache)
+    states = read_states(model, ids, cache)
     xp, final = model.backend.xp, model.config.n_layer
     rows = []
     for row, n in enumerate(keep):
@@ -164,7 +170,7 @@ def tree_logits(
     A node sees the text and its own ancestors alone, at the position of its depth. Keep
     the branch that was accepted with `cache.gather`.
     """
-    _check_cache(cache)
+    check_cache(cache)
     check_rows([ids] * cache.batch, cache)
     T, lengths = len(ids), cache.lengths
     S = int(lengths.max()) + T
@@ -220,25 +226,6 @@ class _Kept:
         return name == self.name
 
 
-def check_rows(ids: Rows, cache: KVCache) -> None:
-    """Raise DecodingError unless these are new ids for every row of a cache."""
-    _check_cache(cache)
-    if not is_list(ids) or len(ids) != cache.batch:
-        raise DecodingError(
-            f"a cache of {cache.batch} rows reads a list of ids for each"
-        )
-    for row in ids:
-        if not is_list(row) or not len(row):
-            raise DecodingError(
-                f"every row must read at least one token id, not {shown(row)}"
-            )
-
-
-def _check_cache(cache: KVCache) -> None:
-    if not isinstance(cache, KVCache):
-        raise DecodingError(f"cache must be a KVCache, not {shown(cache)}")
-
-
 def _kept(keep: Sequence[int] | None, ids: Rows) -> list[int]:
     """How many of each row's new ids logits are wanted after: of all where None."""
     lengths = [len(new) for new in ids]
@@ -259,89 +246,6 @@ def _check_layers(layers: Sequence[int], model: Any) -> None:
     for layer in layers:
         if not isinstance(layer, int | np.integer) or not 0 <= layer <= final:
             raise DecodingError(f"layer {shown(layer)} is not one of 0 to {final}")
-
-
-def _read(model: Any, ids: Rows, cache: KVCache) -> list[Any]:
-    """Hidden states of every new id: one (T, C) a row, on the backend."""
-    ids, alone = _fill_up(model, ids, cache)
-    if alone:
-        return _by_row(ids, cache, lambda new, one: _read(model, [new], one)[0])
-    padded, ends, lengths = ids
-    hidden = _by_chunk(model, padded, cache)
-    cache.crop(ends)
-    return [hidden[row, :length] for row, length in enumerate(lengths)]
-
-
-def chunks_of(padded: np.ndarray) -> Iterator[slice]:
-    """Positions of (B, T) that are read at once, PREFILL_CHUNK tokens or one a row.
-
-    >>> list(chunks_of(np.zeros((1024, 2))))
-    [slice(0, 1, None), slice(1, 2, None)]
-    """
-    B, T = padded.shape
-    size = max(1, PREFILL_CHUNK // B)
-    return (slice(start, min(T, start + size)) for start in range(0, T, size))
-
-
-def _by_chunk(
-    model: Any, padded: np.ndarray, cache: KVCache, after: Any = None, **how: Any
-) -> Any:
-    """gpt2.hidden_states of padded (B, T), a chunk of positions at a time."""
-    chunks = []
-    for part in chunks_of(padded):
-        if after is not None:
-            how["after"] = after[0], after[1][:, part, :]
-        chunks.append(
-            gpt2.hidden_states(
-                model.params, padded[:, part], cache, backend=model.backend, **how
-            )
-        )
-    return chunks[0] if len(chunks) == 1 else model.backend.xp.concat(chunks, axis=1)
-
-
-def _read_states(model: Any, ids: Rows, cache: KVCache) -> list[list[Any]]:
-    """Hidden states of every layer: [layer][row] is (T, C)."""
-    ids, alone = _fill_up(model, ids, cache)
-    if alone:
-        rows = _by_row(ids, cache, lambda new, one: _read_states(model, [new], one))
-        return [[row[layer][0] for row in rows] for layer in range(len(rows[0]))]
-    padded, ends, lengths = ids
-    xp, chunks = model.backend.xp, []
-    for part in chunks_of(padded):
-        chunks.append(
-            gpt2.hidden_states(
-                model.params, padded[:, part], cache, backend=model.backend,
-                output_hidden_states=True,
-            )[1]
-        )  # fmt: skip
-    cache.crop(ends)
-    states = [xp.concat(parts, axis=1) for parts in zip(*chunks, strict=True)]
-    return [[x[row, :n] for row, n in enumerate(lengths)] for x in states]
-
-
-def _fill_up(model: Any, ids: Rows, cache: KVCache) -> tuple[Any, bool]:
-    """Rows made equally long on the right, or the rows and True where that cannot fit.
-
-    The causal mask hides the filling from every real token; it is cropped afterwards.
-    """
-    lengths = [len(new) for new in ids]
-    T = max(lengths)
-    if min(lengths) < T and int(cache.lengths.max()) + T > cache.n_positions:
-        return ids, True
-    padded = np.zeros((len(ids), T), np.int64)
-    for row, new in enumerate(ids):
-        padded[row, : len(new)] = gpt2.check_ids([new], model.config)
-    ends = [len(held) + n for held, n in zip(cache.ids, lengths, strict=True)]
-    return (padded, ends, lengths), False
-
-
-def _by_row(ids: Rows, cache: KVCache, read: Any) -> list[Any]:
-    results = []
-    for row, new in enumerate(ids):
-        one = cache.select([row])
-        results.append(read(new, one))
-        cache.put(row, one)
-    return results
 
 
 def _ends(model: Any, hidden: Sequence[Any], keep: Sequence[int]) -> list[np.ndarray]:

@@ -31,7 +31,7 @@ from npgpt.errors import (
     DecodingError,
     TokenizerError,
 )
-from npgpt.forward import chunks_of
+from npgpt.rows import check_rows, chunks_of
 from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
@@ -150,7 +150,7 @@ class GPT2(Generator):
         Rows may differ in length. Shorter ones are filled up on the right, where the
         causal mask hides the filling from every real token, and cropped afterwards.
         """
-        forward.check_rows(ids, cache)
+        check_rows(ids, cache)
         T = max(map(len, ids))
         ragged = min(map(len, ids)) < T
         if ragged and cache.lengths.max() + T > self.config.n_positions:

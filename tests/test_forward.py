@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import CASES, TINY, tiny_params
 
-from npgpt import GPT2, DecodingError, forward
+from npgpt import GPT2, DecodingError, rows
 from npgpt.forward import tree_mask
 
 PROMPTS = [[5, 9, 5, 9, 5], [1, 2], [3, 4, 5, 6, 7, 8, 3, 4]]
@@ -56,7 +56,7 @@ def test_early_exit_and_layers_agree(model):
 
 @pytest.mark.parametrize("chunk", [2, 256])
 def test_the_other_layers_go_on_from_the_first(model, chunk, monkeypatch):
-    monkeypatch.setattr(forward, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(rows, "PREFILL_CHUNK", chunk)
     plain = model.new_cache(3)
     expected = model.all_logits(PROMPTS, plain, [2, 1, 3])
     unread = [p[1:] for p in PROMPTS]

@@ -68,6 +68,7 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
     from npgpt.bench import compare, report
     from npgpt.bench.worker import Worker
     from npgpt.kernels.compiling import physical_cores
+    from npgpt.train import init_params
 
     threads = physical_cores() if threads is None else threads
     chosen = engines or (*compare.OWN, *(compare.PEERS if peers else ()))
@@ -97,7 +98,7 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
             config = PUBLISHED[size]
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             say(f"making random weights of {size}")
-            checkpoint.save(random_params(config), folder)
+            checkpoint.save(init_params(config), folder)
         if functions:
             say("functions, from an empty cache of compiled kernels")
             empty = stack.enter_context(tempfile.TemporaryDirectory())
@@ -133,21 +134,6 @@ def _save(result: dict[str, Any], path: str) -> None:
         raise NpgptError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def random_params(config: GPT2Config, seed: int = 0) -> Any:
-    """Parameters at the scale of GPT-2's initialisation: speed depends on shapes."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for name, shape in checkpoint.expected_shapes(config).items():
-        x = rng.standard_normal(shape, dtype=np.float32)
-        x *= 0.02 / (2 * config.n_layer) ** 0.5 if "c_proj.w" in name else 0.02
-        if "ln_" in name and name.endswith("weight"):
-            x += 1
-        tensors[name] = x
-    return checkpoint.from_tensors(config, tensors)
-
-
 def _machine(threads: int) -> str:
     from npgpt.kernels.tiers import current
 
@@ -168,12 +154,13 @@ def _decoding(name: str, random: bool, assistant: str | None, backend: str,
     from npgpt.bench import decoding, rules
     from npgpt.commands._shared import chosen_backend, load_model
     from npgpt.model import GPT2
+    from npgpt.train import init_params
 
     if threads is not None:
         os.environ["NPGPT_THREADS"] = str(threads)
     backend = chosen_backend(backend)
     if random:
-        model = GPT2(random_params(PUBLISHED[name]), backend=backend)
+        model = GPT2(init_params(PUBLISHED[name]), backend=backend)
     else:
         model = load_model(name, backend, "float32")
         if assistant is None and name == "tales":
