@@ -33,7 +33,6 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
 
 KIND = "bfloat16"
 ACROSS, DOWN = 64, 64  # numbers that are turned at a time
-
 PARTS = 16  # of a sum over all rows
 
 
@@ -67,7 +66,8 @@ def linear_backward(
     >>> [g.shape for g in linear_backward(ones[:, :1], ones, np.ones((2, 1), "f4"))]
     [(9, 2), (2, 1), (1,)]
     """
-    if not (_fits(dy, weight.T) and _fits(x, weight)):
+    fits = _fits(dy, weight.T) and _fits(x, weight)
+    if not fits or x.shape[:-1] != dy.shape[:-1]:
         return reference.linear_backward(dy, x, weight)
     n, m = weight.shape
     changes = np.ascontiguousarray(dy).reshape(-1, m)

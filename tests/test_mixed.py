@@ -94,6 +94,20 @@ def test_without_the_instructions_the_reference_runs(monkeypatch):
         assert (a == b).all()
 
 
+def test_what_does_not_fit_is_refused_before_a_kernel_runs():
+    twin = pytest.importorskip("npgpt.kernels.mixed")
+    x, w, dy = normal(20, 30), normal(30, 10), normal(20, 10)
+    for call in (
+        lambda: twin.linear(x[:, 1:], w),
+        lambda: twin.linear(x, w, normal(9)),
+        lambda: twin.linear_backward(dy[:, 1:], x, w),
+        lambda: twin.linear_backward(dy[1:], x, w),
+        lambda: twin.linear_backward(dy, x[1:], w),
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"mismatch|fit|[Pp]arameter"):
+            call()
+
+
 def test_gradients_point_where_exact_ones_do(backend):
     ids = token_ids(TINY, 2, 11)
     x, y = ids[:, :-1], ids[:, 1:]

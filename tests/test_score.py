@@ -87,6 +87,16 @@ def test_heldout_text_costs_what_its_source_says(shared, name, bits, nats):
     assert round(score.loss, 4) == nats
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "old"), [("tales-mini", 1.6110), ("tales", 1.4115)])
+def test_heldout_text_costs_what_the_models_card_says(shared, name, old):
+    path = shared / "tales-model" / "heldout.txt"
+    score = score_file(GPT2.from_pretrained(name), path, separator=SEPARATOR)
+    card = (resolve(name) / "README.md").read_text(encoding="utf-8")
+    assert f"**{score.bits_per_byte:.4f} bits per byte**" in card
+    assert score.bits_per_byte < old  # of a model that was trained with torch
+
+
 def test_figures_follow_from_the_log_probabilities(mini):
     score = mini.score(TEXT)
     assert score.logprob == pytest.approx(sum(score.logprobs))
