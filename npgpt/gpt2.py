@@ -24,6 +24,7 @@ from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
 from npgpt.errors import ContextOverflowError, DecodingError
 from npgpt.ops import Array
+from npgpt.taps import no_tap, tap_wants
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float, Int
@@ -97,25 +98,6 @@ TAPS = {  # every tap of the forward pass and its axes; {i} is the layer
     "ln_f": "B T C",
     "logits": "B T V",
 }
-
-
-class _NoTap:
-    """The default tap: hands every array back and wants none."""
-
-    def __call__(self, name: str, array: Array) -> Array:
-        return array
-
-    def wants(self, name: str) -> bool:
-        return False
-
-
-no_tap = _NoTap()
-
-
-def tap_wants(tap: Any, name: str) -> bool:
-    """Whether the tap asks for this intermediate; a plain function asks for all."""
-    wants = getattr(tap, "wants", None)
-    return True if wants is None else wants(name)
 
 
 def hidden_states(

@@ -33,6 +33,7 @@ from npgpt.errors import (
 )
 from npgpt.rows import check_rows, chunks_of
 from npgpt.score import Score
+from npgpt.taps import CheckedTap
 from npgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -114,8 +115,10 @@ class GPT2(Generator):
     ) -> Float[np.ndarray, "B T V"]:
         """Next-token logits at every position of ids (B, T), or (T,) for one row.
 
-        `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS.
+        `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS and returns it, or
+        another array of its shape.
         """
+        tap = CheckedTap(tap)
         ids = gpt2.as_array(ids)
         ids = gpt2.check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
         hidden = gpt2.hidden_states(self.params, ids, backend=self.backend, tap=tap)

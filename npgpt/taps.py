@@ -1,0 +1,54 @@
+"""Taps: functions that see every intermediate of a forward pass and may replace it.
+
+npgpt.gpt2.TAPS lists the names. A tap with a method `wants(name)` is asked before what
+is computed for it alone; a plain function asks for all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npgpt.errors import DecodingError
+from npgpt.ops import Array
+
+
+class _NoTap:
+    """The default tap: hands every array back and wants none."""
+
+    def __call__(self, name: str, array: Array) -> Array:
+        return array
+
+    def wants(self, name: str) -> bool:
+        return False
+
+
+no_tap = _NoTap()
+
+
+def tap_wants(tap: Any, name: str) -> bool:
+    """Whether the tap asks for this intermediate; a plain function asks for all."""
+    wants = getattr(tap, "wants", None)
+    return True if wants is None else wants(name)
+
+
+class CheckedTap:
+    """A user's tap, and a sentence for the one that forgets to return."""
+
+    def __init__(self, tap: Any):
+        self.tap = tap
+
+    def wants(self, name: str) -> bool:
+        """What the user's tap asks for."""
+        return tap_wants(self.tap, name)
+
+    def __call__(self, name: str, array: Array) -> Array:
+        """Its result, an array of the same shape; else DecodingError."""
+        result = self.tap(name, array)
+        shape = getattr(result, "shape", None)
+        if shape != array.shape:
+            what = type(result).__name__ if shape is None else f"an array {shape}"
+            raise DecodingError(
+                f"tap returned {what} for {name}; it must return the array "
+                f"{array.shape} that it was given, or another of that shape"
+            )
+        return result
