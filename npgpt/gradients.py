@@ -36,10 +36,9 @@ from npgpt.gpt2 import (
     check_ids,
     hidden_states,
     merge_heads,
-    no_tap,
-    tap_wants,
 )
 from npgpt.ops import Array
+from npgpt.taps import no_tap, tap_wants
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float, Int

@@ -34,11 +34,12 @@ from npgpt.checks import check_fields, checked, shown
 from npgpt.config import GPT2Config
 from npgpt.dropout import Dropout
 from npgpt.errors import TrainingError
-from npgpt.gpt2 import GPT2Params, no_tap
+from npgpt.gpt2 import GPT2Params
 from npgpt.gradients import loss_and_gradients, mean_loss
 from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lora
 from npgpt.mixed import mixed_backend
 from npgpt.resume import CURVE, State, begin, fingerprint, save
+from npgpt.taps import no_tap
 from npgpt.tokenizer import Tokenizer
 from npgpt.tree import leaves, map_leaves
 
