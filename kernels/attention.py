@@ -34,7 +34,7 @@ QUERIES, KEYS = 96, 96  # of a block
 SOME = 64  # keys that a single query meets at a time
 NO_MASK = np.zeros((1, 0, 0), np.bool_)
 NONE = np.float32(-1e30)  # stands for -inf, with which m - m' would be NaN
-FAR = np.float32(46)  # below its row's maximum a score counts as NONE: e^-46 = 1e-20
+FAR = np.float32(46)  # below the largest so far a score counts as NONE: e^-46 = 1e-20
 
 
 def scratch_size(D: int) -> int:

@@ -10,7 +10,7 @@ of the block pass by, as many at a time as fit the registers.
 
 The inputs of int8 weights are rounded to int8. Those of bfloat16 weights stay float32
 where a token is decoded; where a prompt is read, and the processor multiplies pairs of
-bfloat16 (npgpt.kernels.tiers), they are rounded to bfloat16, by 2^-9 at most.
+bfloat16 (npgpt.kernels.tiers), they are rounded to bfloat16, by 2^-8 at most.
 
 A ladder, each rung tested against ops.linear (tests/test_kernels.py) and timed by
 `npgpt bench`: `linear_loops` (three loops), `linear_panels` (weights in panels, one

@@ -17,6 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+from npgpt.kernels.backward import PIECES
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.linear import SMALL, multiply, new_narrowed
 from npgpt.kernels.linear import linear as packed_linear
@@ -33,7 +34,6 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
 
 KIND = "bfloat16"
 ACROSS, DOWN = 64, 64  # numbers that are turned at a time
-PARTS = 16  # of a sum over all rows
 
 
 def linear(
@@ -73,9 +73,9 @@ def linear_backward(
     changes = np.ascontiguousarray(dy).reshape(-1, m)
     rows = np.ascontiguousarray(x).reshape(-1, n)
     M, tier = len(rows), isa(KIND)
-    dx = packed_linear(dy, pack(weight.T, KIND))
+    dx = packed_linear(changes, pack(weight.T, KIND)).reshape(x.shape)
     turned = new_narrowed(n, padded(M, KIND), KIND, tier, is_prompt=True)
-    sums = np.zeros((PARTS, m), np.float32)  # added up in one order by any threads
+    sums = np.zeros((PIECES, m), np.float32)  # added up in one order by any threads
     with LOCK:
         _turn(rows.view(np.uint32), turned[0])
         _sum_rows(changes, sums)

@@ -34,12 +34,14 @@ def place_by_columns(params: Any, dtype: str, xp: ModuleType) -> Any:
 
     A row times a matrix, which is what decoding does all day, is then a dot product
     with each column, for which BLAS reads the weights a tenth faster. The price is a
-    copy of what was a view of a mapped file; the tables stay one. For NumPy alone.
+    copy: what was a view of a mapped file is one no longer (the tables still are), and
+    until the caller lets go of arrays that were copies already, they are there twice.
+    For NumPy alone.
     """
-    placed = place(params, dtype, xp)
     if xp is not np:
-        return placed
-    return placed._replace(h=map_leaves(_by_columns, placed.h))
+        return place(params, dtype, xp)
+    blocks = map_leaves(lambda x: _by_columns(np.asarray(x, dtype=dtype)), params.h)
+    return place(params._replace(h=()), dtype, xp)._replace(h=blocks)
 
 
 def _by_columns(array: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
 """Mixed precision: products of numbers rounded to bfloat16, everything else as it was.
 
-bfloat16 is the upper half of a float32: the same range, 8 significant bits. What a
-matrix product takes, forward and backward, is rounded to it; sums, norms, softmax, the
-loss, gradients, moments and the parameters themselves stay float32. Processors with
-bfloat16 instructions multiply such numbers up to sixteen times as fast; its Numba twin
-(kernels/mixed.py) uses them. A rounding costs at most 2^-8 of a number, independently
-of all others, and losses hardly notice.
+bfloat16 is the upper half of a float32: the same range, 8 significant bits. What the
+linear maps and the output head take, forward and backward, is rounded to it; attention,
+sums, norms, the loss, gradients, moments and the parameters themselves stay float32.
+Processors with bfloat16 instructions multiply such numbers up to sixteen times as fast;
+the Numba twin (kernels/mixed.py) uses them. A rounding costs at most 2^-8 of a number,
+independently of all others, and losses hardly notice.
 
 Sources: Micikevicius et al., "Mixed Precision Training" (2018); Kalamkar et al., "A
 Study of BFLOAT16 for Deep Learning Training" (2019).

@@ -33,7 +33,7 @@ from npgpt.errors import (
 )
 from npgpt.rows import check_rows, chunks_of
 from npgpt.score import Score
-from npgpt.taps import CheckedTap
+from npgpt.taps import CheckedTap, no_tap
 from npgpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -110,9 +110,7 @@ class GPT2(Generator):
         return ids
 
     @checked(DecodingError)
-    def logits(
-        self, ids: Any, tap: Callable = gpt2.no_tap
-    ) -> Float[np.ndarray, "B T V"]:
+    def logits(self, ids: Any, tap: Callable = no_tap) -> Float[np.ndarray, "B T V"]:
         """Next-token logits at every position of ids (B, T), or (T,) for one row.
 
         `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS and returns it, or

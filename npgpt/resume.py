@@ -67,6 +67,7 @@ def begin(
             before, step = dict(json.loads(metadata["run"])), int(metadata["step"])
         except (KeyError, ValueError, TypeError, RecursionError):
             raise CheckpointError(f"{path}: not a checkpoint of a training") from None
+        before.setdefault("train.dtype", "float32")  # of before there was another
         for key in sorted({*run, *before}):
             if run.get(key) != before.get(key):
                 raise TrainingError(

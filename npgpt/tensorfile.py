@@ -114,6 +114,8 @@ def to_bfloat16(x: Array) -> Array:
     ['0x3f80', '0x3f80', '0x3f81']
     """
     xp = namespace(x)
+    if x.dtype != xp.float32:
+        raise TypeError(f"bfloat16 is made of float32, not of {x.dtype}")
     bits = xp.ascontiguousarray(x).view(xp.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return xp.where(xp.isnan(x), 0x7FC0, rounded).astype(xp.uint16)
@@ -171,10 +173,10 @@ def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
     """
     import tempfile  # a tenth of the time that `import npgpt` would take
 
-    path = path.resolve()
     if path.exists() and not path.is_file():
         write(str(path))
         return
+    path = Path(os.path.realpath(path))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:

@@ -11,8 +11,9 @@ The folder of a run:
     checkpoint.safetensors    parameters, moments and step of the last `save_every`
     loss.jsonl                one line a step, and one a validation
 
-Every file is replaced as a whole, so a process that is killed loses what came after
-the last checkpoint and nothing else. `train` knows nothing of text or terminals.
+Model and checkpoint are replaced as a whole, so a process that is killed loses what
+came after the last checkpoint and nothing else. `train` knows nothing of text or
+terminals.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ REPLACEABLE = ("softmax", "layer_norm", "gelu", "linear", "attention")
 ROUNDING = {
     "float64": 2.0**-53,
     "float32": 2.0**-24,
-    "bfloat16": 2.0**-9,
+    "bfloat16": 2.0**-8,
     "int8": 2.0**-7,
 }
 

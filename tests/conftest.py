@@ -36,6 +36,7 @@ SHAPED = (
     "npgpt.diversity",
     "npgpt.gpt2",
     "npgpt.gradients",
+    "npgpt.mixed",
     "npgpt.ops",
     "npgpt.optim",
     "npgpt.plots",

@@ -302,6 +302,13 @@ def test_a_link_and_a_pipe_stay_what_they_are(tmp_path):
         )
         assert cat.communicate()[0] == b"through"
     assert (tmp_path / "pipe").is_fifo()
+    reader, writer = os.pipe()
+    tensorfile.write_atomically(
+        Path(f"/dev/fd/{writer}"), lambda new: Path(new).write_text("by number")
+    )
+    assert os.read(reader, 100) == b"by number"
+    os.close(reader)
+    os.close(writer)
 
 
 def test_saving_where_nothing_can_be_written_is_one_sentence(tmp_path):

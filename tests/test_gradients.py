@@ -9,8 +9,8 @@ from helpers import CASES, FIXTURES, TINY, tiny_params, token_ids
 from npgpt import DecodingError, backward, ops
 from npgpt.backend import NUMPY, place
 from npgpt.dropout import Dropout
-from npgpt.gpt2 import no_tap
 from npgpt.gradients import Tape, loss_and_gradients, mean_loss, through_mlp
+from npgpt.taps import no_tap
 from npgpt.tree import leaves, map_leaves
 
 RNG = np.random.default_rng(0)

@@ -159,6 +159,16 @@ def test_attention_matches_reference(data):
     )
 
 
+@pytest.mark.parametrize("T", [1, 9])  # decoding and prompts: two kernels
+def test_what_is_hardly_seen_is_not_seen(T):
+    q = np.ones((1, 1, T, 4), np.float32)
+    k, v = (np.zeros((1, 1, T + 60, 4), np.float32) for _ in range(2))
+    k[..., :2, :] = 200
+    v[..., 2:, :] = 1e37  # at e^-400 of the probability of the first two keys
+    v[..., :2, :] = 3
+    assert (kernels.attention(q, k, v) == 3).all()
+
+
 def test_attention_refuses_what_does_not_fit():
     q, k = normal(1, 2, 3, 4), normal(1, 2, 5, 4)
     for bad in ((q, k, k[:, :1]), (q, normal(1, 2, 2, 4), normal(1, 2, 2, 4))):

@@ -156,15 +156,16 @@ def test_the_same_seed_is_the_same_run(tmp_path, backend):
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=2)])
-def test_an_interruption_changes_no_bit(tmp_path, lora, backend):
-    run(tmp_path / "whole", lora=lora, backend=backend)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_interruption_changes_no_bit(tmp_path, dtype, lora, backend):
+    options = dict(config=replace(QUICK, dtype=dtype), lora=lora, backend=backend)
+    run(tmp_path / "whole", **options)
     for step in (3, 9, 12):  # before, between and after the checkpoints of 5 and 10
         with pytest.raises(Stop):
-            run(tmp_path / "cut", lora=lora, resume=True, report=stop_at(step),
-                backend=backend)  # fmt: skip
-    run(tmp_path / "cut", lora=lora, resume=True, backend=backend)
+            run(tmp_path / "cut", resume=True, report=stop_at(step), **options)
+    run(tmp_path / "cut", resume=True, **options)
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
-    run(tmp_path / "cut", lora=lora, resume=True, backend=backend)  # nothing is left
+    run(tmp_path / "cut", resume=True, **options)  # nothing is left
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
 
 
