@@ -188,7 +188,7 @@ def continuation_logprob(model: Any, context: list[int], target: list[int]) -> f
     >>> model = GPT2.from_pretrained("tales")
     >>> a, b = model.encode("Once upon"), model.encode(" a time")
     >>> round(continuation_logprob(model, a, b), 2)
-    -1.43
+    -0.68
     """
     if not target:
         return 0.0

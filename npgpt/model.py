@@ -3,7 +3,7 @@
     >>> from npgpt import GPT2
     >>> model = GPT2.from_pretrained("tales")
     >>> model.generate("Once upon a time", max_new_tokens=4).text
-    ', a little while'
+    ', and the King'
 
 The mathematics is in npgpt.gpt2, `generate` and `stream` in
 npgpt.decoding.generation.

@@ -97,7 +97,7 @@ def score(
     >>> from npgpt import GPT2
     >>> result = GPT2.from_pretrained("tales").score("Once upon a time")
     >>> result.tokens, [round(x, 2) for x in result.logprobs]
-    (['Once', ' upon', ' a', ' time'], [-2.0, -0.44, -0.18, -0.18])
+    (['Once', ' upon', ' a', ' time'], [-3.05, -0.23, -0.08, -0.01])
     """
     options = _Options.of(model, bos, window, stride)
     empty = not (len(text) if isinstance(text, str | Sequence) else np.size(text))

@@ -22,7 +22,7 @@ def test_python_examples_run():
         [sys.executable, "-c", "\n".join(PYTHON)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "h.0.attn.weights (1, 6, 4, 4)" in done.stdout
+    assert "h.0.attn.weights (1, 4, 4, 4)" in done.stdout
 
 
 @pytest.mark.parametrize("line", COMMANDS)

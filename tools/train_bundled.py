@@ -190,7 +190,7 @@ def measure(folder: Path, passages: list[str], text: str, backend: str) -> dict:
         "longest_run_words": len(longest),
         "longest_run": " ".join(longest),
         "samples_with_a_run_of_13_words": sum(len(run) >= 13 for run in runs),
-        "samples": samples[:3],
+        "samples": [sample for sample in samples if sample.strip()][:3],
     }
 
 
