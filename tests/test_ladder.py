@@ -92,3 +92,19 @@ def test_more_than_one_pass_is_refused(tool, text, monkeypatch):
     rung = tool.Rung(1, 32, 4_000_000)
     with pytest.raises(SystemExit, match="more than one pass"):
         tool.run(rung, data, text / "out", "numpy", 0)
+
+
+def test_the_projects_own_runs_are_a_ladder():
+    runs = scaling_fit.read_runs()
+    sizes = {run["without_embeddings"] for run in runs}
+    assert len(sizes) >= 6
+    assert min(sizes) < 30e3
+    assert max(sizes) > 3e6
+    for size in sizes:
+        own = sorted((run["tokens"], run["loss"]) for run in runs
+                     if run["without_embeddings"] == size)  # fmt: skip
+        assert len({tokens for tokens, _ in own}) >= 3
+        assert own[-1][1] < own[0][1]  # more tokens, less loss
+    fit = scaling_fit.fit_runs(runs, bootstraps=10)
+    assert fit.residual < 0.05  # of the logarithm of the loss
+    assert 0 < fit.law.exponent < 1

@@ -33,8 +33,8 @@ from npgpt.train import TrainConfig, init_params, train
 # A small vocabulary: embeddings are most of a small model, and no part of its depth.
 VOCABULARY, CONTEXT = 1024, 256
 SIZES = ((2, 32), (2, 48), (3, 64), (3, 96), (4, 128), (5, 160), (5, 224))  # L, width
-MOST = {32: 4e6, 48: 4e6, 64: 4e6, 160: 1e6, 224: 1e6}  # tokens; else 2e6
-TOKENS = (125_000, 250_000, 500_000, 1_000_000, 2_000_000, 4_000_000)
+MOST = {128: 1e6, 160: 1e6, 224: 1e6}  # tokens; else 2e6
+TOKENS = (125_000, 250_000, 500_000, 1_000_000, 2_000_000)
 HEAD = 16  # width of a head, 32 from width 128 on
 
 
@@ -58,15 +58,16 @@ class Rung:
 
     def recipe(self, seed: int = 0) -> TrainConfig:
         """The schedule: 5 % warm-up, a rate that falls with the width, and a batch
-        that grows with the tokens (what is fixed for all sizes bends the law: Porian et
-        al. 2024).
+        that grows with the root of the tokens (what is fixed for all sizes bends the
+        law: Porian et al. 2024).
         """
-        batch = 2 if self.tokens < 500_000 else 4 if self.tokens <= 1e6 else 8
+        batch = round(2 * (self.tokens / 125_000) ** 0.5)
         steps = round(self.tokens / (batch * CONTEXT))
         return TrainConfig(
             steps=steps, batch_size=batch, context=CONTEXT, warmup_steps=steps // 20,
             learning_rate=3e-3 * (96 / self.width) ** 0.5, final_fraction=0.01,
             seed=seed, eval_every=steps, eval_tokens=60_000, save_every=200,
+            dtype="bfloat16",
         )  # fmt: skip
 
     @property
@@ -127,6 +128,7 @@ def run(rung: Rung, data: corpus.Corpus, out: Path, backend: str, seed: int) -> 
         "context": CONTEXT,
         "batch": recipe.batch_size,
         "learning_rate": recipe.learning_rate,
+        "dtype": recipe.dtype,
         "wanted_tokens": rung.tokens,
         "seed": seed,
         "seconds": round(seconds, 1),
