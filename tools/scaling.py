@@ -61,7 +61,7 @@ class Rung:
         that grows with the root of the tokens (what is fixed for all sizes bends the
         law: Porian et al. 2024).
         """
-        batch = round(2 * (self.tokens / 125_000) ** 0.5)
+        batch = max(1, round(2 * (self.tokens / 125_000) ** 0.5))
         steps = round(self.tokens / (batch * CONTEXT))
         return TrainConfig(
             steps=steps, batch_size=batch, context=CONTEXT, warmup_steps=steps // 20,
