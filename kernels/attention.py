@@ -86,7 +86,8 @@ def attention(
     q, k, v = (rows_together(x) for x in (q, k, v))
     if k.dtype == np.float16:
         k, v = k.view(np.uint16), v.view(np.uint16)
-    out = np.empty((B, H, T, D), np.float32)
+    # Heads side by side: merging them is then no copy.
+    out = np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
     scale = 1 / math.sqrt(D) if scale is None else scale
     near = 0 if window is None else max(1, int(window))
     with LOCK:

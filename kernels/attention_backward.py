@@ -77,11 +77,9 @@ def attention(
         mask = np.ascontiguousarray(mask)
     scale = 1 / math.sqrt(D) if scale is None else scale
     near = 0 if window is None else max(1, int(window))
-    # Heads side by side: merging them is then no copy.
-    dq, dk, dv = (
-        np.empty((B, length, H, D), np.float32).transpose(0, 2, 1, 3)
-        for length in (T, S, S)
-    )
+    # Side by side, as the projection made q, k and v: `split_heads` is then no copy.
+    together = np.empty((B, max(T, S), 3, H, D), np.float32).transpose(2, 0, 3, 1, 4)
+    dq, dk, dv = together[0, :, :, :T], together[1, :, :, :S], together[2, :, :, :S]
     wide, long = -(-D // 16) * 16, -(-S // 16) * 16
     size = long * (5 * wide + 2 * QUERIES) + QUERIES * (5 * wide + 4)
     with LOCK:
@@ -91,6 +89,29 @@ def attention(
             scratch,
         )  # fmt: skip
     return dq, dk, dv
+
+
+def split_heads(
+    dq: Float[Array, "B H T D"],
+    dk: Float[Array, "B H T D"],
+    dv: Float[Array, "B H T D"],
+) -> Float[Array, "B T _"]:
+    """Gradient of what was cut into q, k and v: the three side by side again.
+
+    Where `attention` wrote them so, nothing is copied; npgpt.backward.split_heads has
+    the rest.
+
+    >>> q = np.ones((1, 2, 3, 4), np.float32)
+    >>> split_heads(*attention(q, q, q, q)).shape
+    (1, 3, 24)
+    """
+    whole = getattr(dq, "base", None)
+    B, H, T, D = dq.shape
+    if getattr(whole, "shape", None) == (B, T, 3, H, D):
+        parts = zip((dq, dk, dv), whole.transpose(2, 0, 3, 1, 4), strict=True)
+        if all(d.__array_interface__ == part.__array_interface__ for d, part in parts):
+            return whole.reshape(B, T, 3 * H * D)
+    return reference.split_heads(dq, dk, dv)
 
 
 @kernel(parallel=True)

@@ -1,4 +1,4 @@
-"""Numba twins of npgpt.backward: GELU, layer norm, cross-entropy; the rest as it is.
+"""Numba twins of npgpt.backward: what is not a product, and the rest as it is.
 
 What they do differently. The reference writes an array for every step of a formula and
 reads it again for the next. Here a number, or a row that stays in the cache, meets
@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.attention_backward import attention
+from npgpt.kernels.attention_backward import attention, split_heads
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.elementwise import SQRT_2_PI, exp
 from numba import prange
@@ -23,8 +23,6 @@ from npgpt import backward as reference
 from npgpt.backward import (
     attention_means,
     attention_scores,
-    embedding,
-    linear,
     softmax,
 )
 from npgpt.ops import Array
@@ -42,10 +40,12 @@ __all__ = [
     "layer_norm",
     "linear",
     "softmax",
+    "split_heads",
 ]
 
 PIECE = 4096  # numbers that a thread takes at once
 PIECES = 16  # of a sum over all rows
+STRIP = 64  # columns of a table that a thread takes at once
 
 
 def gelu(
@@ -218,3 +218,88 @@ def _cross_entropy(z, targets, share, dz, losses):
         for i in range(len(row)):
             out[i] *= factor
         out[target] -= share
+
+
+def embedding(
+    dy: Float[Array, "*batch C"], ids: Int[Array, "*batch"], rows: int
+) -> Float[Array, "V C"]:
+    """Gradient of a table of `rows` rows: row v is the sum of dy where ids = v.
+
+    As npgpt.backward.embedding, which computes what is not float32. Raises ValueError
+    for an id outside [0, rows).
+
+    >>> embedding(np.float32([[1], [2], [4]]), np.array([2, 0, 2]), 3).tolist()
+    [[2.0], [0.0], [5.0]]
+    """
+    dy, ids = np.asarray(dy), np.asarray(ids)
+    if dy.dtype != np.float32 or ids.dtype.kind not in "iu" or not dy.size:
+        return reference.embedding(dy, ids, rows)
+    if ids.shape != dy.shape[:-1]:
+        raise ValueError(f"embedding: dy {dy.shape}, ids {ids.shape}")
+    flat = ids.reshape(-1).astype(np.int64)
+    if flat.min() < 0 or flat.max() >= rows:
+        raise ValueError(f"embedding: an id is not in 0 .. {rows - 1}")
+    C = dy.shape[-1]
+    dweight = np.zeros((rows, C), np.float32)
+    with LOCK:
+        _embedding(np.ascontiguousarray(dy).reshape(-1, C), flat, dweight)
+    return dweight
+
+
+@kernel(parallel=True)
+def _embedding(dy, ids, dweight):
+    C = dy.shape[1]
+    for strip in prange((C + STRIP - 1) // STRIP):
+        first, last = strip * STRIP, min(C, (strip + 1) * STRIP)
+        for r in range(len(ids)):
+            row, total = dy[r, first:last], dweight[ids[r], first:last]
+            for i in range(last - first):
+                total[i] += row[i]
+
+
+def linear(
+    dy: Float[Array, "*batch m"],
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+    has_bias: bool = True,
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
+    """Gradients of y = x W + b: dx = dy W^T, dW = x^T dy, db = sum dy over all rows.
+
+    The products are npgpt.backward.linear's; db is a pass over dy by all threads.
+
+    >>> one = np.ones((1, 1), np.float32)
+    >>> [g.item() for g in linear(2 * one, 3 * one, 5 * one)]
+    [10.0, 6.0, 2.0]
+    """
+    dy = np.asarray(dy)
+    if dy.dtype != np.float32 or dy.ndim < 1 or not dy.size:
+        return reference.linear(dy, x, weight, has_bias)
+    dx, dweight, _ = reference.linear(dy, x, weight, has_bias=False)
+    if not has_bias:
+        return dx, dweight, None
+    return dx, dweight, sum_rows(np.ascontiguousarray(dy).reshape(-1, dy.shape[-1]))
+
+
+def sum_rows(x: Float[np.ndarray, "M n"]) -> Float[np.ndarray, " n"]:
+    """Sum over the rows of a contiguous float32 array, in one order by any threads.
+
+    >>> sum_rows(np.ones((3, 2), np.float32)).tolist()
+    [3.0, 3.0]
+    """
+    sums = np.zeros((PIECES, x.shape[1]), np.float32)
+    with LOCK:
+        _sum_rows(x, sums)
+    return sums.sum(axis=0)
+
+
+@kernel(parallel=True)
+def _sum_rows(x, sums):
+    """Sums of as many parts of the rows as sums has."""
+    M, parts = len(x), len(sums)
+    size = (M + parts - 1) // parts
+    for part in prange(parts):
+        total = sums[part]
+        for r in range(part * size, min(M, (part + 1) * size)):
+            row = x[r]
+            for j in range(len(total)):
+                total[j] += row[j]

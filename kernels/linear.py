@@ -78,7 +78,8 @@ def linear(
 ) -> Float[Array, "*batch m"]:
     """Affine map y = x W + b; W is (inputs, outputs), as GPT-2's checkpoints store it.
 
-    A Packed weight runs here and gives float32; a plain array is NumPy's business.
+    A Packed weight runs here and gives float32; the product with a plain array is
+    NumPy's business.
 
     >>> from npgpt.kernels.packed import pack
     >>> x, w = np.float32([[1, 2]]), pack(np.eye(2, dtype=np.float32), "float32")
@@ -86,7 +87,7 @@ def linear(
     [[11.0, 22.0]]
     """
     if not isinstance(weight, Packed):
-        return ops.linear(x, weight, bias)
+        return _plain(x, weight, bias)
     n, m = weight.shape
     if weight.is_table:
         raise ValueError("a packed table multiplies as table.T")
@@ -103,6 +104,18 @@ def linear(
         with LOCK:
             _narrow_rows(a, *narrowed)
     return multiply(isa, a, narrowed, weight, bias, M).reshape(*x.shape[:-1], m)
+
+
+def _plain(x: Array, weight: Array, bias: Array | None) -> Array:
+    """With an array (training): the bias is added by all threads."""
+    y = ops.linear(x, weight)
+    if bias is None or not y.dtype == bias.dtype == np.float32:
+        return y if bias is None else y + bias
+    if bias.shape != y.shape[-1:]:
+        raise ValueError(f"linear: bias {bias.shape} does not fit {weight.shape}")
+    with LOCK:
+        _add(y.reshape(-1, len(bias)), np.ascontiguousarray(bias))
+    return y
 
 
 def multiply(
@@ -315,6 +328,16 @@ def _product(isa, data, scales, K, a, q, q_scale, q_start, bias, c):
             row = c[r, first * PANEL : last * PANEL]
             for j in range(len(shift)):
                 row[j] += shift[j]
+
+
+@kernel(parallel=True)
+def _add(c, bias):
+    M, size = len(c), 64
+    for piece in prange((M + size - 1) // size):
+        for r in range(piece * size, min(M, (piece + 1) * size)):
+            row = c[r]
+            for j in range(len(bias)):
+                row[j] += bias[j]
 
 
 @kernel(parallel=True)

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.backward import PIECES
+from npgpt.kernels.backward import sum_rows
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.linear import SMALL, multiply, new_narrowed
 from npgpt.kernels.linear import linear as packed_linear
@@ -57,7 +57,8 @@ def linear_backward(
     dy: Float[Array, "*batch m"],
     x: Float[Array, "*batch n"],
     weight: Float[Array, "n m"],
-) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"]]:
+    has_bias: bool = True,
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients dx = dy W^T, dW = x^T dy of rounded arrays, and db = sum dy.
 
     As npgpt.mixed.linear_backward, which computes what does not fit the instructions.
@@ -68,19 +69,17 @@ def linear_backward(
     """
     fits = _fits(dy, weight.T) and _fits(x, weight)
     if not fits or x.shape[:-1] != dy.shape[:-1]:
-        return reference.linear_backward(dy, x, weight)
+        return reference.linear_backward(dy, x, weight, has_bias)
     n, m = weight.shape
     changes = np.ascontiguousarray(dy).reshape(-1, m)
     rows = np.ascontiguousarray(x).reshape(-1, n)
     M, tier = len(rows), isa(KIND)
     dx = packed_linear(changes, pack(weight.T, KIND)).reshape(x.shape)
     turned = new_narrowed(n, padded(M, KIND), KIND, tier, is_prompt=True)
-    sums = np.zeros((PIECES, m), np.float32)  # added up in one order by any threads
     with LOCK:
         _turn(rows.view(np.uint32), turned[0])
-        _sum_rows(changes, sums)
     dweight = multiply(tier, rows, turned, pack(changes, KIND), None, n)
-    return dx, dweight, sums.sum(axis=0)
+    return dx, dweight, sum_rows(changes) if has_bias else None
 
 
 def _fits(x: Array, weight: Array) -> bool:
@@ -109,16 +108,3 @@ def _turn(x, q):
                     out[r] = block[r, j - first]
         for j in range(first, last):
             q[j, M:] = np.uint16(0)
-
-
-@kernel(parallel=True)
-def _sum_rows(x, sums):
-    """Sums of as many parts of the rows as sums has."""
-    M, parts = len(x), len(sums)
-    size = (M + parts - 1) // parts
-    for part in prange(parts):
-        total = sums[part]
-        for r in range(part * size, min(M, (part + 1) * size)):
-            row = x[r]
-            for j in range(len(total)):
-                total[j] += row[j]

@@ -83,8 +83,8 @@ class Backend:
     name: str
     xp: ModuleType
     softmax: Callable = ops.softmax
-    layer_norm: Callable = ops.layer_norm
-    gelu: Callable = ops.gelu
+    layer_norm: Callable = pieces.layer_norm
+    gelu: Callable = pieces.gelu
     linear: Callable = ops.linear
     embedding: Callable = ops.embedding
     attention: Callable = pieces.attention

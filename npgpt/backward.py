@@ -20,8 +20,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from npgpt import ops
+from npgpt.gpt2 import merge_heads
 from npgpt.ops import Array, namespace
-from npgpt.pieces import attention_pieces
+from npgpt.pieces import attention_pieces, by_rows
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float, Int
@@ -92,6 +93,7 @@ def cross_entropy(
     return float(xp.sum(losses)) / n, xp.reshape(dz, z.shape)
 
 
+@by_rows(2)
 def gelu(
     dy: Float[Array, "*shape"], x: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
@@ -122,6 +124,7 @@ def gelu(
     return square
 
 
+@by_rows(2)
 def layer_norm(
     dy: Float[Array, "*batch C"],
     x: Float[Array, "*batch C"],
@@ -183,11 +186,12 @@ def linear(
     dy: Float[Array, "*batch m"],
     x: Float[Array, "*batch n"],
     weight: Float[Array, "n m"],
-) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"]]:
+    has_bias: bool = True,
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients of y = x W + b: dx = dy W^T, dW = x^T dy, db = sum dy over all rows.
 
     y_rj = sum_i x_ri W_ij + b_j: W_ij carries dy_rj to x_ri, and x_ri carries it to
-    W_ij, in every row r.
+    W_ij, in every row r. Without a bias, db is None.
 
     >>> import numpy as np
     >>> w = np.array([[1.0, 2.0]])
@@ -199,7 +203,26 @@ def linear(
     flat = xp.reshape(dy, (-1, dy.shape[-1]))
     rows = xp.reshape(x, (-1, x.shape[-1]))
     dx = xp.reshape(flat @ weight.T, x.shape)
-    return dx, rows.T @ flat, xp.sum(flat, axis=0)
+    return dx, rows.T @ flat, xp.sum(flat, axis=0) if has_bias else None
+
+
+def split_heads(
+    dq: Float[Array, "B H T D"],
+    dk: Float[Array, "B H T D"],
+    dv: Float[Array, "B H T D"],
+) -> Float[Array, "B T _"]:
+    """Gradient of what was cut into q, k and v: the three side by side again.
+
+    To cut and to turn moves numbers and changes none, so each gradient goes back to
+    where its number came from (npgpt.gpt2.split_heads).
+
+    >>> import numpy as np
+    >>> dq, dk, dv = np.arange(6.0).reshape(3, 1, 2, 1, 1)
+    >>> split_heads(dq, dk, dv).tolist()
+    [[[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]]
+    """
+    xp = namespace(dq)
+    return xp.concat([merge_heads(d) for d in (dq, dk, dv)], axis=-1)
 
 
 def attention_scores(

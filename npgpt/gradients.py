@@ -192,7 +192,7 @@ def through_head(
     B, T, C = hidden.shape
     rows, flat = xp.reshape(hidden, (B * T, C)), xp.asarray(targets.reshape(-1))
     loss, dhidden = 0.0, xp.empty_like(rows)
-    dtable = xp.zeros_like(table) if table_too else None
+    dtable = None  # (C, V) until the end
     for start in range(0, B * T, HEAD_ROWS):
         piece = slice(start, start + HEAD_ROWS)
         z = backend.linear(rows[piece, :], table.T)
@@ -201,12 +201,15 @@ def through_head(
         )
         loss += part
         if table_too:
-            dx, dweight, _ = backward.linear(dz, rows[piece, :], table.T)
-            dtable += dweight.T
+            dx, dweight, _ = backward.linear(
+                dz, rows[piece, :], table.T, has_bias=False
+            )
+            dtable = dweight if dtable is None else dtable + dweight
         else:
             dx = backend.linear(dz, table)
         dhidden[piece, :] = dx
-    return loss, xp.reshape(dhidden, hidden.shape), dtable
+    dhidden = xp.reshape(dhidden, hidden.shape)
+    return loss, dhidden, dtable if dtable is None else dtable.T
 
 
 def _through_block(
@@ -296,9 +299,7 @@ def through_attention(
         )
     del q, k, v
     parts = zip("qkv", (dq, dk, dv), strict=True)
-    dqkv = xp.concat(
-        [merge_heads(tape.backward(f"{name}.{part}", d)) for part, d in parts], axis=-1
-    )
+    dqkv = backward.split_heads(*(tape.backward(f"{name}.{p}", d) for p, d in parts))
     dx, *c_attn = backward.linear(dqkv, x, attn.c_attn.weight)
     return dx, Attention(Affine(*c_attn), Affine(*c_proj))
 

@@ -140,15 +140,18 @@ def lora_backend(backend: Backend) -> Backend:
             )
         return y
 
-    def linear_backward(dy: Array, x: Array, weight: Any) -> tuple[Any, Any, Any]:
+    def linear_backward(
+        dy: Array, x: Array, weight: Any, has_bias: bool = True
+    ) -> tuple[Any, Any, Any]:
         if not isinstance(weight, Adapted):
-            return original.linear(dy, x, weight)
+            return original.linear(dy, x, weight, has_bias)
         dx = backend.linear(dy, weight.weight.T)
         if weight.adapter is None:
             return dx, None, None
         inner = backend.linear(x, weight.adapter.a)
-        dinner, db, _ = original.linear(weight.scale * dy, inner, weight.adapter.b)
-        dx_too, da, _ = original.linear(dinner, x, weight.adapter.a)
+        scaled, (a, b) = weight.scale * dy, weight.adapter
+        dinner, db, _ = original.linear(scaled, inner, b, has_bias=False)
+        dx_too, da, _ = original.linear(dinner, x, a, has_bias=False)
         dx += dx_too
         return dx, Adapter(da, db), None
 

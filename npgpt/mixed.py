@@ -68,7 +68,8 @@ def linear_backward(
     dy: Float[Array, "*batch m"],
     x: Float[Array, "*batch n"],
     weight: Float[Array, "n m"],
-) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"]]:
+    has_bias: bool = True,
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients dx = dy W^T, dW = x^T dy of rounded arrays, and db = sum dy.
 
     >>> import numpy
@@ -76,7 +77,9 @@ def linear_backward(
     >>> [g.tolist() for g in linear_backward(x, x, one)]
     [[[1.0]], [[1.0]], [1.0010000467300415]]
     """
-    near = rounded(dy)
-    dx, dweight, _ = backward.linear(near, rounded(x), rounded(weight))
+    near = rounded(dy), rounded(x), rounded(weight)
+    dx, dweight, _ = backward.linear(*near, has_bias=False)
+    if not has_bias:
+        return dx, dweight, None
     xp = namespace(dy)
     return dx, dweight, xp.sum(xp.reshape(dy, (-1, dy.shape[-1])), axis=0)

@@ -6,6 +6,7 @@ import pytest
 
 from npgpt import activations, backward, ops
 from npgpt.backward_activations import DERIVATIVES
+from npgpt.gpt2 import split_heads
 
 RNG = np.random.default_rng(0)
 
@@ -71,6 +72,17 @@ def test_linear_gradient():
     x, weight, bias, dy = normal(2, 3, 4), normal(4, 5), normal(5), normal(2, 3, 5)
     gradients = backward.linear(dy, x, weight)
     assert_derivative(ops.linear, [x, weight, bias], gradients, dy)
+    without = backward.linear(dy, x, weight, has_bias=False)
+    assert without[2] is None
+    assert (without[1] == gradients[1]).all()
+
+
+def test_split_heads_gradient():
+    qkv, (dq, dk, dv) = normal(2, 5, 24), normal(3, 2, 4, 5, 2)
+    dqkv = backward.split_heads(dq, dk, dv)
+    assert_derivative(
+        lambda x: np.stack(split_heads(x, 4)), [qkv], [dqkv], np.stack([dq, dk, dv])
+    )
 
 
 def test_embedding_gradient_adds_up():
@@ -139,6 +151,9 @@ CALLS = {
     "embedding": lambda xp, x: backward.embedding(x, xp.asarray([2, 0, 2]), 5),
     "cross_entropy": lambda xp, x: backward.cross_entropy(
         x, xp.asarray([1, -1, 3]), ignore_index=-1
+    ),
+    "split_heads": lambda xp, x: backward.split_heads(
+        *[xp.reshape(x, (1, 1, *x.shape))] * 3
     ),
     "attention": lambda xp, x: backward.attention(
         *[xp.reshape(x, (1, 1, *x.shape))] * 4

@@ -19,7 +19,8 @@ SLOW = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
 NAMES = ("softmax", "layer_norm", "gelu", "linear", "attention", "embedding",
-         "cross_entropy", "attention_scores", "attention_means")  # fmt: skip
+         "cross_entropy", "attention_scores", "attention_means",
+         "split_heads")  # fmt: skip
 
 
 def normal(*shape):
@@ -106,6 +107,41 @@ def test_attention_matches_reference(data):
     assert_close(found, exact(backward.attention, dy, q, k, v, **options))
 
 
+@SLOW
+@given(st.integers(1, 70), st.integers(1, 130), st.integers(1, 9), st.booleans())
+def test_embedding_matches_reference(rows, C, V, turned):
+    dy, ids = normal(rows, 1, C), RNG.integers(0, V, (rows, 1))
+    if turned:
+        dy = dy[::-1, :, ::-1]
+    found = kernels.embedding(dy, ids, V)
+    assert_close([found], [exact(backward.embedding, dy, ids, V)], 1e-6)
+
+
+@SLOW
+@given(st.integers(1, 70), st.integers(1, 9), st.integers(1, 130), st.booleans())
+def test_linear_matches_reference(rows, n, m, turned):
+    dy, x, weight = normal(2, rows, m), normal(2, rows, n), normal(n, m)
+    if turned:
+        dy, x, weight = dy[:, :, ::-1], x[::-1], weight.T.copy().T
+    # sums of up to 140 numbers of either sign, which may cancel
+    assert_close(
+        kernels.linear(dy, x, weight), exact(backward.linear, dy, x, weight), 1e-5
+    )
+    assert kernels.linear(dy, x, weight, has_bias=False)[2] is None
+
+
+def test_heads_are_put_together_without_a_copy_where_they_lie_so():
+    q = normal(2, 3, 5, 4)
+    parts = kernels.attention(q, q, q, q)
+    whole = kernels.split_heads(*parts)
+    np.testing.assert_array_equal(whole, backward.split_heads(*parts))
+    assert np.shares_memory(whole, parts[2])
+    dq, dk, dv = parts
+    for turned in ((dk, dq, dv), (dq, dk, dv.copy()), (dq[:, ::-1], dk, dv)):
+        found = kernels.split_heads(*turned)
+        np.testing.assert_array_equal(found, backward.split_heads(*turned))
+
+
 def test_what_is_hardly_seen_is_not_seen():
     # else denormal numbers: right to any tolerance, at a hundred times the cost
     T, D = 80, 4
@@ -135,6 +171,9 @@ def test_what_does_not_fit_is_refused_before_a_kernel_runs():
         lambda: kernels.gelu(normal(3, 7), x),
         lambda: kernels.layer_norm(x, x, normal(7)),
         lambda: kernels.layer_norm(normal(2, 8), x, normal(8)),
+        lambda: kernels.embedding(x, np.array([1, 8, 0]), 8),
+        lambda: kernels.embedding(x, np.array([1, -1, 0]), 8),
+        lambda: kernels.embedding(x, np.array([1, 0]), 8),
         lambda: kernels.cross_entropy(x, np.array([1, 8, 0])),
         lambda: kernels.cross_entropy(x, np.array([1, -1, 0])),
         lambda: kernels.cross_entropy(x, np.array([1, 0])),
@@ -143,7 +182,7 @@ def test_what_does_not_fit_is_refused_before_a_kernel_runs():
             x, x[:2].copy(), x.copy(), x.copy(), 1, 1e-3, 0.9, 0.9, 1e-8, 0.0
         ),
     ):
-        with pytest.raises(ValueError, match=r"differ|fit|target|and|\("):
+        with pytest.raises(ValueError, match=r"differ|fit|target|id|and|\("):
             call()
 
 
@@ -151,3 +190,5 @@ def test_what_is_not_float32_is_the_references_business():
     x = normal(2, 6).astype(np.float64)
     assert (kernels.gelu(x, x) == backward.gelu(x, x)).all()
     assert kernels.layer_norm(x, x, x[0])[0].dtype == np.float64
+    assert kernels.linear(x, x, x.T @ x)[2].dtype == np.float64
+    assert kernels.embedding(x, np.array([0, 1]), 3).dtype == np.float64

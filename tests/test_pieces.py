@@ -1,9 +1,9 @@
-"""Attention for some queries at a time is attention."""
+"""Large arrays, some rows at a time, give what they give in one."""
 
 import numpy as np
 import pytest
 
-from npgpt import ops, pieces
+from npgpt import backward, ops, pieces
 from npgpt.backend import NUMPY
 
 
@@ -33,3 +33,41 @@ def test_numpy_reads_prompts_in_pieces():
         NUMPY.attention(q, q, q)
     assert max(seen) == pieces.QUERIES
     assert sum(seen) == 300
+
+
+@pytest.mark.parametrize("shape", [(3, 700, 40), (2, pieces.NUMBERS), (7, 9)])
+def test_functions_of_rows_are_the_whole(shape):
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, *shape))
+    weight, bias = rng.standard_normal((2, shape[-1]))
+    np.testing.assert_array_equal(pieces.gelu(x), ops.gelu(x))
+    np.testing.assert_array_equal(
+        pieces.layer_norm(x, weight, bias, 0.1), ops.layer_norm(x, weight, bias, 0.1)
+    )
+    np.testing.assert_array_equal(
+        backward.gelu(dy, x), backward.gelu.__wrapped__(dy, x)
+    )
+    found = backward.layer_norm(dy, x, weight, epsilon=0.1)
+    whole = backward.layer_norm.__wrapped__(dy, x, weight, epsilon=0.1)
+    for a, b in zip(found, whole, strict=True):  # sums in another order
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_large_arrays_go_through_in_pieces_and_others_whole():
+    sizes = []
+
+    @pieces.by_rows(2)
+    def function(x, y):
+        sizes.append(x.size)
+        return x + y
+
+    x = np.ones((64, pieces.NUMBERS // 16), np.float32)
+    assert (function(x, x) == 2).all()
+    assert sizes == [pieces.NUMBERS] * 4
+    for y in (x[:, ::2], x[:8], x[0]):
+        sizes.clear()
+        assert function(y, y).shape == y.shape
+        assert sizes == [y.size]
+    sizes.clear()
+    assert function(x, x[0]).shape == x.shape  # not equal in shape: NumPy's broadcast
+    assert sizes == [x.size]
