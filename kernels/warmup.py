@@ -11,9 +11,14 @@ from npgpt.kernels.compiling import compile_seconds
 from npgpt.kernels.forward import run
 
 from npgpt import kernels
+from npgpt.backend import get_backend
 from npgpt.checkpoint import expected_shapes, from_tensors
 from npgpt.config import GPT2Config
+from npgpt.gpt2 import GPT2Params
+from npgpt.gradients import loss_and_gradients
+from npgpt.mixed import mixed_backend
 from npgpt.model import GPT2
+from npgpt.optim import adamw, new_moments
 
 TINY = GPT2Config(
     vocab_size=40, n_positions=80, n_embd=32, n_layer=1, n_head=2,
@@ -45,6 +50,18 @@ def warm_up(
         cache = model.new_cache()
         model.next_logits([list(range(10))], cache)
         model.next_logits([[1]], cache)
+        if dtype != "int8":
+            say(f"training in {dtype}")
+            _train(from_tensors(TINY, tensors), dtype)
     stats = getattr(run, "_cache", None)
     where = getattr(stats, "cache_path", None) or str(Path(kernels.__file__).parent)
     return compile_seconds() - before, where
+
+
+def _train(params: GPT2Params, dtype: str) -> None:
+    backend = get_backend("numba")
+    backend = backend if dtype == "float32" else mixed_backend(backend)
+    ids = np.arange(40).reshape(2, 20)
+    _, grads = loss_and_gradients(params, ids, ids, backend=backend)
+    moments = new_moments(params)
+    adamw(params, grads, moments, 1, learning_rate=1e-3, backend=backend)

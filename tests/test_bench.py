@@ -138,6 +138,22 @@ def test_functions_agree_before_they_are_timed():
         assert (row.pays_after_calls is None) == slower == bool(row.note)
 
 
+TRAINING = """
+import numpy as np
+from npgpt import GPT2
+from npgpt.backend import get_backend
+from npgpt.gradients import loss_and_gradients
+from npgpt.kernels.compiling import compile_seconds
+from npgpt.optim import adamw, new_moments
+
+params, backend = GPT2.from_pretrained("tales-mini").params, get_backend("numba")
+ids = np.arange(60).reshape(3, 20)
+_, grads = loss_and_gradients(params, ids, ids, backend=backend)
+adamw(params, grads, new_moments(params), 1, learning_rate=1e-3, backend=backend)
+print(compile_seconds())
+"""
+
+
 def test_warmup_compiles_once():
     """Twice the same: the second run finds all in the cache."""
     run("warmup", "--dtype", "float32")
@@ -147,6 +163,10 @@ def test_warmup_compiles_once():
     assert Path(found["cache"]).is_dir()
     assert "float32" in done.stderr
     assert "int8" not in done.stderr
+    trained = subprocess.run(
+        [sys.executable, "-c", TRAINING], capture_output=True, text=True, check=True
+    )
+    assert float(trained.stdout) == 0
     run("warmup", "--dtype", "float16", status=2)
 
 

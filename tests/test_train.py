@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -420,3 +421,23 @@ def test_gpt2_learns_as_in_llm_c(shared, backend):
             params, grads, moments, step + 1, learning_rate=1e-4, betas=(0.9, 0.999),
             epsilon=1e-8, weight_decay=0.01, decay_all=True, backend=backend,
         )  # fmt: skip
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_freed_memory_is_kept_once_asked_for():
+    code = """
+import resource, sys
+import numpy as np
+from npgpt.train import keep_freed_memory
+
+assert sys.argv[1] == "no" or keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    [np.ones(1 << 18) for _ in range(3)]  # three of 2 MB at a time
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", code, kept]))
+        for kept in ("no", "yes")
+    ]
+    assert faults[1] < faults[0] / 5

@@ -58,7 +58,9 @@ def make(engine, B, T):
     from npgpt.backend import get_backend
     from npgpt.gradients import loss_and_gradients
     from npgpt.mixed import mixed_backend
+    from npgpt.train import keep_freed_memory
 
+    keep_freed_memory()  # as `npgpt train` does
     name, _, dtype = engine.partition(":")
     backend = get_backend(name)
     backend = mixed_backend(backend) if dtype else backend

@@ -28,7 +28,7 @@ from npgpt.backend import BACKENDS
 from npgpt.info import describe
 from npgpt.resume import CHECKPOINT
 from npgpt.scaling import training_flops
-from npgpt.train import TrainConfig, init_params, train
+from npgpt.train import TrainConfig, init_params, keep_freed_memory, train
 
 # A small vocabulary: embeddings are most of a small model, and no part of its depth.
 VOCABULARY, CONTEXT = 1024, 256
@@ -103,6 +103,7 @@ def run(rung: Rung, data: corpus.Corpus, out: Path, backend: str, seed: int) -> 
                          f"{len(data.train):,}; give it more text")  # fmt: skip
     folder = out / f"run-{rung.layers}-{rung.width}-{rung.tokens}-{seed}"
     last: dict[str, Any] = {}
+    keep_freed_memory()
     start = time.perf_counter()
     train(
         init_params(shape, seed), data.train, data.validation, recipe, out=folder,

@@ -25,7 +25,7 @@ from npgpt.backend import BACKENDS
 from npgpt.corpus import Corpus
 from npgpt.info import describe
 from npgpt.resume import CHECKPOINT, CURVE
-from npgpt.train import TrainConfig, init_params, train
+from npgpt.train import TrainConfig, init_params, keep_freed_memory, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stories
@@ -144,6 +144,7 @@ def train_model(
             elif line["step"] > tell.at:
                 tell(line["step"] - tell.at, recipe.steps)
 
+        keep_freed_memory()
         params = train(
             init_params(shape, recipe.seed), data.train, data.validation, recipe,
             out=run, backend=backend, resume=(run / CHECKPOINT).exists(), report=report,

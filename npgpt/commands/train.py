@@ -88,7 +88,7 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
     from npgpt import curves, plots
     from npgpt.lora import MATRICES, LoraConfig
     from npgpt.presets import PRESETS
-    from npgpt.train import init_params, train
+    from npgpt.train import init_params, keep_freed_memory, train
 
     lora = None
     if lora_rank is not None:
@@ -115,6 +115,7 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
         params = init_params(config, seed)
     engine = chosen_backend(backend)
     show.begin(params, data)
+    keep_freed_memory()
     with show:
         train(
             params, data.train, data.validation, settings, out=folder, backend=engine,
