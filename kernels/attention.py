@@ -197,7 +197,8 @@ def _tiles(isa, rows, a, a_row, a_step, b, b_panel, panels, c, c_row, k, add, da
         for p in range(0, pairs, 2):
             taken = tiles(
                 isa, data, data, TWO, rows - r, b + p * b_panel, b_panel, 0, x, a_row,
-                a_step, 0, 0, 0, c + r * c_row + p * 64, c_row, k, add,
+                a_step, 0, 0, 0, c + r * c_row + p * 64, c_row, k, add, 2 * b_panel,
+                64,
             )  # fmt: skip
         r += taken
     for p in range(pairs, panels):
@@ -206,7 +207,7 @@ def _tiles(isa, rows, a, a_row, a_step, b, b_panel, panels, c, c_row, k, add, da
             r += tiles(
                 isa, data, data, ONE, rows - r, b + p * b_panel, b_panel, 0,
                 a + r * a_row, a_row, a_step, 0, 0, 0, c + r * c_row + p * 64, c_row,
-                k, add,
+                k, add, b_panel, 64,
             )  # fmt: skip
 
 

@@ -269,6 +269,12 @@ def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
     depth = K if bottom - top <= 4 else DEPTH * 4 // item
     for k0 in range(0, K, depth):
         k = min(depth, K - k0)
+        # The first rows ask for the next panels; the others, for whom the panels are
+        # in the cache, have the memory to themselves: for the next inputs' weights, or
+        # the next strip's.
+        size = k * PANEL * item
+        ahead, pace, left = max(1, len(width)) * panel, 64, (bottom - top - 1) // FEW
+        far = size if k0 + k < K else (last - first) * panel - k0 * PANEL * item
         r = top
         while r < bottom:
             taken = np.int64(0)
@@ -281,10 +287,13 @@ def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
                     scale_base + r * g_row + k0 // GROUP * 4,
                     start_base + r * g_row + k0 // GROUP * 4, g_row,
                     c.ctypes.data + r * c_row + p * PANEL * 4, c_row, k, min(k0, 1),
+                    ahead, pace,
                 )  # fmt: skip
             if taken == 0:
                 break
             r += taken
+            ahead, pace = far, (64 + left - 1) // max(1, left)
+            far += size // 64 * pace
 
 
 @inner_kernel

@@ -54,11 +54,11 @@ ONE, TWO = (), (0, 0)  # panels that a tile multiplies at once
 NARROW = "narrow"  # bfloat16 weights times bfloat16 inputs, in pairs
 
 
-def _float_step(b, kind, a, a_row, a_step, panels, ahead, i, accs):
+def _float_step(b, kind, a, a_row, a_step, panels, ahead, pace, i, accs):
     """One k (float32) or one pair of k (bfloat16) for all rows and panels.
 
     accs[r][p] is the tile's row r in panel p; panels are addresses, and `ahead` of them
-    stands what is read next.
+    begins what is asked for, `pace` bytes further in every step.
     """
 
     def at(r, k):
@@ -66,8 +66,9 @@ def _float_step(b, kind, a, a_row, a_step, panels, ahead, i, accs):
 
     offset = b.mul(i, ir.Constant(I64, 64))
     raw = [load(b, b.add(panel, offset), I32x16) for panel in panels]
+    step = b.mul(i, pace)
     for panel in panels:
-        ask(b, b.add(b.add(panel, offset), ahead))
+        ask(b, b.add(b.add(panel, step), ahead))
     if kind == NARROW:
         ones = [splat(b, load(b, at(r, i), I32), 16) for r in range(len(accs))]
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
@@ -106,9 +107,9 @@ def _float_tile(b, rows, panels, kind, args):
     for _ in range(1, panels):
         starts.append(b.add(starts[-1], args["b_panel"]))
     a, a_row, a_step = args["a"], args["a_row"], args["a_step"]
-    ahead = ir.Constant(I64, AHEAD)
-    if rows > 8:  # many rows pass by: what comes next are the next panels
-        ahead = b.mul(args["b_panel"], ir.Constant(I64, panels))
+    ahead = ir.Constant(I64, AHEAD), ir.Constant(I64, 64)
+    if rows > 8:  # many rows pass by: the caller knows what comes next
+        ahead = args["ahead"], args["pace"]
     if rows * panels > 8:
         return _float_block(b, rows, kind, a, a_row, a_step, starts, ahead, args["k"])
 
@@ -138,7 +139,7 @@ def _float_block(b, rows, kind, a, a_row, a_step, at, ahead, k):
             step = b.add(b.mul(i, ir.Constant(I64, unroll)), ir.Constant(I64, u))
             mine = values[u * rows * panels : (u + 1) * rows * panels]
             accs = [mine[r * panels : (r + 1) * panels] for r in range(rows)]
-            for row in _float_step(b, kind, a, a_row, a_step, at, ahead, step, accs):
+            for row in _float_step(b, kind, a, a_row, a_step, at, *ahead, step, accs):
                 out += row
         return out
 
@@ -238,7 +239,7 @@ def _int8_tile(b, rows, panels, tier, args):
 
 
 _NAMES = ("b", "b_panel", "b_scale", "a", "a_row", "a_step", "a_scale", "a_sum",
-          "a_group_row", "c", "c_row", "k", "accumulate")  # fmt: skip
+          "a_group_row", "c", "c_row", "k", "accumulate", "ahead", "pace")  # fmt: skip
 
 
 def _tile_function(module, name, rows, panels, kind, tier):
@@ -271,12 +272,15 @@ def _tile_function(module, name, rows, panels, kind, tier):
 
 @intrinsic
 def tiles(typingctx, isa, data, inputs, panels, most, b, b_panel, b_scale, a, a_row,
-          a_step, a_scale, a_sum, a_group_row, c, c_row, k, accumulate):  # fmt: skip
+          a_step, a_scale, a_sum, a_group_row, c, c_row, k, accumulate, ahead,
+          pace):  # fmt: skip
     """C (+)= A B for the largest tile of at most `most` rows; how many rows it took.
 
     `data` and `inputs` (the arrays of B and A) are here for their types; `panels`, how
     many are multiplied at once, is a tuple of that length. What follows are numbers,
-    bytes and addresses; from one float (or pair) of A to the next it is a_step.
+    bytes and addresses; from one float (or pair) of A to the next it is a_step. The
+    tallest tiles ask, with every step, for `pace` bytes more of each panel from `ahead`
+    of it on.
     """
     kind, tier, wide = data.dtype, len(isa), max(1, len(panels))
     if kind == types.uint16 and inputs.dtype == types.uint16:
