@@ -243,7 +243,6 @@ def validation_loss(
     return total / n
 
 
-@checked(TrainingError)
 def keep_freed_memory() -> bool:
     """Ask the C library to keep what a training step frees for the next; if it does.
 
@@ -262,6 +261,7 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(-3, 32 << 20) and mallopt(-1, (1 << 31) - 1))  # mmap, trim
 
 
+@checked(TrainingError)
 def init_params(config: GPT2Config, seed: int = 0) -> GPT2Params:
     """Random parameters to start from, as GPT-2's: normal numbers of deviation 0.02.
 
