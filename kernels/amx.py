@@ -36,6 +36,7 @@ from npgpt.kernels.llvm import (
     multiply_add,
     splat,
     store,
+    upper_halves,
 )
 from npgpt.kernels.vector import AMX
 from numba import types
@@ -188,9 +189,9 @@ def _block(module, name, tall, wide, kind):
             at = _at(b, room, (2 * i + j) * TILE)
             _void(b, "llvm.x86.tilestored64", _tile(2 * i + j), at, _number(64))
         scales = [
-            load(b, b.add(
+            upper_halves(b, b.add(
                 b.add(args["b_scale"], b.mul(args["b_scale_panel"], _number(j))),
-                b.mul(step, _number(64))), F32x16)
+                b.mul(step, _number(32))))
             for j in range(wide)
         ]  # fmt: skip
         for i in range(tall):

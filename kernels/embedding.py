@@ -56,7 +56,8 @@ def table_row(data, scales, K, row, out):
         at = (panel * (K // together) + k // together) * PANEL + j
         value = weight_value(data[at * together + k % together])
         if data.itemsize == 1:
-            value *= scales[(panel * (K // GROUP) + k // GROUP) * PANEL + j]
+            scale = scales[(panel * (K // GROUP) + k // GROUP) * PANEL + j]
+            value *= weight_value(scale)
         out[k] = value
 
 

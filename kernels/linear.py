@@ -263,7 +263,7 @@ def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
     data, scales, K = matrix.data, matrix.scales, matrix.K
     item, panel = data.itemsize, K * PANEL * data.itemsize
     base = data.ctypes.data + matrix.at * item
-    base_scale = scales.ctypes.data + matrix.scales_at * 4
+    base_scale = scales.ctypes.data + matrix.scales_at * scales.itemsize
     scale_base, start_base = inputs.q_scale.ctypes.data, inputs.q_start.ctypes.data
     g_row, x_row, c_row = inputs.q_scale.strides[0], x.strides[0], c.strides[0]
     depth = K if bottom - top <= 4 else DEPTH * 4 // item
@@ -282,7 +282,7 @@ def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
                 taken = tiles(
                     isa, data, x, width, bottom - r,
                     base + p * panel + k0 * PANEL * item, panel,
-                    base_scale + (p * K + k0) // GROUP * PANEL * 4,
+                    base_scale + (p * K + k0) // GROUP * PANEL * scales.itemsize,
                     x.ctypes.data + r * x_row + k0 * x.itemsize, x_row, 4,
                     scale_base + r * g_row + k0 // GROUP * 4,
                     start_base + r * g_row + k0 // GROUP * 4, g_row,
@@ -303,8 +303,8 @@ def _tile_strip(isa, matrix, first, last, top, bottom, inputs, c):
     data, scales, K, q = matrix.data, matrix.scales, matrix.K, inputs.q
     item = data.itemsize
     base, panel = data.ctypes.data + matrix.at * item, K * PANEL * item
-    base_scale = scales.ctypes.data + matrix.scales_at * 4
-    scale_panel = K // GROUP * PANEL * 4
+    base_scale = scales.ctypes.data + matrix.scales_at * scales.itemsize
+    scale_panel = K // GROUP * PANEL * scales.itemsize
     configure(isa)
     for p in range(first, last, 2):
         panels = min(2, last - p)

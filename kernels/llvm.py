@@ -29,6 +29,12 @@ def load(b, address, kind):
     return b.load(b.inttoptr(address, kind.as_pointer()), align=1)
 
 
+def upper_halves(b, address):
+    """16 bfloat16 numbers from this address, as floats."""
+    wide = b.zext(load(b, address, I16x16), I32x16)
+    return b.bitcast(b.shl(wide, const(I32x16, 16)), F32x16)
+
+
 def ask(b, address):
     """Ask for what will be read soon: where weights come from memory, it decides."""
     at = b.inttoptr(address, I8.as_pointer())

@@ -8,8 +8,9 @@ prompts alike, on every tier:
     bfloat16   data (m / 16, n / 2, 16, 2), uint16: the upper half of the float32,
                rounded to nearest even; relative error at most 2^-8
     int8       data (m / 16, n / 4, 16, 4) and scales (m / 16, n / 64, 16): each column
-               has one float32 scale s = max |w| / 127 for every 64 inputs; what is
-               stored is round(w / s), so |error| <= s / 2 = max |w| / 254
+               has one scale s for every 64 inputs, max |w| / 127 rounded up to a
+               bfloat16; what is stored is round(w / s), so |error| <= s / 2, which is
+               at most (1 + 2^-7) max |w| / 254
 
 n and m are filled up with zeros. With int8 weights the activations x are quantised in
 the same way as they come: one scale a row and 64 inputs, t = max |x| / 127. A group's
@@ -32,6 +33,7 @@ from numba import prange
 PANEL = 16  # columns of a panel
 PAIRS = 16  # of rows that are packed at a time: their lines stay in the cache
 STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
+SCALE = np.uint16  # a scale is stored as a bfloat16: the upper half of a float32
 _MULTIPLE = {"float32": 16, "bfloat16": 32, "int8": GROUP}  # of n, filled up
 
 
@@ -131,7 +133,7 @@ def pack(array: Any, dtype: str, is_table: bool = False, out: Any = None) -> Pac
     many, scale_count = sizes(n, m, dtype)
     if out is None:
         make = empty if dtype == "bfloat16" else zeros  # it writes its filling
-        out = make(many, STORED[dtype]), zeros(scale_count, np.float32)
+        out = make(many, STORED[dtype]), zeros(scale_count, SCALE)
     data, scales = out
     if data.shape != (many,) or scales.shape != (scale_count,):
         raise ValueError(f"{data.shape} and {scales.shape} do not hold a {n} x {m}")
@@ -163,7 +165,8 @@ def unpack(packed: Packed) -> np.ndarray:
     else:
         numbers = packed.data.reshape(-1, K // 4, PANEL, 4).transpose(0, 1, 3, 2)
         w = numbers.reshape(-1, K // GROUP, GROUP, PANEL).astype(np.float32)
-        w *= packed.scales.reshape(-1, K // GROUP, 1, PANEL)
+        scales = (packed.scales.astype(np.uint32) << 16).view(np.float32)
+        w *= scales.reshape(-1, K // GROUP, 1, PANEL)
         w = w.reshape(-1, K, PANEL)
     w = w.transpose(1, 0, 2).reshape(K, -1)[:n, :m]
     return np.ascontiguousarray(w.T if packed.is_table else w)
@@ -214,14 +217,17 @@ def _pack_bfloat16(bits, data):
 def _pack_int8(w, data, scales):
     n, m = w.shape
     for p in prange(data.shape[0]):
+        quotient = np.zeros(1, np.float32)
+        bits = quotient.view(np.uint32)
         for g in range(scales.shape[1]):
             for j in range(min(PANEL, m - p * PANEL)):
                 top = np.float32(0)
                 for k in range(g * GROUP, min(n, (g + 1) * GROUP)):
                     top = max(top, abs(w[k, p * PANEL + j]))
-                scale = top / np.float32(127)
-                scales[p, g, j] = scale
-                inverse = np.float32(0) if top == 0 else np.float32(1) / scale
+                quotient[0] = top / np.float32(127)
+                bits[0] = (bits[0] + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
+                scales[p, g, j] = np.uint16(bits[0] >> np.uint32(16))
+                inverse = np.float32(0) if top == 0 else np.float32(1) / quotient[0]
                 for k in range(g * GROUP, min(n, (g + 1) * GROUP)):
                     q = np.rint(w[k, p * PANEL + j] * inverse)
                     q = min(max(q, np.float32(-127)), np.float32(127))

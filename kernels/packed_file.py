@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from npgpt.kernels.packed import STORED, Packed, sizes
+from npgpt.kernels.packed import SCALE, STORED, Packed, sizes
 from npgpt.kernels.prepare import (
     Buffers,
     PackedParams,
@@ -29,7 +29,7 @@ from npgpt.errors import CheckpointError
 from npgpt.files import check_readable
 
 FILE = "packed.safetensors"
-LAYOUT = "panels of 16, groups of 64, version 1"
+LAYOUT = "panels of 16, groups of 64, version 2"
 
 
 @checked(CheckpointError)
@@ -148,10 +148,10 @@ def _expected(config: GPT2Config, dtype: str) -> dict[str, tuple[Any, tuple[int,
     table, table_scales = sizes(C, config.vocab_size, dtype)
     found = {
         "data": (STORED[dtype], (L, sum(d for d, _ in parts))),
-        "scales": (np.float32, (L, sum(s for _, s in parts))),
+        "scales": (SCALE, (L, sum(s for _, s in parts))),
         "vectors": (np.float32, (L, sum(vector_lengths(config)))),
         "table": (STORED[dtype], (table,)),
-        "table_scales": (np.float32, (table_scales,)),
+        "table_scales": (SCALE, (table_scales,)),
         "wpe": (np.float32, (config.n_positions, C)),
         "ln_f": (np.float32, (2, C)),
     }

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from npgpt.kernels.packed import STORED, Packed, pack, sizes, zeros
+from npgpt.kernels.packed import SCALE, STORED, Packed, pack, sizes, zeros
 
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
 from npgpt.tensorfile import forget
@@ -87,7 +87,7 @@ def prepare(params: GPT2Params, dtype: str, xp: ModuleType) -> PackedParams:
     shapes, lengths = matrices(config), vector_lengths(config)
     parts = [sizes(n, m, dtype) for n, m in shapes]
     data = zeros((config.n_layer, sum(d for d, _ in parts)), STORED[dtype])
-    scales = zeros((config.n_layer, sum(s for _, s in parts)), np.float32)
+    scales = zeros((config.n_layer, sum(s for _, s in parts)), SCALE)
     vectors = np.zeros((config.n_layer, sum(lengths)), np.float32)
     show = _progress(config)
     for i, block in enumerate(show(params.h)):

@@ -42,6 +42,7 @@ from npgpt.kernels.llvm import (
     multiply_add,
     splat,
     store,
+    upper_halves,
 )
 from numba import types
 from numba.extending import intrinsic
@@ -189,8 +190,8 @@ def _int8_tile(b, rows, panels, tier, args):
         return ir.Constant(I64, value)
 
     def panel(name, p):
-        """Where panel p begins, in b or in b_scale: 4 bytes of scale for 64 of b."""
-        size = args["b_panel"] if name == "b" else b.sdiv(args["b_panel"], n(16))
+        """Where panel p begins, in b or in b_scale: 2 bytes of scale for 64 of b."""
+        size = args["b_panel"] if name == "b" else b.sdiv(args["b_panel"], n(32))
         return b.add(args[name], b.mul(size, n(p)))
 
     def group(g, sums):
@@ -221,7 +222,7 @@ def _int8_tile(b, rows, panels, tier, args):
         starts = [start for start in starts for _ in range(panels)]
         ints = loop(b, n(GROUP // 4), starts, four)
         scales = [
-            load(b, b.add(panel("b_scale", p), b.mul(g, n(64))), F32x16)
+            upper_halves(b, b.add(panel("b_scale", p), b.mul(g, n(32))))
             for p in range(panels)
         ]
         out = []

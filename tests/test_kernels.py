@@ -211,7 +211,7 @@ def test_packing_errs_within_its_bound(dtype):
     else:
         for top in range(0, 130, GROUP):
             part = w[top : top + GROUP]
-            bound = np.abs(part).max(0) / 254 * (1 + 1e-5)
+            bound = np.abs(part).max(0) / 254 * (1 + 2**-7 + 1e-5)
             assert (np.abs(found[top : top + GROUP] - part) <= bound).all()
 
 
@@ -237,7 +237,7 @@ def test_a_table_is_also_the_head(dtype):
 
 
 def test_packed_weights_have_the_promised_bytes():
-    for dtype, width in (("float32", 4), ("bfloat16", 2), ("int8", 1 + 4 / GROUP)):
+    for dtype, width in (("float32", 4), ("bfloat16", 2), ("int8", 1 + 2 / GROUP)):
         assert pack(normal(128, 2 * PANEL), dtype).nbytes == 128 * 2 * PANEL * width
         assert sizes(768, 50257, dtype)[0] % (768 * PANEL) == 0
 

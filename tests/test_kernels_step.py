@@ -201,7 +201,7 @@ def test_a_damaged_packed_file_is_refused(tmp_path):
     length = int.from_bytes(raw[:8], "little")
     for damaged in (
         raw[:1000],
-        raw.replace(b"version 1", b"version 9", 1),
+        raw.replace(b"version 2", b"version 9", 1),
         raw[:8] + raw[8 : 8 + length].replace(b'"wpe"', b'"xpe"') + raw[8 + length :],
     ):
         path.write_bytes(damaged)
