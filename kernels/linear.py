@@ -108,9 +108,10 @@ def linear(
 
 def _plain(x: Array, weight: Array, bias: Array | None) -> Array:
     """With an array (training): the bias is added by all threads."""
+    kinds = {getattr(array, "dtype", None) for array in (x, weight, bias)}
+    if kinds != {np.dtype(np.float32)}:
+        return ops.linear(x, weight, bias)
     y = ops.linear(x, weight)
-    if bias is None or not y.dtype == bias.dtype == np.float32:
-        return y if bias is None else y + bias
     if bias.shape != y.shape[-1:]:
         raise ValueError(f"linear: bias {bias.shape} does not fit {weight.shape}")
     with LOCK:

@@ -34,7 +34,8 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
 
     The function is called with some rows after the other; the rest of its arguments
     stay. It returns an array of rows, or a tuple of one and of sums over the rows.
-    Arrays that are small, not contiguous or not NumPy's go through in one call.
+    Arrays that are small, not contiguous, not NumPy's or passed by name go through in
+    one call.
 
     >>> doubled = by_rows(1)(lambda x: (2 * x, x.sum(axis=0)))
     >>> rows, total = doubled(np.ones((40_000, 2)))
@@ -46,7 +47,8 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
         @wraps(function)
         def in_pieces(*args: Any, **options: Any) -> Any:
             whole, rest = args[:arrays], args[arrays:]
-            if not all(_is_large(x) and x.shape == whole[0].shape for x in whole):
+            fits = [_is_large(x) and x.shape == whole[0].shape for x in whole]
+            if len(fits) < arrays or not all(fits):
                 return function(*args, **options)
             shape = whole[0].shape
             flat = [x.reshape(-1, shape[-1]) for x in whole]

@@ -178,6 +178,19 @@ def test_attention_refuses_what_does_not_fit():
         kernels.attention(q, k, k, mask=np.ones((1, 3, 4), bool))
 
 
+def test_linear_with_an_array_is_the_reference():
+    x, w, bias = normal(3, 70, 9), normal(9, 33), normal(33)
+    for args in ((x, w), (x, w, bias), (x[:, ::-1], w.T.copy().T, bias[::-1])):
+        found, expected = kernels.linear(*args), ops.linear(*args)
+        np.testing.assert_allclose(found, expected, **CLOSE)
+    for other in (bias.astype(np.float64), bias.astype(np.float16)):
+        found = kernels.linear(x, w, other)
+        assert found.dtype == ops.linear(x, w, other).dtype
+    for wrong in (bias[:5], bias[None]):
+        with pytest.raises(ValueError, match="fit"):
+            kernels.linear(x, w, wrong)
+
+
 @SLOW
 @given(st.data())
 def test_linear_matches_its_packed_weight(data):

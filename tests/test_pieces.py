@@ -69,5 +69,9 @@ def test_large_arrays_go_through_in_pieces_and_others_whole():
         assert function(y, y).shape == y.shape
         assert sizes == [y.size]
     sizes.clear()
+    assert (function(x, y=x) == 2).all()
+    assert (function(x=x, y=x) == 2).all()
+    assert sizes == [x.size] * 2
+    sizes.clear()
     assert function(x, x[0]).shape == x.shape  # not equal in shape: NumPy's broadcast
     assert sizes == [x.size]
