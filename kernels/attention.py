@@ -86,8 +86,7 @@ def attention(
     q, k, v = (rows_together(x) for x in (q, k, v))
     if k.dtype == np.float16:
         k, v = k.view(np.uint16), v.view(np.uint16)
-    # Heads side by side: merging them is then no copy.
-    out = np.empty((B, T, H, D), np.float32).transpose(0, 2, 1, 3)
+    out = np.empty((B, T, H, D), np.float32)  # heads merge then without a copy
     scale = 1 / math.sqrt(D) if scale is None else scale
     near = 0 if window is None else max(1, int(window))
     with LOCK:
@@ -95,7 +94,7 @@ def attention(
         _attention(
             tier_isa(), q, k, v, mask, causal, near, np.float32(scale), out, scratch
         )
-    return out
+    return out.transpose(0, 2, 1, 3)
 
 
 def rows_together(x: np.ndarray) -> np.ndarray:
@@ -118,7 +117,7 @@ def _attention(isa, q, k, v, mask, causal, window, scale, out, scratch):
             seen = mask[b % mask.shape[0]]
             attend(
                 isa, q[b, h], k[b, h], v[b, h], seen, causal, window, scale, first,
-                last, T, k.shape[2], out[b, h], scratch[thread],
+                last, T, k.shape[2], out[b, :, h], scratch[thread],
             )  # fmt: skip
 
 

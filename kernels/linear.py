@@ -114,8 +114,9 @@ def _plain(x: Array, weight: Array, bias: Array | None) -> Array:
     y = ops.linear(x, weight)
     if bias.shape != y.shape[-1:]:
         raise ValueError(f"linear: bias {bias.shape} does not fit {weight.shape}")
-    with LOCK:
-        _add(y.reshape(-1, len(bias)), np.ascontiguousarray(bias))
+    if y.size:
+        with LOCK:
+            _add(y.reshape(-1, len(bias)), np.ascontiguousarray(bias))
     return y
 
 
@@ -272,7 +273,7 @@ def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
         k = min(depth, K - k0)
         # The first rows ask for the next panels; the others, for whom the panels are
         # in the cache, have the memory to themselves: for the next inputs' weights, or
-        # the next strip's.
+        # (where all rows are one block) the next strip's.
         size = k * PANEL * item
         ahead, pace, left = max(1, len(width)) * panel, 64, (bottom - top - 1) // FEW
         far = size if k0 + k < K else (last - first) * panel - k0 * PANEL * item

@@ -13,8 +13,8 @@ prompts alike, on every tier:
                at most (1 + 2^-7) max |w| / 254
 
 n and m are filled up with zeros. With int8 weights the activations x are quantised in
-the same way as they come: one scale a row and 64 inputs, t = max |x| / 127. A group's
-sum of products is then exact in int32 and off by at most
+the same way as they come: one float32 scale a row and 64 inputs, t = max |x| / 127. A
+group's sum of products is then exact in int32 and off by at most
 sum_i (|x_i| s + |w_i| t) / 2 + 64 s t / 4 from the product of floats.
 
 Nothing here is a copy beside another: a table that is also the output head is one.

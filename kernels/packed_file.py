@@ -129,7 +129,7 @@ def load_packed(folder: str | Path, dtype: str) -> PackedParams:
 
 
 def _arrays(buffers: Buffers) -> dict[str, np.ndarray]:
-    # Weights first: whole panels, so each array starts at a multiple of 64 bytes
+    # Weights first: whole panels, so each of them starts at a multiple of 64 bytes
     arrays = {"data": buffers.data, "table": buffers.table.data}
     others = {
         "scales": buffers.scales, "table_scales": buffers.table.scales,

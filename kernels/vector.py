@@ -279,9 +279,9 @@ def tiles(typingctx, isa, data, inputs, panels, most, b, b_panel, b_scale, a, a_
 
     `data` and `inputs` (the arrays of B and A) are here for their types; `panels`, how
     many are multiplied at once, is a tuple of that length. What follows are numbers,
-    bytes and addresses; from one float (or pair) of A to the next it is a_step. The
-    tallest tiles ask, with every step, for `pace` bytes more of each panel from `ahead`
-    of it on.
+    bytes and addresses; from one float (or pair) of A to the next it is a_step. Float
+    tiles of 12 rows ask, with every step, for `pace` bytes more of each panel from
+    `ahead` of it on; the others for what lies AHEAD.
     """
     kind, tier, wide = data.dtype, len(isa), max(1, len(panels))
     if kind == types.uint16 and inputs.dtype == types.uint16:

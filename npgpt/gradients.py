@@ -192,7 +192,7 @@ def through_head(
     B, T, C = hidden.shape
     rows, flat = xp.reshape(hidden, (B * T, C)), xp.asarray(targets.reshape(-1))
     loss, dhidden = 0.0, xp.empty_like(rows)
-    dtable = None  # (C, V) until the end
+    total = None  # of the table's gradient, on its side
     for start in range(0, B * T, HEAD_ROWS):
         piece = slice(start, start + HEAD_ROWS)
         z = backend.linear(rows[piece, :], table.T)
@@ -204,12 +204,18 @@ def through_head(
             dx, dweight, _ = backward.linear(
                 dz, rows[piece, :], table.T, has_bias=False
             )
-            dtable = dweight if dtable is None else dtable + dweight
+            if total is None:
+                total = dweight
+            else:
+                total += dweight
         else:
             dx = backend.linear(dz, table)
         dhidden[piece, :] = dx
-    dhidden = xp.reshape(dhidden, hidden.shape)
-    return loss, dhidden, dtable if dtable is None else dtable.T
+    dtable = None
+    if table_too:
+        dtable = xp.zeros_like(table)
+        dtable += total.T
+    return loss, xp.reshape(dhidden, hidden.shape), dtable
 
 
 def _through_block(

@@ -33,7 +33,8 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
     """Decorator for a function of `arrays` equal arrays that treats every row alone.
 
     The function is called with some rows after the other; the rest of its arguments
-    stay. It returns an array of rows, or a tuple of one and of sums over the rows.
+    stay. It returns an array of as many rows, as long, or a tuple of one and of sums
+    over the rows.
     Arrays that are small, not contiguous, not NumPy's or passed by name go through in
     one call.
 
@@ -53,20 +54,16 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
             shape = whole[0].shape
             flat = [x.reshape(-1, shape[-1]) for x in whole]
             size = max(1, NUMBERS // shape[-1])
-            out, sums = None, ()
+            out, sums = None, []
             for start in range(0, len(flat[0]), size):
                 piece = slice(start, start + size)
                 result = function(*(x[piece] for x in flat), *rest, **options)
                 rows, *parts = result if isinstance(result, tuple) else (result,)
                 if out is None:
-                    out, sums = (
-                        np.empty((len(flat[0]), *rows.shape[1:]), rows.dtype),
-                        parts,
-                    )
+                    out = np.empty(flat[0].shape, rows.dtype)
+                    sums = parts
                 else:
-                    sums = [
-                        total + part for total, part in zip(sums, parts, strict=True)
-                    ]
+                    sums = [a + b for a, b in zip(sums, parts, strict=True)]
                 out[piece] = rows
             out = out.reshape(shape)
             return (out, *sums) if sums else out

@@ -247,9 +247,9 @@ def keep_freed_memory() -> bool:
     """Ask the C library to keep what a training step frees for the next; if it does.
 
     glibc gives arrays of some megabytes back to the system one by one, and gets zeroed
-    pages for the next ones: a tenth of a step and more. Here it keeps them until the
-    process ends; elsewhere (macOS, Windows, musl) nothing happens. For a process that
-    does nothing but train, such as `npgpt train`.
+    pages for the next ones. Here it keeps those of up to 32 MB, the most that it can,
+    until the process ends; elsewhere (macOS, Windows, musl) nothing happens. For a
+    process that does nothing but train, such as `npgpt train`.
 
     >>> keep_freed_memory()  # doctest: +SKIP
     True

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import CASES, FIXTURES, TINY, tiny_params, token_ids
 
-from npgpt import DecodingError, backward, ops
+from npgpt import DecodingError, backward, gradients, ops
 from npgpt.backend import NUMPY, place
 from npgpt.dropout import Dropout
 from npgpt.gradients import Tape, loss_and_gradients, mean_loss, through_mlp
@@ -50,6 +50,18 @@ def test_gradients_are_finite_differences(case):
     assert_gradients(
         params, lambda p: loss_and_gradients(p, IDS, TARGETS, **options)[0], grads
     )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_in_pieces_is_the_head(tied, monkeypatch):
+    params = doubles(replace(TINY, tie_word_embeddings=tied))
+    loss, grads = loss_and_gradients(params, IDS, TARGETS, backend=NUMPY)
+    monkeypatch.setattr(gradients, "HEAD_ROWS", 5)  # of 14: pieces of 5, 5 and 4
+    again, pieces = loss_and_gradients(params, IDS, TARGETS, backend=NUMPY)
+    assert again == pytest.approx(loss, rel=1e-14)
+    for name, found in leaves(pieces).items():
+        np.testing.assert_allclose(found, leaves(grads)[name], rtol=1e-9, atol=1e-12)
+        assert found.flags.c_contiguous, name  # AdamW's twin takes no others
 
 
 def test_dropout_and_ignored_targets_are_differentiated_too():

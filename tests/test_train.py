@@ -440,4 +440,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         int(subprocess.check_output([sys.executable, "-c", code, kept]))
         for kept in ("no", "yes")
     ]
-    assert faults[1] < faults[0] / 5
+    assert faults[1] < faults[0] / 2

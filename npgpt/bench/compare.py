@@ -145,7 +145,11 @@ def compare(
             kv = 2 * config.n_layer * config.n_embd
             result["read_ceiling"] = ceiling
             result["measured"] = [
-                asdict(with_roofline(m, sizes.get(m.engine), ceiling, kv))
+                asdict(
+                    with_roofline(
+                        m, sizes.get(m.engine), ceiling, kv, config.n_positions
+                    )
+                )
                 for m in measured
             ]
             keep(result)
@@ -193,13 +197,21 @@ def _measured(
 
 
 def with_roofline(
-    m: Measured, step_bytes: int | None, ceiling: float | None, kv_numbers: int
+    m: Measured,
+    step_bytes: int | None,
+    ceiling: float | None,
+    kv_numbers: int,
+    room: int,
 ) -> Measured:
-    """Tokens a second if a step cost its bytes alone: weights once, and the cache."""
+    """Tokens a second if a step cost its bytes alone: weights once, and the cache.
+
+    The cache is counted as it is in the middle of a turn.
+    """
     if m.task != "decode" or step_bytes is None or ceiling is None:
         return m
     width = 4 if m.engine.endswith("float32") else 2
-    moved = step_bytes + m.batch * m.tokens * kv_numbers * width
+    context = m.tokens + steps(m.tokens, m.batch, room) / 2
+    moved = step_bytes + m.batch * context * kv_numbers * width
     return Measured(**{**asdict(m), "roofline": ceiling / moved * m.batch})
 
 
