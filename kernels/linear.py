@@ -37,7 +37,7 @@ from npgpt.kernels.packed import (
 )
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
-from numba import prange
+from numba import get_num_threads, prange
 
 from npgpt import ops
 from npgpt.ops import Array
@@ -130,7 +130,10 @@ def multiply(
     shift[:m] = 0 if bias is None else bias
     c = empty((whole_rows(M), width), np.float32)[:M]
     with LOCK:
-        _product(isa, weight.data, weight.scales, K, a, *narrowed, shift, c)
+        _product(
+            isa, get_num_threads(), weight.data, weight.scales, K, a, *narrowed, shift,
+            c,
+        )  # fmt: skip
     return c if width == m else np.ascontiguousarray(c[:, :m])
 
 
@@ -232,6 +235,17 @@ def columns(m):
 
 
 @inner_kernel
+def strip_size(panels, M, threads):
+    """Panels of a strip of a product with M rows, two at a time.
+
+    Decoding waits for memory, and at its end for the other threads: small strips. In
+    prompts a strip's rows are read anew for each strip: larger ones.
+    """
+    tasks = 8 * threads if M <= FEW else 4 * threads
+    return max(2, min(16, panels // tasks) // 2 * 2)
+
+
+@inner_kernel
 def strip(isa, matrix, first, last, top, bottom, inputs, c):
     """c[top:bottom] of the panels first .. last - 1."""
     stay_apart()
@@ -323,10 +337,10 @@ def _tile_strip(isa, matrix, first, last, top, bottom, inputs, c):
 
 
 @kernel(parallel=True)
-def _product(isa, data, scales, K, a, q, q_scale, q_start, bias, c):
+def _product(isa, threads, data, scales, K, a, q, q_scale, q_start, bias, c):
     M, panels = c.shape[0], c.shape[1] // PANEL
     blocks = (M + ROWS - 1) // ROWS
-    size = max(2, min(16, panels // 16) // 2 * 2)
+    size = strip_size(panels, M, threads)
     strips = (panels + size - 1) // size
     for task in prange(blocks * strips):
         top, first = task % blocks * ROWS, task // blocks * size

@@ -15,7 +15,7 @@ from npgpt.kernels.compiling import inner_kernel, stay_apart
 from npgpt.kernels.elementwise import gelu_one, narrow
 from npgpt.kernels.embedding import table_row
 from npgpt.kernels.layer_norm import norm_row
-from npgpt.kernels.linear import FEW, ROWS, narrow_row, strip
+from npgpt.kernels.linear import ROWS, narrow_row, strip, strip_size
 from npgpt.kernels.packed import PANEL
 from npgpt.kernels.team import claim, claim_next, wait
 
@@ -125,10 +125,7 @@ def product(read, phase, isa, what, threads, matrix, inputs, c, bias, after):
     stay_apart()
     M, m = len(inputs.a), matrix.m
     panels = (m + PANEL - 1) // PANEL
-    # Decoding waits for memory, and at the end for the other threads: small strips.
-    # In prompts a strip's rows are read anew for each: larger ones. Two at a time.
-    tasks = 8 * threads if M <= FEW else 4 * threads
-    size = max(2, min(16, panels // tasks) // 2 * 2)
+    size = strip_size(panels, M, threads)
     strips, blocks = (panels + size - 1) // size, (M + ROWS - 1) // ROWS
     count = strips * blocks
     task = claim(read.sync, phase, count)
