@@ -7,6 +7,7 @@ that is not available raises instead of falling back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -18,7 +19,7 @@ from npgpt import ops, pieces
 from npgpt.checks import shown
 from npgpt.errors import BackendError
 from npgpt.tensorfile import forget
-from npgpt.tree import map_leaves
+from npgpt.tree import leaves, map_leaves
 
 
 def place(params: Any, dtype: str, xp: ModuleType) -> Any:
@@ -40,18 +41,27 @@ def place_by_columns(params: Any, dtype: str, xp: ModuleType) -> Any:
     """
     if xp is not np:
         return place(params, dtype, xp)
-    blocks = map_leaves(lambda x: _by_columns(np.asarray(x, dtype=dtype)), params.h)
+    # In one array, which the system gives large pages; each matrix starts at a multiple
+    # of 64 bytes, as a vector does.
+    matrices = [x for x in leaves(params.h).values() if x.ndim == 2]
+    size = sum(-(-math.prod(x.shape) // 16) * 16 for x in matrices)
+    room = np.empty(size + 16, dtype)
+    at = -room.ctypes.data % 64 // room.itemsize
+
+    def turn(x: Any) -> np.ndarray:
+        nonlocal at
+        x = np.asarray(x, dtype=dtype)
+        if x.ndim != 2 or x.flags.f_contiguous:
+            return x
+        turned = room[at : at + x.size].reshape(x.shape[::-1])
+        at += -(-x.size // 16) * 16
+        for start in range(0, len(x), 64):  # rows that stay in the cache meanwhile
+            turned[:, start : start + 64] = x[start : start + 64].T
+        forget(x)
+        return turned.T
+
+    blocks = map_leaves(turn, params.h)
     return place(params._replace(h=()), dtype, xp)._replace(h=blocks)
-
-
-def _by_columns(array: np.ndarray) -> np.ndarray:
-    if array.ndim != 2 or array.flags.f_contiguous:
-        return array
-    turned = np.empty(array.shape[::-1], array.dtype)
-    for start in range(0, len(array), 64):  # rows that stay in the cache meanwhile
-        turned[:, start : start + 64] = array[start : start + 64].T
-    forget(array)
-    return turned.T
 
 
 def _backward() -> ModuleType:

@@ -109,6 +109,7 @@ def test_numpy_turns_the_blocks_matrices_and_copies_nothing_else(tmp_path):
         is_matrix = name.startswith("h.") and before.ndim == 2
         assert np.shares_memory(turned[name], before) != is_matrix, name
         assert turned[name].flags.f_contiguous or not is_matrix, name
+        assert turned[name].ctypes.data % 64 == 0 or not is_matrix, name
 
 
 @pytest.mark.parametrize("pad", range(1, 8))
