@@ -12,9 +12,7 @@ The inputs of int8 weights are rounded to int8. Those of bfloat16 weights stay f
 where a token is decoded; where a prompt is read, and the processor multiplies pairs of
 bfloat16 (npgpt.kernels.tiers), they are rounded to bfloat16, by 2^-8 at most.
 
-A ladder, each rung tested against ops.linear (tests/test_kernels.py) and timed by
-`npgpt bench`: `linear_loops` (three loops), `linear_panels` (weights in panels, one
-column vector at a time), `linear` (tiles in registers).
+npgpt.kernels.ladder has the steps on the way to it.
 """
 
 from __future__ import annotations
@@ -32,7 +30,6 @@ from npgpt.kernels.packed import (
     bfloat16_of,
     empty,
     padded,
-    unpack,
     zeros,
 )
 from npgpt.kernels.tiers import isa as tier_isa
@@ -135,40 +132,6 @@ def multiply(
             c,
         )  # fmt: skip
     return c if width == m else np.ascontiguousarray(c[:, :m])
-
-
-def linear_loops(x: Any, weight: Packed) -> np.ndarray:
-    """First rung of the ladder, for float32: the definition as three loops."""
-    c = np.zeros((len(x), weight.outputs), np.float32)
-    _loops(np.ascontiguousarray(x), unpack(weight), c)
-    return c
-
-
-def linear_panels(x: Any, weight: Packed) -> np.ndarray:
-    """Second rung, for float32: 16 columns at a time, on all cores."""
-    K = padded(weight.inputs, weight.dtype)
-    panels = weight.data.reshape(-1, K, PANEL)
-    c = np.zeros((len(x), len(panels) * PANEL), np.float32)
-    with LOCK:
-        _panels(np.ascontiguousarray(x), panels, c)
-    return c[:, : weight.outputs]
-
-
-@kernel
-def _loops(x, w, c):
-    for r in range(len(x)):
-        for j in range(w.shape[1]):
-            for k in range(w.shape[0]):
-                c[r, j] += x[r, k] * w[k, j]
-
-
-@kernel(parallel=True)
-def _panels(x, panels, c):
-    for p in prange(len(panels)):
-        for r in range(len(x)):
-            for k in range(x.shape[1]):
-                for j in range(PANEL):
-                    c[r, p * PANEL + j] += x[r, k] * panels[p, k, j]
 
 
 def whole_rows(M: int) -> int:

@@ -130,7 +130,7 @@ def test_functions_agree_before_they_are_timed():
     rows = list(functions.measure(config, seconds=0.01))
     assert {row.function for row in rows} == {
         "layer_norm", "gelu", "bias_gelu", "softmax", "attention", "linear",
-        "cross_entropy",
+        "linear_loops", "linear_panels", "cross_entropy",
     }  # fmt: skip
     for row in rows:
         assert row.error < 1e-5, row

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 pytest.importorskip("numba")
 
 from npgpt.kernels import tiers
-from npgpt.kernels.linear import linear_loops, linear_panels
+from npgpt.kernels.ladder import linear_loops, linear_panels
 from npgpt.kernels.packed import PANEL, Packed, pack, sizes, unpack
 from npgpt.kernels.vector import AMX, BF16, GROUP, NARROW
 

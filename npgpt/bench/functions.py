@@ -91,6 +91,7 @@ def _cases(
 ) -> Iterator[tuple[str, str, Callable, Callable, float, float]]:
     """Name, shape, reference, twin, bytes moved, FLOPs."""
     from npgpt import kernels
+    from npgpt.kernels.ladder import linear_loops, linear_panels
     from npgpt.kernels.packed import pack
 
     C, H, V, S = config.n_embd, config.n_head, config.vocab_size, config.n_positions
@@ -159,6 +160,17 @@ def _cases(
                 w.nbytes + 4 * T * (n + m),
                 2 * T * n * m,
             )
+    x, w = normal(8, C), normal(C, C)
+    packed = pack(w, "float32")
+    for rung in (linear_loops, linear_panels):
+        yield (
+            rung.__name__,
+            f"8 x {C} x {C}",
+            lambda x=x, w=w: ops.linear(x, w),
+            lambda x=x, w=packed, rung=rung: rung(x, w),
+            w.nbytes + 8 * 4 * 2 * C,
+            2 * 8 * C * C,
+        )
     table = normal(V, C)
     packed, x = pack(table, "float32", is_table=True), normal(1, 1, C)
     yield (
@@ -196,7 +208,10 @@ def measure(config: GPT2Config, seconds: float = 0.5) -> Iterator[FunctionTiming
             [reference, twin], seconds
         )
         share = max(moved / fast / limits["read"], flops / fast / limits["sgemm"])
-        note = "" if fast < slow else "NumPy is as fast here: one BLAS or ufunc call"
+        note = "NumPy is as fast here: one BLAS or ufunc call"
+        if name.startswith("linear_"):
+            note = "a rung of the ladder to linear"
+        note = "" if fast < slow else note
         yield FunctionTiming(
             name,
             shape,
