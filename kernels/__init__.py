@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import ModuleType
 
+from npgpt.backend import NUMPY
 from npgpt.kernels.attention import attention
 from npgpt.kernels.compiling import set_threads
 from npgpt.kernels.cross_entropy import cross_entropy
@@ -33,8 +34,6 @@ from npgpt.kernels.packed_file import load_prepared
 from npgpt.kernels.prepare import prepare
 from npgpt.kernels.softmax import softmax
 from npgpt.kernels.step import decode_step
-
-from npgpt.backend import NUMPY
 
 __all__ = [
     "BACKEND",

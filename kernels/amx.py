@@ -24,6 +24,9 @@ import ctypes
 import sys
 
 from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
 from npgpt.kernels.llvm import (
     F32,
     I8,
@@ -39,8 +42,6 @@ from npgpt.kernels.llvm import (
     upper_halves,
 )
 from npgpt.kernels.vector import AMX
-from numba import types
-from numba.extending import intrinsic
 
 ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18  # ARCH_REQ_XCOMP_PERM, x86-64 Linux
 TILE = 16 * 64  # bytes

@@ -17,14 +17,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import get_num_threads, prange
+
+from npgpt import ops
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, line, widen
 from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import AVX512, ONE, TWO, tiles
-from numba import get_num_threads, prange
-
-from npgpt import ops
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

@@ -18,14 +18,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import get_num_threads, prange
+
+from npgpt import backward as reference
 from npgpt.kernels.attention import FAR, NO_MASK, NONE, _tiles, rows_together
 from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, line
 from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
-from numba import get_num_threads, prange
-
-from npgpt import backward as reference
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

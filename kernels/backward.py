@@ -14,9 +14,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.attention_backward import attention, split_heads
-from npgpt.kernels.compiling import LOCK, kernel
-from npgpt.kernels.elementwise import SQRT_2_PI, exp
 from numba import prange
 
 from npgpt import backward as reference
@@ -25,6 +22,9 @@ from npgpt.backward import (
     attention_scores,
     softmax,
 )
+from npgpt.kernels.attention_backward import attention, split_heads
+from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.elementwise import SQRT_2_PI, exp
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel
 from numba import prange
+
+from npgpt.kernels.compiling import LOCK, kernel
 
 
 def read_seconds(a: np.ndarray) -> float:

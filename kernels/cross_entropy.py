@@ -12,11 +12,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel
-from npgpt.kernels.elementwise import exp
 from numba import prange
 
 from npgpt import ops
+from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.elementwise import exp
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

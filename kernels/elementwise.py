@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from npgpt.kernels.compiling import kernel
 from numba import carray, types
 from numba.extending import intrinsic
+
+from npgpt.kernels.compiling import kernel
 
 F32, HALF = ir.FloatType(), ir.HalfType()
 I32, I16 = ir.IntType(32), ir.IntType(16)

@@ -11,12 +11,12 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from npgpt import ops
 from npgpt.kernels.compiling import inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import weight_value
 from npgpt.kernels.packed import PANEL, Packed, padded
 from npgpt.kernels.vector import GROUP
-
-from npgpt import ops
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

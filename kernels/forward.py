@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import prange
+
 from npgpt.kernels.compiling import inner_kernel, kernel, stay_apart
 from npgpt.kernels.linear import SMALL, Inputs, Matrix, columns
 from npgpt.kernels.phases import (
@@ -28,7 +30,6 @@ from npgpt.kernels.phases import (
     product,
 )
 from npgpt.kernels.vector import GROUP
-from numba import prange
 
 PHASES = 3  # of each of a block's four products: attention, inputs, the product
 

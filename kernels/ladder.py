@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import prange
+
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.packed import PANEL, Packed, padded, unpack
-from numba import prange
 
 
 def linear_loops(x: Any, weight: Packed) -> np.ndarray:

@@ -21,6 +21,9 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numba import get_num_threads, prange
+
+from npgpt import ops
 from npgpt.kernels.amx import block, configure, release
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import line
@@ -34,9 +37,6 @@ from npgpt.kernels.packed import (
 )
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
-from numba import get_num_threads, prange
-
-from npgpt import ops
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

@@ -17,6 +17,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import prange
+
+from npgpt import mixed as reference
 from npgpt.kernels.backward import sum_rows
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.linear import SMALL, multiply, new_narrowed
@@ -24,9 +27,6 @@ from npgpt.kernels.linear import linear as packed_linear
 from npgpt.kernels.packed import bfloat16_of, pack, padded
 from npgpt.kernels.tiers import isa
 from npgpt.kernels.vector import BF16
-from numba import prange
-
-from npgpt import mixed as reference
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

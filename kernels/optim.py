@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
-from npgpt.kernels.compiling import LOCK, kernel
 from numba import prange
 
 from npgpt import optim as reference
+from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.ops import Array
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

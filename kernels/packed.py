@@ -26,9 +26,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numba import prange
+
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel
 from npgpt.kernels.vector import GROUP
-from numba import prange
 
 PANEL = 16  # columns of a panel
 PAIRS = 16  # of rows that are packed at a time: their lines stay in the cache

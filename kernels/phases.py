@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+
 from npgpt.kernels.attention import NO_MASK, attend
 from npgpt.kernels.compiling import inner_kernel, stay_apart
 from npgpt.kernels.elementwise import gelu_one, narrow

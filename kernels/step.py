@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numba import get_num_threads
+
+from npgpt.gpt2 import attention_scale
 from npgpt.kernels.attention import QUERIES, scratch_size
 from npgpt.kernels.compiling import LOCK, report
 from npgpt.kernels.forward import PHASES, Room, Weights, run
@@ -28,9 +31,6 @@ from npgpt.kernels.phases import Read
 from npgpt.kernels.prepare import Buffers, PackedParams
 from npgpt.kernels.team import new_sync
 from npgpt.kernels.tiers import isa as tier_isa
-from numba import get_num_threads
-
-from npgpt.gpt2 import attention_scale
 
 CHUNK = 1024  # tokens read at once: their activations take 30 MB at the 124M shape
 ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")

@@ -21,9 +21,10 @@ import sys
 
 import numpy as np
 from llvmlite import ir
-from npgpt.kernels.compiling import inner_kernel
 from numba import types
 from numba.extending import intrinsic
+
+from npgpt.kernels.compiling import inner_kernel
 
 LINE = 16  # int64 numbers between two counters: they must not share a cache line
 I64 = ir.IntType(64)

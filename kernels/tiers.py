@@ -38,6 +38,7 @@ _NEEDS = {
 def available() -> tuple[str, ...]:
     """The tiers that this processor reports and this system grants, lowest first."""
     import llvmlite.binding as llvm
+
     from npgpt.kernels.amx import granted
 
     features = llvm.get_host_cpu_features()

@@ -24,6 +24,9 @@ are reordered, so results differ from the reference by rounding.
 from __future__ import annotations
 
 from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
 from npgpt.kernels.llvm import (
     F32,
     I32,
@@ -44,8 +47,6 @@ from npgpt.kernels.llvm import (
     store,
     upper_halves,
 )
-from numba import types
-from numba.extending import intrinsic
 
 GROUP = 64  # numbers of the input that share an int8 scale
 AHEAD = 7168  # bytes between a weight that is read and one that is asked for

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from npgpt.kernels.compiling import compile_seconds
-from npgpt.kernels.forward import run
 
 from npgpt import kernels
 from npgpt.backend import get_backend
@@ -16,6 +14,8 @@ from npgpt.checkpoint import expected_shapes, from_tensors
 from npgpt.config import GPT2Config
 from npgpt.gpt2 import GPT2Params
 from npgpt.gradients import loss_and_gradients
+from npgpt.kernels.compiling import compile_seconds
+from npgpt.kernels.forward import run
 from npgpt.mixed import mixed_backend
 from npgpt.model import GPT2
 from npgpt.optim import adamw, new_moments

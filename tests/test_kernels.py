@@ -12,12 +12,11 @@ from hypothesis.extra import numpy as hnp
 
 pytest.importorskip("numba")
 
+from npgpt import BackendError, kernels, ops
 from npgpt.kernels import tiers
 from npgpt.kernels.ladder import linear_loops, linear_panels
 from npgpt.kernels.packed import PANEL, Packed, pack, sizes, unpack
 from npgpt.kernels.vector import AMX, BF16, GROUP, NARROW
-
-from npgpt import BackendError, kernels, ops
 from npgpt.tensorfile import from_bfloat16, to_bfloat16
 
 RNG = np.random.default_rng(0)
@@ -318,9 +317,10 @@ def test_prompts_round_their_inputs_where_bfloat16_is_multiplied(rows):
 def test_tiers_compile_for_processors_that_are_not_here(cpu, kind, tier, instruction):
     import llvmlite.binding as llvm
     from llvmlite import ir
+    from numba import types
+
     from npgpt.kernels.amx import _block
     from npgpt.kernels.vector import _tile_function
-    from numba import types
 
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
