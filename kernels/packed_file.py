@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
-from npgpt.files import check_readable
 from npgpt.kernels.packed import SCALE, STORED, Packed, sizes
 from npgpt.kernels.prepare import (
     Buffers,
@@ -27,6 +25,8 @@ from npgpt.kernels.prepare import (
     vector_lengths,
 )
 from npgpt.kernels.tiers import current
+from npgpt.support.arguments import checked
+from npgpt.support.files import check_readable
 
 FILE = "packed.safetensors"
 LAYOUT = "panels of 16, groups of 64, version 2"

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from npgpt import ops, pieces
-from npgpt.checks import shown
 from npgpt.errors import BackendError
+from npgpt.support.arguments import shown
+from npgpt.support.leaves import leaves, map_leaves
 from npgpt.tensorfile import forget
-from npgpt.tree import leaves, map_leaves
 
 
 def place(params: Any, dtype: str, xp: ModuleType) -> Any:

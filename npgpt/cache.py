@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.checks import checked, shown
 from npgpt.errors import ContextOverflowError, DecodingError
+from npgpt.support.arguments import checked, shown
 
 Array = Any
 

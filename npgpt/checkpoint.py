@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import NUMPY
-from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
-from npgpt.files import check_readable
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
+from npgpt.support.arguments import checked
+from npgpt.support.files import check_readable
 from npgpt.tensorfile import (
     ENCODE,
     read_safetensors,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt import hub
-from npgpt.checks import check_fields, checked, shown
 from npgpt.errors import (
     CheckpointError,
     ContextOverflowError,
@@ -26,10 +25,11 @@ from npgpt.errors import (
     NpgptError,
     TokenizerError,
 )
-from npgpt.files import check_readable
 from npgpt.grid import Setting, model_names, with_models
 from npgpt.model import GPT2
 from npgpt.score import last_logprobs
+from npgpt.support.arguments import check_fields, checked, shown
+from npgpt.support.files import check_readable
 
 MOST_SEEDS = 10_000  # seeds of one prompt; those of the next begin after them
 MOST_JOBS = 256  # processes, which all start at once

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.activations import ACTIVATIONS
-from npgpt.checks import checked, shown
 from npgpt.errors import CheckpointError
-from npgpt.files import check_readable
+from npgpt.support.arguments import checked, shown
+from npgpt.support.files import check_readable
 
 
 @dataclass(frozen=True)

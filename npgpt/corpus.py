@@ -19,9 +19,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from npgpt.checks import checked
 from npgpt.errors import DataError, TokenizerError
 from npgpt.reading import BLOCK, encode_pieces, join_words, read_text
+from npgpt.support.arguments import checked
 from npgpt.tokenizer import END_OF_TEXT, Tokenizer
 
 SPECIAL = (END_OF_TEXT, "[PAD]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4

@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from npgpt.checks import checked
 from npgpt.errors import DataError
+from npgpt.support.arguments import checked
 
 
 @checked(DataError)

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt import gpt2
-from npgpt.checks import Model, check_fields, checked, shown
 from npgpt.errors import DataError
 from npgpt.reading import read_text
 from npgpt.score import token_logprobs
+from npgpt.support.arguments import Model, check_fields, checked, shown
 
 STYLES = ("llm.c", "lm-eval")
 NORMS = ("tokens", "characters")

@@ -16,7 +16,6 @@ import numpy as np
 
 from npgpt import gpt2
 from npgpt.cache import KVCache
-from npgpt.checks import checked, is_list, shown
 from npgpt.errors import DecodingError
 from npgpt.rows import (
     Rows,
@@ -28,6 +27,7 @@ from npgpt.rows import (
     read_hidden,
     read_states,
 )
+from npgpt.support.arguments import checked, is_list, shown
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from npgpt.checks import checked, shown
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.errors import GridError, NpgptError
+from npgpt.support.arguments import checked, shown
 
 MODELS = ("model", "models")  # kinds of parameters whose value is the name of a model
 TAKEN = {  # arguments that the comparison gives itself

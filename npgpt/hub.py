@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.checkpoint import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
-from npgpt.checks import checked
 from npgpt.errors import CheckpointError
+from npgpt.support.arguments import checked
 from npgpt.tokenizer import FILES, PAIRS
 
 ALIASES = {

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass, replace
 
 from npgpt.checkpoint import expected_shapes
-from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
+from npgpt.support.arguments import checked
 
 _PARTS = (  # checkpoint name contains -> part of the model
     ("wte", "token embeddings"),

@@ -22,7 +22,6 @@ from npgpt import checkpoint, forward, gpt2, hub, ops
 from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
-from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.decoding.generation import PROMPT, Generator
 from npgpt.errors import (
@@ -33,6 +32,7 @@ from npgpt.errors import (
 )
 from npgpt.rows import check_rows, chunks_of
 from npgpt.score import Score
+from npgpt.support.arguments import checked
 from npgpt.taps import CheckedTap, no_tap
 from npgpt.tokenizer import Tokenizer
 

@@ -1,6 +1,6 @@
 """AdamW, clipping by the global norm, and the learning rate's way up and down.
 
-Parameters, gradients and moments are trees of one structure (npgpt.tree). `adamw` and
+Parameters, gradients and moments are trees of one structure (npgpt.support.leaves). `adamw` and
 `clip_by_global_norm` write into their arrays: a step of training makes no second copy
 of the model. The backend's `optim` module holds `update`, AdamW's formula for one
 array, which the Numba twin does in one pass.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.backend import Backend
 from npgpt.ops import Array, namespace
-from npgpt.tree import leaves, map_leaves
+from npgpt.support.leaves import leaves, map_leaves
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

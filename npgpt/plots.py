@@ -17,9 +17,9 @@ from matplotlib import font_manager
 from matplotlib.colors import BoundaryNorm, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 
-from npgpt.checks import Model, checked
 from npgpt.errors import PlotError
 from npgpt.ops import causal_mask
+from npgpt.support.arguments import Model, checked
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

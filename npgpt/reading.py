@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from npgpt.checks import Stream, checked
 from npgpt.errors import TokenizerError
+from npgpt.support.arguments import Stream, checked
 from npgpt.tokenizer import Tokenizer
 
 BLOCK = 2**16  # bytes read and, at least, characters encoded at once

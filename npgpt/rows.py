@@ -14,8 +14,8 @@ import numpy as np
 
 from npgpt import gpt2
 from npgpt.cache import KVCache
-from npgpt.checks import is_list, shown
 from npgpt.errors import DecodingError
+from npgpt.support.arguments import is_list, shown
 
 PREFILL_CHUNK = 1024  # tokens of all rows read at once: bounds what a layer holds
 

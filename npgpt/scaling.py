@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.checks import checked
 from npgpt.config import GPT2Config
 from npgpt.errors import DataError
 from npgpt.info import describe
+from npgpt.support.arguments import checked
 
 # The published models
 

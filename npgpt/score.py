@@ -18,9 +18,9 @@ import numpy as np
 
 from npgpt import gpt2
 from npgpt.cache import KVCache
-from npgpt.checks import Model, Stream, checked
 from npgpt.errors import ContextOverflowError, DecodingError, TokenizerError
 from npgpt.reading import encode_pieces, read_text, split_documents
+from npgpt.support.arguments import Model, Stream, checked
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float, Int

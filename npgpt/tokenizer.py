@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.checks import checked, shown
 from npgpt.errors import TokenizerError
-from npgpt.files import check_readable
+from npgpt.support.arguments import checked, shown
+from npgpt.support.files import check_readable
 
 PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 FILES = ("tokenizer.json", *(name for pair in PAIRS for name in pair))

@@ -32,7 +32,6 @@ import numpy as np
 from npgpt import checkpoint, optim
 from npgpt.backend import Backend, get_backend, place
 from npgpt.batches import batch, check_data, check_row
-from npgpt.checks import check_fields, checked, shown
 from npgpt.config import GPT2Config
 from npgpt.dropout import Dropout
 from npgpt.errors import TrainingError
@@ -41,9 +40,10 @@ from npgpt.gradients import loss_and_gradients, mean_loss
 from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lora
 from npgpt.mixed import mixed_backend
 from npgpt.resume import CURVE, State, begin, fingerprint, save
+from npgpt.support.arguments import check_fields, checked, shown
+from npgpt.support.leaves import leaves, map_leaves
 from npgpt.taps import no_tap
 from npgpt.tokenizer import Tokenizer
-from npgpt.tree import leaves, map_leaves
 
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("steps batch_size accumulate context eval_every eval_tokens save_every",

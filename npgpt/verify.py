@@ -23,11 +23,11 @@ import numpy as np
 
 from npgpt import checkpoint, golden, gpt2, ops
 from npgpt.backend import BACKENDS, NUMPY, Backend
-from npgpt.checks import checked
 from npgpt.differences import Scales, conditions, record, relative_error, spread
 from npgpt.errors import BackendError, CheckpointError, NpgptError
-from npgpt.files import check_readable
 from npgpt.model import GPT2
+from npgpt.support.arguments import checked
+from npgpt.support.files import check_readable
 
 REFERENCE = "reference.npz"  # beside a bundled model's weights
 REPLACEABLE = ("softmax", "layer_norm", "gelu", "linear", "attention")

@@ -43,7 +43,7 @@ from npgpt import (
     train,
     verify,
 )
-from npgpt.checks import checked
+from npgpt.support.arguments import checked
 
 
 class Odd:

@@ -13,7 +13,7 @@ import safetensors.numpy
 from helpers import TINY, tiny_params, token_ids, unit_tensors
 
 from npgpt import GPT2, CheckpointError, checkpoint, tensorfile
-from npgpt.tree import leaves
+from npgpt.support.leaves import leaves
 
 IDS = token_ids(TINY, 1, 6)
 

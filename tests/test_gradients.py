@@ -10,8 +10,8 @@ from npgpt import DecodingError, backward, gradients, ops
 from npgpt.backend import NUMPY, place
 from npgpt.dropout import Dropout
 from npgpt.gradients import Tape, loss_and_gradients, mean_loss, through_mlp
+from npgpt.support.leaves import leaves, map_leaves
 from npgpt.taps import no_tap
-from npgpt.tree import leaves, map_leaves
 
 RNG = np.random.default_rng(0)
 IDS, TARGETS = token_ids(TINY, 2, 7), token_ids(TINY, 2, 7, seed=3)

@@ -14,8 +14,8 @@ from npgpt.backend import NUMPY, place
 from npgpt.gradients import loss_and_gradients
 from npgpt.lora import LoraConfig
 from npgpt.mixed import mixed_backend
+from npgpt.support.leaves import leaves
 from npgpt.train import TrainConfig, init_params, train, validation_loss
-from npgpt.tree import leaves
 
 RNG = np.random.default_rng(0)
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)

@@ -22,9 +22,9 @@ from npgpt.batches import batch
 from npgpt.gradients import loss_and_gradients
 from npgpt.lora import LoraConfig, attach, lora_backend, merge, new_lora
 from npgpt.score import score
+from npgpt.support.leaves import leaves, map_leaves
 from npgpt.tensorfile import read_metadata
 from npgpt.train import TrainConfig, init_params, train, validation_loss
-from npgpt.tree import leaves, map_leaves
 
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)
 QUICK = TrainConfig(

@@ -198,7 +198,7 @@ class _Show:
 
     def begin(self, params: Any, data: Any) -> None:
         """What is about to happen, in one line."""
-        from npgpt.tree import leaves
+        from npgpt.support.leaves import leaves
 
         if sys.stderr.isatty():
             click.echo("\r\033[K", nl=False, err=True)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.checks import checked, is_list
 from npgpt.decoding.decode import decode
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.errors import DecodingError
+from npgpt.support.arguments import checked, is_list
 
 PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
 

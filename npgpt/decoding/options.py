@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from npgpt.checks import shown
 from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import PARAMETERS, STRATEGIES
 from npgpt.decoding.registry import Parameter, Strategy
 from npgpt.errors import DecodingError
+from npgpt.support.arguments import shown
 
 OVERFLOW = ("error", "stop", "slide")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from npgpt.checks import shown
 from npgpt.errors import DecodingError
+from npgpt.support.arguments import shown
 
 KINDS = {  # of a parameter: what a user writes
     "number": "a number",
