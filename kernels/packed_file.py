@@ -35,7 +35,7 @@ LAYOUT = "panels of 16, groups of 64, version 2"
 @checked(CheckpointError)
 def save_packed(params: PackedParams, folder: str | Path) -> None:
     """Write config.json and packed.safetensors; each appears whole or not at all."""
-    from npgpt.tensorfile import write_atomically
+    from npgpt.storage.tensorfile import write_atomically
 
     folder, buffers = Path(folder), params.buffers
     if buffers is None:

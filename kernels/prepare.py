@@ -19,7 +19,7 @@ import numpy as np
 
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
 from npgpt.kernels.packed import SCALE, STORED, Packed, pack, sizes, zeros
-from npgpt.tensorfile import forget
+from npgpt.storage.tensorfile import forget
 
 LARGE = 300_000_000  # parameters, from which packing shows its progress
 

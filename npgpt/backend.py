@@ -17,9 +17,9 @@ import numpy as np
 
 from npgpt import ops, pieces
 from npgpt.errors import BackendError
+from npgpt.storage.tensorfile import forget
 from npgpt.support.arguments import shown
 from npgpt.support.leaves import leaves, map_leaves
-from npgpt.tensorfile import forget
 
 
 def place(params: Any, dtype: str, xp: ModuleType) -> Any:

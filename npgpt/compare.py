@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from npgpt import hub
 from npgpt.errors import (
     CheckpointError,
     ContextOverflowError,
@@ -28,6 +27,7 @@ from npgpt.errors import (
 from npgpt.grid import Setting, model_names, with_models
 from npgpt.model import GPT2
 from npgpt.score import last_logprobs
+from npgpt.storage import hub
 from npgpt.support.arguments import check_fields, checked, shown
 from npgpt.support.files import check_readable
 

@@ -3,7 +3,7 @@
 An attribute path of the parameters is the checkpoint's tensor name: the tensor
 `h.3.attn.c_attn.weight` is `params.h[3].attn.c_attn.weight`. Token ids come in as
 NumPy integers and are checked before any arithmetic; sampling lives in
-npgpt.decoding, loading in npgpt.checkpoint.
+npgpt.decoding, loading in npgpt.storage.checkpoint.
 
 Every named intermediate passes through `tap(name, array) -> array` (TAPS lists them),
 which may record or replace it. Nothing is written in place between two taps.

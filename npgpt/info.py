@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from npgpt.checkpoint import expected_shapes
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
+from npgpt.storage.checkpoint import expected_shapes
 from npgpt.support.arguments import checked
 
 _PARTS = (  # checkpoint name contains -> part of the model

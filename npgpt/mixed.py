@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from npgpt import backward, ops
 from npgpt.backend import Backend
 from npgpt.ops import Array, namespace
-from npgpt.tensorfile import from_bfloat16, to_bfloat16
+from npgpt.storage.tensorfile import from_bfloat16, to_bfloat16
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt import checkpoint, forward, gpt2, hub, ops
+from npgpt import forward, gpt2, ops
 from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
@@ -32,6 +32,7 @@ from npgpt.errors import (
 )
 from npgpt.rows import check_rows, chunks_of
 from npgpt.score import Score
+from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.taps import CheckedTap, no_tap
 from npgpt.tokenizer import Tokenizer

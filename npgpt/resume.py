@@ -19,14 +19,14 @@ import numpy as np
 from npgpt.backend import Backend
 from npgpt.errors import CheckpointError, TrainingError
 from npgpt.optim import Moments, new_moments
-from npgpt.support.files import check_readable
-from npgpt.support.leaves import leaves, rename_leaves
-from npgpt.tensorfile import (
+from npgpt.storage.tensorfile import (
     read_metadata,
     read_safetensors,
     write_atomically,
     write_safetensors,
 )
+from npgpt.support.files import check_readable
+from npgpt.support.leaves import leaves, rename_leaves
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "loss.jsonl"
 

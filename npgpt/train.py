@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import checkpoint, optim
+from npgpt import optim
 from npgpt.backend import Backend, get_backend, place
 from npgpt.batches import batch, check_data, check_row
 from npgpt.config import GPT2Config
@@ -40,6 +40,7 @@ from npgpt.gradients import loss_and_gradients, mean_loss
 from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lora
 from npgpt.mixed import mixed_backend
 from npgpt.resume import CURVE, State, begin, fingerprint, save
+from npgpt.storage import checkpoint
 from npgpt.support.arguments import check_fields, checked, shown
 from npgpt.support.leaves import leaves, map_leaves
 from npgpt.taps import no_tap

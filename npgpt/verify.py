@@ -21,11 +21,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from npgpt import checkpoint, golden, gpt2, ops
+from npgpt import golden, gpt2, ops
 from npgpt.backend import BACKENDS, NUMPY, Backend
 from npgpt.differences import Scales, conditions, record, relative_error, spread
 from npgpt.errors import BackendError, CheckpointError, NpgptError
 from npgpt.model import GPT2
+from npgpt.storage import checkpoint
 from npgpt.support.arguments import checked
 from npgpt.support.files import check_readable
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from npgpt.checkpoint import expected_shapes, from_tensors
 from npgpt.config import GPT2Config
+from npgpt.storage.checkpoint import expected_shapes, from_tensors
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -26,14 +26,12 @@ from npgpt import (
     GPT2Config,
     NpgptError,
     Tokenizer,
-    checkpoint,
     compare,
     corpus,
     curves,
     evaluate,
     forward,
     grid,
-    hub,
     info,
     lora,
     plots,
@@ -43,6 +41,7 @@ from npgpt import (
     train,
     verify,
 )
+from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 
 

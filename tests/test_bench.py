@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 pytest.importorskip("numba")
 
-from npgpt import GPT2, BackendError, GPT2Config, hub
+from npgpt import GPT2, BackendError, GPT2Config
 from npgpt.bench import compare, functions, report
 from npgpt.cli import main
+from npgpt.storage import hub
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 SMALL = ("bench", "--model", "tales-mini", "--quick", "--rounds", "1",

@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 from helpers import TINY, tiny_params, token_ids, unit_tensors
 
-from npgpt import GPT2, CheckpointError, checkpoint, tensorfile
+from npgpt import GPT2, CheckpointError
+from npgpt.storage import checkpoint, tensorfile
 from npgpt.support.leaves import leaves
 
 IDS = token_ids(TINY, 1, 6)

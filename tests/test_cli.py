@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from helpers import TINY, tiny_params
 
-from npgpt import checkpoint
 from npgpt.cli import VERBS, main
+from npgpt.storage import checkpoint
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 ENV = {**os.environ, "COLUMNS": "80"}

@@ -15,9 +15,10 @@ from helpers import TINY, tiny_params, token_ids, unit_tensors
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, checkpoint, hub
+from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer
 from npgpt.cli import VERBS, main
 from npgpt.decoding.options import OPTIONS
+from npgpt.storage import checkpoint, hub
 
 # One folder serves all cases of a test: every case writes the files it needs anew.
 shared_folder = settings(

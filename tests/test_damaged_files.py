@@ -18,17 +18,16 @@ from npgpt import (
     CheckpointError,
     DecodingError,
     NpgptError,
-    checkpoint,
     evaluate,
     golden,
-    hub,
     info,
     plots,
     resume,
     train,
     verify,
 )
-from npgpt.tensorfile import read_metadata, read_safetensors
+from npgpt.storage import checkpoint, hub
+from npgpt.storage.tensorfile import read_metadata, read_safetensors
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 FILES = ("config.json", "tokenizer.json", "model.safetensors")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from npgpt import GPT2, DataError, evaluate
-from npgpt.hub import resolve
 from npgpt.ops import log_softmax
+from npgpt.storage.hub import resolve
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 TEXTS = [

@@ -12,7 +12,7 @@ from helpers import CASES, TINY, relative_error, tiny_params, token_ids, unit_te
 
 from npgpt import GPT2, ContextOverflowError, DecodingError, GPT2Config, gpt2
 from npgpt.backend import NUMPY
-from npgpt.checkpoint import from_tensors
+from npgpt.storage.checkpoint import from_tensors
 
 STRICT = replace(NUMPY, name="array-api-strict", xp=strict)
 # Relative to the largest value of a tensor. float64 leaves rounding only; the fixtures'

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from fake_hub import COMMIT, FakeHub
 
-from npgpt import CheckpointError, hub
+from npgpt import CheckpointError
+from npgpt.storage import hub
 
 NPGPT = shutil.which("npgpt", path=str(Path(sys.executable).parent)) or "npgpt"
 MINI = hub.resolve("tales-mini")

@@ -15,12 +15,13 @@ from helpers import CASES, TINY, relative_error, tiny_params, token_ids
 
 pytest.importorskip("numba")
 
-from npgpt import GPT2, BackendError, CheckpointError, checkpoint, gpt2
+from npgpt import GPT2, BackendError, CheckpointError, gpt2
 from npgpt.backend import get_backend
 from npgpt.cli import main
 from npgpt.kernels import compiling, step
 from npgpt.kernels.prepare import PackedParams
 from npgpt.kernels.tiers import DIFFERENT, available
+from npgpt.storage import checkpoint
 
 # float32: sums in another order, unit-scale weights. bfloat16: 2^-9 a weight, halved by
 # averaging, through two blocks. int8: 1/254 of the largest of 16 numbers, twice.

@@ -390,9 +390,9 @@ def test_bench_of_decoding_from_the_command_line(tmp_path):
     from click.testing import CliRunner
     from helpers import TINY, tiny_params
 
-    from npgpt import checkpoint
     from npgpt.bench.rules import CASES
     from npgpt.cli import main
+    from npgpt.storage import checkpoint
 
     checkpoint.save(tiny_params(TINY), tmp_path)  # no tokenizer: a text of its own
     run = ["bench", "--decoding", "-m", str(tmp_path), "--rounds", "1"]

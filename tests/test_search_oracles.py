@@ -12,12 +12,12 @@ import search_cases as cases
 from helpers import FIXTURES, shapes_unchecked
 
 from npgpt import GPT2, GenerationConfig
-from npgpt.checkpoint import from_tensors
 from npgpt.decoding.beam import run_beams
 from npgpt.decoding.chain import build_chain
 from npgpt.decoding.diverse_beam import DiverseBeamSearch
 from npgpt.decoding.dola import Dola
 from npgpt.decoding.hypotheses import Ends
+from npgpt.storage.checkpoint import from_tensors
 
 KINDS = {
     "beam": ("new", cases.beam_cases),

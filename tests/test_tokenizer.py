@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import Tokenizer, TokenizerError
-from npgpt.hub import resolve
+from npgpt.storage.hub import resolve
 
 TALES = Tokenizer.from_folder(resolve("tales"))
 

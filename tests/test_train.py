@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from helpers import ADAMW, FIXTURES, TINY, relative_error, tiny_params, token_ids
 
-from npgpt import GPT2, TrainingError, checkpoint, optim
+from npgpt import GPT2, TrainingError, optim
 from npgpt.backend import NUMPY, place
 from npgpt.batches import batch
 from npgpt.gradients import loss_and_gradients
 from npgpt.lora import LoraConfig, attach, lora_backend, merge, new_lora
 from npgpt.score import score
+from npgpt.storage import checkpoint
+from npgpt.storage.tensorfile import read_metadata
 from npgpt.support.leaves import leaves, map_leaves
-from npgpt.tensorfile import read_metadata
 from npgpt.train import TrainConfig, init_params, train, validation_loss
 
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)

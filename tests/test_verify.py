@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from helpers import CASES, TINY, tiny_params, token_ids
 
-from npgpt import GPT2, NpgptError, checkpoint, golden, hub, ops, verify
+from npgpt import GPT2, NpgptError, golden, ops, verify
+from npgpt.storage import checkpoint, hub
 from npgpt.verify import first_divergence
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")

@@ -18,8 +18,8 @@ from fake_hub import COMMIT, FakeHub
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from npgpt import hub
 from npgpt.cli import main
+from npgpt.storage import hub
 
 cheap = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 few = settings(max_examples=max(30, settings().max_examples // 5), parent=cheap)

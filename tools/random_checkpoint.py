@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
-from npgpt import checkpoint
 from npgpt.config import PUBLISHED, GPT2Config
 from npgpt.gpt2 import GPT2Params
+from npgpt.storage import checkpoint
 
 
 def random_params(config: GPT2Config, seed: int = 0) -> GPT2Params:

@@ -21,7 +21,7 @@ from helpers import CASES, FIXTURES, token_ids, unit_tensors
 from npgpt import GPT2
 from npgpt.activations import ACTIVATIONS
 from npgpt.differences import record, spread
-from npgpt.hub import bundled
+from npgpt.storage.hub import bundled
 from npgpt.verify import REFERENCE, prompt_ids
 
 

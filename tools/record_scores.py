@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from npgpt import Tokenizer, hub
+from npgpt import Tokenizer
+from npgpt.storage import hub
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 TEXT = (

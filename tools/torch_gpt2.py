@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from npgpt.activations import ACTIVATIONS, gelu
-from npgpt.checkpoint import named_tensors
+from npgpt.storage.checkpoint import named_tensors
 
 TORCH_ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 

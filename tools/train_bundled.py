@@ -20,11 +20,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from npgpt import GPT2, GPT2Config, Tokenizer, checkpoint, corpus
+from npgpt import GPT2, GPT2Config, Tokenizer, corpus
 from npgpt.backend import BACKENDS
 from npgpt.corpus import Corpus
 from npgpt.info import describe
 from npgpt.resume import CHECKPOINT, CURVE
+from npgpt.storage import checkpoint
 from npgpt.train import TrainConfig, init_params, keep_freed_memory, train
 
 sys.path.insert(0, str(Path(__file__).parent))

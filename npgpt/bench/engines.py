@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import checkpoint
 from npgpt.config import GPT2Config
 from npgpt.errors import BackendError
 from npgpt.model import GPT2
+from npgpt.storage import checkpoint
 
 
 class Functions:

@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 
-from npgpt import checkpoint, hub
 from npgpt.backend import BACKENDS
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.config import PUBLISHED, GPT2Config
 from npgpt.errors import NpgptError
-from npgpt.tensorfile import write_atomically
+from npgpt.storage import checkpoint, hub
+from npgpt.storage.tensorfile import write_atomically
 
 
 @click.command()

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from npgpt import hub
 from npgpt.commands._shared import (
     backend_options,
     chosen_backend,
@@ -28,6 +27,7 @@ from npgpt.frontier import (
     measure,
 )
 from npgpt.grid import PRESETS, read_grid
+from npgpt.storage import hub
 
 COLUMN = 36  # characters of a sample text's column
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from npgpt import checkpoint, hub
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.errors import CheckpointError
+from npgpt.storage import checkpoint, hub
 from npgpt.tokenizer import Tokenizer
 
 PLAIN = ("float32", "float16", "bfloat16")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from npgpt import hub
 from npgpt.commands._shared import echo_json, json_option
+from npgpt.storage import hub
 
 
 @click.command()

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from npgpt import hub
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.config import PUBLISHED, GPT2Config
 from npgpt.info import describe
+from npgpt.storage import hub
 
 
 @click.command()

@@ -141,8 +141,8 @@ def _beginning(
     init_from: str | None, tokenizer: str | None, preset: str, out: Path, resume: bool
 ) -> tuple[Any, Any]:
     """Parameters to start from (None: random ones) and a tokenizer, or its size."""
-    from npgpt import checkpoint, hub
     from npgpt.presets import PRESETS
+    from npgpt.storage import checkpoint, hub
     from npgpt.tokenizer import Tokenizer
 
     if init_from is not None:

@@ -6,13 +6,14 @@ from itertools import groupby
 
 import click
 
-from npgpt import checkpoint, golden, hub, verify
+from npgpt import golden, verify
 from npgpt.commands._shared import (
     backend_options,
     chosen_backend,
     echo_json,
     json_option,
 )
+from npgpt.storage import checkpoint, hub
 from npgpt.verify import Check, first_divergence
 
 

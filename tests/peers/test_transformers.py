@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from helpers import same_tokens
 
-from npgpt import GPT2, Tokenizer, checkpoint
+from npgpt import GPT2, Tokenizer
 from npgpt.config import PUBLISHED
+from npgpt.storage import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 

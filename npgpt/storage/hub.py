@@ -1,6 +1,6 @@
 """Where a model's files come from: bundled, a local folder, or the Hugging Face Hub.
 
-Only finds or fetches the folder; npgpt.checkpoint and npgpt.tokenizer read it. The Hub
+Only finds or fetches the folder; npgpt.storage.checkpoint and npgpt.tokenizer read it. The Hub
 is asked through huggingface_hub, whose cache and environment variables hold here too:
 HF_HOME and HF_HUB_CACHE (where), HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN. Fetched are
 config.json, the tokenizer and safetensors weights, never a pickle. A model that the
@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from npgpt.checkpoint import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
 from npgpt.errors import CheckpointError
+from npgpt.storage.checkpoint import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
 from npgpt.support.arguments import checked
 from npgpt.tokenizer import FILES, PAIRS
 

@@ -1,7 +1,7 @@
 """Checkpoints <-> GPT-2 parameters, strictly: the files must be what the config says.
 
 A missing, extra, misshaped or mistyped tensor is one CheckpointError that names it.
-Pickles are never opened. npgpt.tensorfile reads the bytes, npgpt.hub finds the folder.
+Pickles are never opened. npgpt.storage.tensorfile reads the bytes, npgpt.storage.hub finds the folder.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from npgpt.backend import NUMPY
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
 from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
-from npgpt.support.arguments import checked
-from npgpt.support.files import check_readable
-from npgpt.tensorfile import (
+from npgpt.storage.tensorfile import (
     ENCODE,
     read_safetensors,
     write_atomically,
     write_safetensors,
 )
+from npgpt.support.arguments import checked
+from npgpt.support.files import check_readable
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PACKED = "packed.safetensors"  # npgpt convert --packed

@@ -3,7 +3,7 @@
 Float32 tensors that are aligned in the file are memory-mapped; misaligned ones (the
 published gpt2 file's are) and float16 or bfloat16 ones are copied once. The safetensors
 library checks the header before anything is believed. Which names and shapes make a
-model is npgpt.checkpoint's business.
+model is npgpt.storage.checkpoint's business.
 """
 
 from __future__ import annotations
