@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import get_num_threads, prange
 
-from npgpt import backward as reference
 from npgpt.kernels.attention import FAR, NO_MASK, NONE, _tiles, rows_together
 from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, line
 from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.ops import Array
+from npgpt.training import backward as reference
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float
@@ -47,7 +47,7 @@ def attention(
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B H S D"], Float[Array, "B H S D"]]:
     """Gradients of q, k and v, for y = softmax(q k^T * scale) v.
 
-    As npgpt.backward.attention, which computes what is not float32.
+    As npgpt.training.backward.attention, which computes what is not float32.
 
     >>> q = k = np.zeros((1, 1, 2, 1), np.float32)
     >>> v = np.float32([[[[2.0], [4.0]]]])
@@ -98,7 +98,7 @@ def split_heads(
 ) -> Float[Array, "B T _"]:
     """Gradient of what was cut into q, k and v: the three side by side again.
 
-    Where `attention` wrote them so, nothing is copied; npgpt.backward.split_heads has
+    Where `attention` wrote them so, nothing is copied; npgpt.training.backward.split_heads has
     the rest.
 
     >>> q = np.ones((1, 2, 3, 4), np.float32)

@@ -1,4 +1,4 @@
-"""Numba twins of npgpt.backward: what is not a product, and the rest as it is.
+"""Numba twins of npgpt.training.backward: what is not a product, and the rest as it is.
 
 What they do differently. The reference writes an array for every step of a formula and
 reads it again for the next. Here a number, or a row that stays in the cache, meets
@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import prange
 
-from npgpt import backward as reference
-from npgpt.backward import (
-    attention_means,
-    attention_scores,
-    softmax,
-)
 from npgpt.kernels.attention_backward import attention, split_heads
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.elementwise import SQRT_2_PI, exp
 from npgpt.ops import Array
+from npgpt.training import backward as reference
+from npgpt.training.backward import (
+    attention_means,
+    attention_scores,
+    softmax,
+)
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float, Int
@@ -54,7 +54,7 @@ def gelu(
     """Gradient of GELU: dx = dy (1 + t + x (1 - t^2) u') / 2, t = tanh u.
 
     With s = (1 + t) / 2 = 1 / (1 + e^(-2u)) this is dy (s + 2 x s (1 - s) u'). As
-    npgpt.backward.gelu, which computes what is not float32.
+    npgpt.training.backward.gelu, which computes what is not float32.
 
     >>> gelu(np.ones(3, np.float32), np.float32([-1, 0, 1])).astype(float).round(4)
     array([-0.083,  0.5  ,  1.083])
@@ -94,7 +94,7 @@ def layer_norm(
 ) -> tuple[Float[Array, "*batch C"], Float[Array, " C"], Float[Array, " C"]]:
     """Gradients of x, weight and bias: dx = (g - mean g - n mean(g n)) / sqrt(s + e).
 
-    As npgpt.backward.layer_norm, which computes what is not float32.
+    As npgpt.training.backward.layer_norm, which computes what is not float32.
 
     >>> x, one = np.float32([[1, 2, 3, 4]]), np.ones(4, np.float32)
     >>> dx, _, _ = layer_norm(np.float32([[1, 0, 0, 0]]), x, one)
@@ -163,7 +163,7 @@ def cross_entropy(
 ) -> tuple[float, Float[Array, "*batch V"]]:
     """Loss and gradient of the logits together: dz = (softmax(z) - onehot(target)) / n.
 
-    As npgpt.backward.cross_entropy, which computes what is not float32. Raises
+    As npgpt.training.backward.cross_entropy, which computes what is not float32. Raises
     ValueError for a target outside [0, V).
 
     >>> loss, dz = cross_entropy(np.zeros((1, 2), np.float32), np.array([1]))
@@ -225,7 +225,7 @@ def embedding(
 ) -> Float[Array, "V C"]:
     """Gradient of a table of `rows` rows: row v is the sum of dy where ids = v.
 
-    As npgpt.backward.embedding, which computes what is not float32. Raises ValueError
+    As npgpt.training.backward.embedding, which computes what is not float32. Raises ValueError
     for an id outside [0, rows).
 
     >>> embedding(np.float32([[1], [2], [4]]), np.array([2, 0, 2]), 3).tolist()
@@ -265,7 +265,7 @@ def linear(
 ) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients of y = x W + b: dx = dy W^T, dW = x^T dy, db = sum dy over all rows.
 
-    The products are npgpt.backward.linear's; db is a pass over dy by all threads.
+    The products are npgpt.training.backward.linear's; db is a pass over dy by all threads.
 
     >>> one = np.ones((1, 1), np.float32)
     >>> [g.item() for g in linear(2 * one, 3 * one, 5 * one)]

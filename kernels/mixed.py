@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import prange
 
-from npgpt import mixed as reference
 from npgpt.kernels.backward import sum_rows
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.linear import SMALL, multiply, new_narrowed
@@ -28,6 +27,7 @@ from npgpt.kernels.packed import bfloat16_of, pack, padded
 from npgpt.kernels.tiers import isa
 from npgpt.kernels.vector import BF16
 from npgpt.ops import Array
+from npgpt.training import mixed as reference
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
@@ -43,7 +43,7 @@ def linear(
 ) -> Float[Array, "*batch m"]:
     """Affine map y = x W + b of rounded x and W.
 
-    As npgpt.mixed.linear, which computes what does not fit the instructions.
+    As npgpt.training.mixed.linear, which computes what does not fit the instructions.
 
     >>> linear(np.full((9, 1), 1.001, np.float32), np.float32([[3.0]]))[0].tolist()
     [3.0]
@@ -61,7 +61,7 @@ def linear_backward(
 ) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients dx = dy W^T, dW = x^T dy of rounded arrays, and db = sum dy.
 
-    As npgpt.mixed.linear_backward, which computes what does not fit the instructions.
+    As npgpt.training.mixed.linear_backward, which computes what does not fit the instructions.
 
     >>> ones = np.ones((9, 2), np.float32)
     >>> [g.shape for g in linear_backward(ones[:, :1], ones, np.ones((2, 1), "f4"))]

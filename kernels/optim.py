@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import prange
 
-from npgpt import optim as reference
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.ops import Array
+from npgpt.training import optim as reference
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float
@@ -37,7 +37,7 @@ def update(
 ) -> None:
     """AdamW for one array, in place: p <- p (1 - a d) - a m' / (sqrt(v') + e).
 
-    As npgpt.optim.update, which computes what is not float32.
+    As npgpt.training.optim.update, which computes what is not float32.
 
     >>> p, g, m, v = (np.float32([x]) for x in (1, 0.5, 0, 0))
     >>> update(p, g, m, v, 1, 0.1, 0.9, 0.95, 1e-8, 0.0)

@@ -12,13 +12,13 @@ from npgpt import kernels
 from npgpt.backend import get_backend
 from npgpt.config import GPT2Config
 from npgpt.gpt2 import GPT2Params
-from npgpt.gradients import loss_and_gradients
 from npgpt.kernels.compiling import compile_seconds
 from npgpt.kernels.forward import run
-from npgpt.mixed import mixed_backend
 from npgpt.model import GPT2
-from npgpt.optim import adamw, new_moments
 from npgpt.storage.checkpoint import expected_shapes, from_tensors
+from npgpt.training.gradients import loss_and_gradients
+from npgpt.training.mixed import mixed_backend
+from npgpt.training.optim import adamw, new_moments
 
 TINY = GPT2Config(
     vocab_size=40, n_positions=80, n_embd=32, n_layer=1, n_head=2,

@@ -65,19 +65,19 @@ def place_by_columns(params: Any, dtype: str, xp: ModuleType) -> Any:
 
 
 def _backward() -> ModuleType:
-    from npgpt import backward
+    from npgpt.training import backward
 
     return backward
 
 
 def _mixed() -> ModuleType:
-    from npgpt import mixed
+    from npgpt.training import mixed
 
     return mixed
 
 
 def _optim() -> ModuleType:
-    from npgpt import optim
+    from npgpt.training import optim
 
     return optim
 

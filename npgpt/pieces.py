@@ -7,7 +7,7 @@ nine steps; for a prompt of 1,024 tokens each is a trip to memory of 12 MB. Take
 Such a prompt also has 12 x 1,024 x 1,024 attention scores a layer, 50 MB, of which the
 causal mask throws half away. Here 128 queries meet only the keys that they may see, so
 half of the work is never done (`attention`). Training goes back the same two ways
-(npgpt.backward).
+(npgpt.training.backward).
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from jaxtyping import install_import_hook
 # Where arguments are arrays, shapes are checked; the public surface checks its own.
 SHAPED = (
     "npgpt.activations",
-    "npgpt.backward",
-    "npgpt.backward_activations",
+    "npgpt.training.backward",
+    "npgpt.training.backward_activations",
     "npgpt.decoding.bias",
     "npgpt.decoding.constraints",
     "npgpt.decoding.dry",
@@ -35,10 +35,10 @@ SHAPED = (
     "npgpt.decoding.watermark",
     "npgpt.diversity",
     "npgpt.gpt2",
-    "npgpt.gradients",
-    "npgpt.mixed",
+    "npgpt.training.gradients",
+    "npgpt.training.mixed",
     "npgpt.ops",
-    "npgpt.optim",
+    "npgpt.training.optim",
     "npgpt.plots",
     "npgpt.score",
 )

@@ -27,22 +27,19 @@ from npgpt import (
     NpgptError,
     Tokenizer,
     compare,
-    corpus,
-    curves,
     evaluate,
     forward,
     grid,
     info,
-    lora,
     plots,
     reading,
     scaling,
     score,
-    train,
     verify,
 )
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
+from npgpt.training import corpus, curve, loop, lora
 
 
 class Odd:
@@ -82,7 +79,7 @@ def mini():
 
 TINY_MODEL = GPT2(tiny_params())
 IDS = np.arange(90) % TINY.vocab_size
-SETTINGS = train.TrainConfig(steps=1, batch_size=1, context=8, eval_tokens=20)
+SETTINGS = loop.TrainConfig(steps=1, batch_size=1, context=8, eval_tokens=20)
 QUESTION = evaluate.Question("Once upon", ["a time", "the king"], 0)
 
 
@@ -228,7 +225,7 @@ CALLS = {
             files=["config.json", "model.safetensors"], where="x", weights=True)),
         "download": Call(hub.download, lambda: dict(
             name="", revision="main", weights=True)),
-        "read_curve": Call(curves.read_curve, lambda: dict(
+        "read_curve": Call(curve.read_curve, lambda: dict(
             path=folder() / "loss.jsonl")),
     },
     "score": {
@@ -282,14 +279,14 @@ CALLS = {
         "prompt_ids": Call(verify.prompt_ids, lambda: dict(model=TINY_MODEL), is_ids),
     },
     "train": {
-        "TrainConfig": Call(train.TrainConfig, lambda: asdict(SETTINGS)),
+        "TrainConfig": Call(loop.TrainConfig, lambda: asdict(SETTINGS)),
         "LoraConfig": Call(lora.LoraConfig, lambda: asdict(lora.LoraConfig())),
-        "train": Call(train.train, lambda: dict(
+        "train": Call(loop.train, lambda: dict(
             params=tiny_params(), train_ids=IDS, validation_ids=IDS, config=SETTINGS,
             out=new_folder(), backend="numpy", tokenizer=None, lora=None, resume=False,
             report=None, bits_per_byte=None)),
-        "init_params": Call(train.init_params, lambda: dict(config=TINY, seed=0)),
-        "validation_loss": Call(train.validation_loss, lambda: dict(
+        "init_params": Call(loop.init_params, lambda: dict(config=TINY, seed=0)),
+        "validation_loss": Call(loop.validation_loss, lambda: dict(
             params=tiny_params(), ids=IDS, config=SETTINGS, backend=TINY_MODEL.backend),
             math.isfinite),
         "prepare": Call(corpus.prepare, lambda: dict(

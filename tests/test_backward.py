@@ -4,9 +4,10 @@ import array_api_strict as strict
 import numpy as np
 import pytest
 
-from npgpt import activations, backward, ops
-from npgpt.backward_activations import DERIVATIVES
+from npgpt import activations, ops
 from npgpt.gpt2 import split_heads
+from npgpt.training import backward
+from npgpt.training.backward_activations import DERIVATIVES
 
 RNG = np.random.default_rng(0)
 

@@ -143,9 +143,9 @@ TRAINING = """
 import numpy as np
 from npgpt import GPT2
 from npgpt.backend import get_backend
-from npgpt.gradients import loss_and_gradients
+from npgpt.training.gradients import loss_and_gradients
 from npgpt.kernels.compiling import compile_seconds
-from npgpt.optim import adamw, new_moments
+from npgpt.training.optim import adamw, new_moments
 
 params, backend = GPT2.from_pretrained("tales-mini").params, get_backend("numba")
 ids = np.arange(60).reshape(3, 20)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import GPT2, GPT2Config
-from npgpt.train import TrainConfig
+from npgpt.training.loop import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 import stories

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npgpt import DataError, Tokenizer, TokenizerError, corpus
+from npgpt import DataError, Tokenizer, TokenizerError
 from npgpt.tokenizer import END_OF_TEXT
+from npgpt.training import corpus
 
 WORDS = ["the", "king", "had", "a", "daughter", "who", "was", "so", "beautiful", "sun"]
 

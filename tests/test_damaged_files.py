@@ -22,12 +22,11 @@ from npgpt import (
     golden,
     info,
     plots,
-    resume,
-    train,
     verify,
 )
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import read_metadata, read_safetensors
+from npgpt.training import folder, loop
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -107,19 +106,19 @@ def test_what_is_no_recording_is_refused_at_once(folder, what):
     assert "not a recording of a model" in run("verify", folder)
 
 
-@pytest.mark.parametrize("name", [resume.CHECKPOINT, resume.CURVE])
+@pytest.mark.parametrize("name", [folder.CHECKPOINT, folder.CURVE])
 @pytest.mark.parametrize("what", WHAT)
 def test_what_is_no_training_is_not_resumed(tmp_path, name, what):
-    settings = train.TrainConfig(steps=1, batch_size=1, context=8)
+    settings = loop.TrainConfig(steps=1, batch_size=1, context=8)
     more = dict(out=tmp_path, resume=True)
     ids = np.arange(90) % 40
-    train.train(tiny_params(), ids, ids, settings, **more)
+    loop.train(tiny_params(), ids, ids, settings, **more)
     spoil(tmp_path / name, what)
-    if (name, what) == (resume.CURVE, "nothing"):  # its lines are lost, no more
-        train.train(tiny_params(), ids, ids, settings, **more)
+    if (name, what) == (folder.CURVE, "nothing"):  # its lines are lost, no more
+        loop.train(tiny_params(), ids, ids, settings, **more)
         return
     with pytest.raises(NpgptError, match=name):
-        train.train(tiny_params(), ids, ids, settings, **more)
+        loop.train(tiny_params(), ids, ids, settings, **more)
 
 
 @pytest.mark.parametrize(
@@ -128,25 +127,25 @@ def test_what_is_no_training_is_not_resumed(tmp_path, name, what):
      {"run": "null", "step": "1"}, {"run": "{}", "step": "x"}],
 )  # fmt: skip
 def test_a_damaged_training_is_refused(tmp_path, metadata):
-    path = tmp_path / resume.CHECKPOINT
+    path = tmp_path / folder.CHECKPOINT
     safetensors.numpy.save_file({"a": np.ones(1, np.float32)}, path, metadata)
     ids = np.arange(90) % 40
     with pytest.raises(CheckpointError, match="not a checkpoint of a training"):
-        train.train(tiny_params(), ids, ids, train.TrainConfig(context=8), out=tmp_path,
+        loop.train(tiny_params(), ids, ids, loop.TrainConfig(context=8), out=tmp_path,
                     resume=True)  # fmt: skip
 
 
 def test_a_training_without_its_tensors_is_refused(tmp_path):
-    settings = train.TrainConfig(steps=1, batch_size=1, context=8)
+    settings = loop.TrainConfig(steps=1, batch_size=1, context=8)
     ids = np.arange(90) % 40
-    train.train(tiny_params(), ids, ids, settings, out=tmp_path)
-    path = tmp_path / resume.CHECKPOINT
+    loop.train(tiny_params(), ids, ids, settings, out=tmp_path)
+    path = tmp_path / folder.CHECKPOINT
     metadata = read_metadata(path)
     cut = {name: x[:1] for name, x in read_safetensors(path).items()}
     for tensors in ({"a": np.ones(1, np.float32)}, cut):
         safetensors.numpy.save_file(tensors, path, metadata)
         with pytest.raises(CheckpointError, match="not a checkpoint of a training"):
-            train.train(tiny_params(), ids, ids, settings, out=tmp_path, resume=True)
+            loop.train(tiny_params(), ids, ids, settings, out=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("what", WHAT)

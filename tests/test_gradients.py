@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from helpers import CASES, FIXTURES, TINY, tiny_params, token_ids
 
-from npgpt import DecodingError, backward, gradients, ops
+from npgpt import DecodingError, ops
 from npgpt.backend import NUMPY, place
-from npgpt.dropout import Dropout
-from npgpt.gradients import Tape, loss_and_gradients, mean_loss, through_mlp
 from npgpt.support.leaves import leaves, map_leaves
 from npgpt.taps import no_tap
+from npgpt.training import backward, gradients
+from npgpt.training.dropout import Dropout
+from npgpt.training.gradients import Tape, loss_and_gradients, mean_loss, through_mlp
 
 RNG = np.random.default_rng(0)
 IDS, TARGETS = token_ids(TINY, 2, 7), token_ids(TINY, 2, 7, seed=3)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from npgpt import backward, optim
 from npgpt.kernels import backward as kernels
 from npgpt.kernels import optim as kernel_optim
+from npgpt.training import backward, optim
 
 RNG = np.random.default_rng(0)
 SLOW = settings(

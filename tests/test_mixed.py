@@ -9,13 +9,13 @@ from helpers import TINY, tiny_params, token_ids
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt import mixed
 from npgpt.backend import NUMPY, place
-from npgpt.gradients import loss_and_gradients
-from npgpt.lora import LoraConfig
-from npgpt.mixed import mixed_backend
 from npgpt.support.leaves import leaves
-from npgpt.train import TrainConfig, init_params, train, validation_loss
+from npgpt.training import mixed
+from npgpt.training.gradients import loss_and_gradients
+from npgpt.training.loop import TrainConfig, init_params, train, validation_loss
+from npgpt.training.lora import LoraConfig
+from npgpt.training.mixed import mixed_backend
 
 RNG = np.random.default_rng(0)
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from npgpt import backward, ops, pieces
+from npgpt import ops, pieces
 from npgpt.backend import NUMPY
+from npgpt.training import backward
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 70}, {"causal": False}])

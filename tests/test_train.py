@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 from helpers import ADAMW, FIXTURES, TINY, relative_error, tiny_params, token_ids
 
-from npgpt import GPT2, TrainingError, optim
+from npgpt import GPT2, TrainingError
 from npgpt.backend import NUMPY, place
-from npgpt.batches import batch
-from npgpt.gradients import loss_and_gradients
-from npgpt.lora import LoraConfig, attach, lora_backend, merge, new_lora
 from npgpt.score import score
 from npgpt.storage import checkpoint
 from npgpt.storage.tensorfile import read_metadata
 from npgpt.support.leaves import leaves, map_leaves
-from npgpt.train import TrainConfig, init_params, train, validation_loss
+from npgpt.training import optim
+from npgpt.training.batches import batch
+from npgpt.training.gradients import loss_and_gradients
+from npgpt.training.loop import TrainConfig, init_params, train, validation_loss
+from npgpt.training.lora import LoraConfig, attach, lora_backend, merge, new_lora
 
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)
 QUICK = TrainConfig(
@@ -359,7 +360,7 @@ def test_lora_starts_as_the_model_and_merged_equals_unmerged(backend):
 
 @pytest.mark.parametrize("matrices", [("attn.c_attn",), ("mlp.c_fc", "attn.c_proj")])
 def test_lora_gradients_are_finite_differences(matrices):
-    from npgpt.lora import collect
+    from npgpt.training.lora import collect
 
     params = place(tiny_params(), "float64", np)
     lora = new_lora(params, LoraConfig(2, 3.0, matrices), 0, np)
@@ -429,7 +430,7 @@ def test_freed_memory_is_kept_once_asked_for():
     code = """
 import resource, sys
 import numpy as np
-from npgpt.train import keep_freed_memory
+from npgpt.training.loop import keep_freed_memory
 
 assert sys.argv[1] == "no" or keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from npgpt import GPT2
 from npgpt.cli import main
-from npgpt.curves import plot_curve, read_curve
+from npgpt.training.curve import plot_curve, read_curve
 
 TEXT = "The king had a daughter. The daughter had a cat, and the cat had a king.\n" * 60
 SHORT = ["--steps", "6", "--context", "16", "--batch-size", "2", "--eval-every",

@@ -4,7 +4,7 @@
 
 A model of 6 layers, 256 wide, 512 positions and a vocabulary of 4,096. A step is
 forward and backward pass, clipping and AdamW, in float32 (numba:bfloat16 rounds what
-products take, npgpt.mixed); torch runs eagerly. Every engine lives in a process of its
+products take, npgpt.training.mixed); torch runs eagerly. Every engine lives in a process of its
 own and they take turns; medians, ratios to torch, peak memory.
 """
 
@@ -24,9 +24,9 @@ def make(engine, B, T):
     """step() -> loss, for one engine."""
     import numpy as np
 
-    from npgpt.batches import batch
     from npgpt.config import GPT2Config
-    from npgpt.train import init_params
+    from npgpt.training.batches import batch
+    from npgpt.training.loop import init_params
 
     config = GPT2Config(vocab_size=4096, n_positions=512, n_embd=256, n_layer=6,
                         n_head=4, bos_token_id=0, eos_token_id=0)  # fmt: skip
@@ -54,11 +54,11 @@ def make(engine, B, T):
 
         return step
 
-    from npgpt import optim
     from npgpt.backend import get_backend
-    from npgpt.gradients import loss_and_gradients
-    from npgpt.mixed import mixed_backend
-    from npgpt.train import keep_freed_memory
+    from npgpt.training import optim
+    from npgpt.training.gradients import loss_and_gradients
+    from npgpt.training.loop import keep_freed_memory
+    from npgpt.training.mixed import mixed_backend
 
     keep_freed_memory()  # as `npgpt train` does
     name, _, dtype = engine.partition(":")

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npgpt import GPT2Config, Tokenizer, __version__, corpus
+from npgpt import GPT2Config, Tokenizer, __version__
 from npgpt.backend import BACKENDS
 from npgpt.info import describe
-from npgpt.resume import CHECKPOINT
 from npgpt.scaling import training_flops
-from npgpt.train import TrainConfig, init_params, keep_freed_memory, train
+from npgpt.training import corpus
+from npgpt.training.folder import CHECKPOINT
+from npgpt.training.loop import TrainConfig, init_params, keep_freed_memory, train
 
 # A small vocabulary: embeddings are most of a small model, and no part of its depth.
 VOCABULARY, CONTEXT = 1024, 256

@@ -20,13 +20,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from npgpt import GPT2, GPT2Config, Tokenizer, corpus
+from npgpt import GPT2, GPT2Config, Tokenizer
 from npgpt.backend import BACKENDS
-from npgpt.corpus import Corpus
 from npgpt.info import describe
-from npgpt.resume import CHECKPOINT, CURVE
 from npgpt.storage import checkpoint
-from npgpt.train import TrainConfig, init_params, keep_freed_memory, train
+from npgpt.training import corpus
+from npgpt.training.corpus import Corpus
+from npgpt.training.folder import CHECKPOINT, CURVE
+from npgpt.training.loop import TrainConfig, init_params, keep_freed_memory, train
 
 sys.path.insert(0, str(Path(__file__).parent))
 import stories

@@ -68,7 +68,7 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
     from npgpt.bench import compare, report
     from npgpt.bench.worker import Worker
     from npgpt.kernels.compiling import physical_cores
-    from npgpt.train import init_params
+    from npgpt.training.loop import init_params
 
     threads = physical_cores() if threads is None else threads
     chosen = engines or (*compare.OWN, *(compare.PEERS if peers else ()))
@@ -154,7 +154,7 @@ def _decoding(name: str, random: bool, assistant: str | None, backend: str,
     from npgpt.bench import decoding, rules
     from npgpt.commands._shared import chosen_backend, load_model
     from npgpt.model import GPT2
-    from npgpt.train import init_params
+    from npgpt.training.loop import init_params
 
     if threads is not None:
         os.environ["NPGPT_THREADS"] = str(threads)

@@ -17,7 +17,12 @@ from npgpt.commands._shared import (
     json_option,
 )
 
-PRESETS = ("tiny", "small", "medium", "gpt2")  # npgpt.presets, which is slow to import
+PRESETS = (
+    "tiny",
+    "small",
+    "medium",
+    "gpt2",
+)  # npgpt.training.presets, which is slow to import
 OVERRIDES = ("steps", "batch_size", "accumulate", "context", "learning_rate",
              "warmup_steps", "weight_decay", "clip_norm", "dropout", "eval_every",
              "save_every", "dtype")  # fmt: skip
@@ -84,11 +89,12 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
 
     Example: npgpt train shakespeare.txt --preset tiny --out shakespeare
     """
-    from npgpt import corpus as corpora
-    from npgpt import curves, plots
-    from npgpt.lora import MATRICES, LoraConfig
-    from npgpt.presets import PRESETS
-    from npgpt.train import init_params, keep_freed_memory, train
+    from npgpt import plots
+    from npgpt.training import corpus as corpora
+    from npgpt.training import curve
+    from npgpt.training.loop import init_params, keep_freed_memory, train
+    from npgpt.training.lora import MATRICES, LoraConfig
+    from npgpt.training.presets import PRESETS
 
     lora = None
     if lora_rank is not None:
@@ -122,8 +128,8 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
             tokenizer=data.tokenizer, lora=lora, resume=resume, report=show,
             bits_per_byte=data.bits_per_byte,
         )  # fmt: skip
-    lines = curves.read_curve(folder / "loss.jsonl")
-    figure = curves.plot_curve(lines, f"{folder.name} ({init_from or preset})")
+    lines = curve.read_curve(folder / "loss.jsonl")
+    figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
     plots.save(figure, folder / "loss.png")
     last = [line for line in lines if "validation_loss" in line][-1]
     result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
@@ -141,9 +147,9 @@ def _beginning(
     init_from: str | None, tokenizer: str | None, preset: str, out: Path, resume: bool
 ) -> tuple[Any, Any]:
     """Parameters to start from (None: random ones) and a tokenizer, or its size."""
-    from npgpt.presets import PRESETS
     from npgpt.storage import checkpoint, hub
     from npgpt.tokenizer import Tokenizer
+    from npgpt.training.presets import PRESETS
 
     if init_from is not None:
         if tokenizer is not None:
@@ -173,7 +179,7 @@ def _tokenizer_of(folder: Path) -> Any:
 
 
 def _defaults(preset: str, params: Any, lora: Any) -> Any:
-    from npgpt.presets import FINE_TUNE, LORA_RATE, PRESETS
+    from npgpt.training.presets import FINE_TUNE, LORA_RATE, PRESETS
 
     if params is None:
         return PRESETS[preset].train

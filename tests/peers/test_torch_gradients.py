@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from npgpt.backend import NUMPY, get_backend, place
 from npgpt.config import GPT2Config
-from npgpt.gradients import loss_and_gradients
 from npgpt.support.leaves import leaves
-from npgpt.train import TrainConfig, init_params, train
+from npgpt.training.gradients import loss_and_gradients
+from npgpt.training.loop import TrainConfig, init_params, train
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 

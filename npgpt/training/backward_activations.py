@@ -1,7 +1,7 @@
 """The derivatives of npgpt.activations, under the same names: dx = dy f'(x).
 
 DERIVATIVES maps the names in config.json to functions (dy, x) -> dx, so that every
-checkpoint of the GPT-2 family can be trained on. ops.gelu's is in npgpt.backward.
+checkpoint of the GPT-2 family can be trained on. ops.gelu's is in npgpt.training.backward.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from npgpt import activations
-from npgpt.backward import gelu
 from npgpt.ops import Array, namespace
+from npgpt.training.backward import gelu
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

@@ -1,6 +1,6 @@
 """The training loop: ids in, a model that predicts the next of them out.
 
-One 1-D array of ids for training, one for validation (npgpt.corpus makes them from text
+One 1-D array of ids for training, one for validation (npgpt.training.corpus makes them from text
 files). Windows of `context` ids are drawn without replacement, epoch by epoch, in an
 order that depends on the seed and the step alone: no generator has a state, so a run
 that was interrupted goes on exactly as if it had not been.
@@ -29,22 +29,29 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import optim
 from npgpt.backend import Backend, get_backend, place
-from npgpt.batches import batch, check_data, check_row
 from npgpt.config import GPT2Config
-from npgpt.dropout import Dropout
 from npgpt.errors import TrainingError
 from npgpt.gpt2 import GPT2Params
-from npgpt.gradients import loss_and_gradients, mean_loss
-from npgpt.lora import LoraConfig, attach, collect, lora_backend, merge, new_lora
-from npgpt.mixed import mixed_backend
-from npgpt.resume import CURVE, State, begin, fingerprint, save
 from npgpt.storage import checkpoint
 from npgpt.support.arguments import check_fields, checked, shown
 from npgpt.support.leaves import leaves, map_leaves
 from npgpt.taps import no_tap
 from npgpt.tokenizer import Tokenizer
+from npgpt.training import optim
+from npgpt.training.batches import batch, check_data, check_row
+from npgpt.training.dropout import Dropout
+from npgpt.training.folder import CURVE, State, begin, fingerprint, save
+from npgpt.training.gradients import loss_and_gradients, mean_loss
+from npgpt.training.lora import (
+    LoraConfig,
+    attach,
+    collect,
+    lora_backend,
+    merge,
+    new_lora,
+)
+from npgpt.training.mixed import mixed_backend
 
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("steps batch_size accumulate context eval_every eval_tokens save_every",
@@ -77,7 +84,7 @@ class TrainConfig:
     decay_all: bool = False  # biases and norms too
     clip_norm: float = 1.0
     dropout: float = 0.0
-    dtype: str = "float32"  # of what products take; bfloat16: npgpt.mixed
+    dtype: str = "float32"  # of what products take; bfloat16: npgpt.training.mixed
     seed: int = 0
     eval_every: int = 100  # steps between validations
     eval_tokens: int = 50_000  # of the validation array at most

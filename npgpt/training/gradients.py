@@ -1,7 +1,7 @@
 """The whole model's backward pass: the gradient of the loss for every parameter.
 
 The forward pass is the ordinary one of npgpt.gpt2; a Tape taps it and keeps the
-activations that the derivatives of npgpt.backward ask for. Then the same steps are
+activations that the derivatives of npgpt.training.backward ask for. Then the same steps are
 taken in the opposite order: the loss and the output head together, the last norm, the
 blocks from the last to the first, the embeddings. Each residual addition x + f(x) hands
 its gradient to both sides, so the gradients of the two paths add up; so do those of a
@@ -9,9 +9,9 @@ table that is read as embedding and as output head.
 
 `through_attention` and `through_mlp` are the halves of a block without their norms:
 a model that normalises after the addition (BERT) calls them in its own order, and
-`ignore_index` leaves targets out of the loss. Dropout is a tap (npgpt.dropout): a tap
+`ignore_index` leaves targets out of the loss. Dropout is a tap (npgpt.training.dropout): a tap
 that changes values has a method `backward(name, gradient)`, which changes gradients
-alike. Nothing here updates a parameter; that is npgpt.optim.
+alike. Nothing here updates a parameter; that is npgpt.training.optim.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npgpt.backend import Backend
-from npgpt.backward import gelu
-from npgpt.backward_activations import DERIVATIVES
 from npgpt.config import GPT2Config
 from npgpt.gpt2 import (
     MLP,
@@ -39,6 +37,8 @@ from npgpt.gpt2 import (
 )
 from npgpt.ops import Array
 from npgpt.taps import no_tap, tap_wants
+from npgpt.training.backward import gelu
+from npgpt.training.backward_activations import DERIVATIVES
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float, Int
@@ -98,7 +98,7 @@ def loss_and_gradients(
     targets[b, t] is the token that should follow ids[b, :t + 1]; those equal to
     ignore_index do not count. The gradients have the structure of the parameters, a
     tied output head included: grads.lm_head is grads.wte. With `count` losses and
-    gradients of several calls add up to those of one batch (npgpt.backward.
+    gradients of several calls add up to those of one batch (npgpt.training.backward.
     cross_entropy). tables=False leaves the gradients of embeddings and output head out,
     as None. Raises DecodingError for an id or a target outside the vocabulary.
 
@@ -281,7 +281,7 @@ def through_attention(
     """Gradients of x and of the parameters of one attention layer.
 
     Where a tap looked at the probabilities (dropout), they are on the tape; elsewhere
-    npgpt.backward.attention computes them again.
+    npgpt.training.backward.attention computes them again.
     """
     backward, xp, name = backend.backward(), backend.xp, f"h.{layer}.attn"
     (B, T, C), H = x.shape, config.n_head

@@ -18,7 +18,6 @@ import numpy as np
 
 from npgpt.backend import Backend
 from npgpt.errors import CheckpointError, TrainingError
-from npgpt.optim import Moments, new_moments
 from npgpt.storage.tensorfile import (
     read_metadata,
     read_safetensors,
@@ -27,6 +26,7 @@ from npgpt.storage.tensorfile import (
 )
 from npgpt.support.files import check_readable
 from npgpt.support.leaves import leaves, rename_leaves
+from npgpt.training.optim import Moments, new_moments
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "loss.jsonl"
 

@@ -18,10 +18,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from npgpt import backward, ops
+from npgpt import ops
 from npgpt.backend import Backend
 from npgpt.ops import Array, namespace
 from npgpt.storage.tensorfile import from_bfloat16, to_bfloat16
+from npgpt.training import backward
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

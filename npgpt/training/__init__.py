@@ -1,0 +1,1 @@
+"""Training: derivatives by hand, AdamW, and the loop around them."""
