@@ -7,16 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from npgpt import DecodingError, GenerationConfig
-from npgpt.decoding import (
-    Context,
-    bias,
-    randomness,
-    reshaping,
-    selectors,
-    truncation,
-)
+from npgpt.decoding import Context, randomness, selectors
 from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.rules import probabilities
+from npgpt.decoding.rules import bias, reshaping, truncation
+from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.stopping import StopStrings
 
 logits = hnp.arrays(

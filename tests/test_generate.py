@@ -6,7 +6,7 @@ from helpers import CASES, TINY, same_tokens, tiny_params, token_ids
 
 import npgpt
 from npgpt import GPT2, ContextOverflowError, DecodingError, TokenizerError
-from npgpt.decoding import reshaping, truncation
+from npgpt.decoding.rules import reshaping, truncation
 
 PROMPTS = [
     "Once upon a time",

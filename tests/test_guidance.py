@@ -8,7 +8,7 @@ from npgpt import GPT2, DecodingError, GPT2Config
 from npgpt.decoding import guidance
 from npgpt.decoding.dola import Dola, dola_layers
 from npgpt.decoding.guided import Guided, Part
-from npgpt.decoding.rules import log_probabilities
+from npgpt.decoding.rules.base import log_probabilities
 from npgpt.ops import log_softmax
 
 PROMPTS = [[5, 9, 5, 9, 5], [1, 2], [3, 4, 5, 6, 7, 8, 3, 4]]

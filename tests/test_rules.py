@@ -6,19 +6,17 @@ import numpy as np
 import pytest
 from helpers import FIXTURES
 
-from npgpt.decoding import (
-    Context,
+from npgpt.decoding import Context, feedback, synthid
+from npgpt.decoding.rules import (
     bias,
     dry,
     entropy,
-    feedback,
     fsd,
     penalties,
     reshaping,
-    synthid,
     truncation,
 )
-from npgpt.decoding.rules import probabilities
+from npgpt.decoding.rules.base import probabilities
 
 PROMPT, EOS = 6, [3, 5]
 SEQUENCES = [((7,), 1.5), ((1, 2), -2.0), ((4, 4, 9), 3.0)]

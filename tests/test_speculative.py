@@ -9,8 +9,8 @@ from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError
 from npgpt.cache import KVCache
-from npgpt.decoding.penalties import repetition
-from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.rules.base import Context, probabilities
+from npgpt.decoding.rules.penalties import repetition
 from npgpt.decoding.speculative import Pace
 from npgpt.decoding.verification import draw, residual, typical, typical_threshold
 

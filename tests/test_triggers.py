@@ -7,7 +7,7 @@ import pytest
 
 from npgpt import GenerationConfig
 from npgpt.decoding.chain import build_chain
-from npgpt.decoding.rules import Context
+from npgpt.decoding.rules.base import Context
 
 pytest.importorskip("llguidance")
 

@@ -12,7 +12,7 @@ from npgpt.config import GPT2Config
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.generation import Generator
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.rules.base import Context, probabilities
 
 V = 3
 

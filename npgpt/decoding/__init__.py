@@ -26,7 +26,7 @@ randomness   numbers that depend on seed, row, position and purpose alone
 from npgpt.decoding.decode import decode
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
-from npgpt.decoding.rules import Context
+from npgpt.decoding.rules.base import Context
 from npgpt.decoding.sampling import sample
 
 __all__ = ["Context", "GenerationConfig", "Step", "decode", "sample"]

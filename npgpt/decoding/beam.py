@@ -19,7 +19,7 @@ from npgpt.decoding import randomness
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.hypotheses import Ends, Hypothesis, Pick, pick
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context, Rule, check
+from npgpt.decoding.rules.base import Context, Rule, check
 from npgpt.decoding.sampling import read_prompts
 from npgpt.errors import DecodingError
 from npgpt.ops import log_softmax

@@ -20,7 +20,7 @@ from npgpt.decoding.catalogue import STRATEGIES
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.randomness import PROCESSOR
 from npgpt.decoding.registry import Strategy, resolve
-from npgpt.decoding.rules import Context, Rule
+from npgpt.decoding.rules.base import Context, Rule
 from npgpt.errors import DecodingError
 
 FIRST = ("remove_invalid", "logit_bias", "sequence_bias")

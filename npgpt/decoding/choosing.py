@@ -19,7 +19,7 @@ from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step, record
-from npgpt.decoding.rules import probabilities
+from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.sampling import read_prompts, sample
 from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError

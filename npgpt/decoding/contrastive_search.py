@@ -15,9 +15,9 @@ import numpy as np
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.penalties import degeneration
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules import probabilities
+from npgpt.decoding.rules.base import probabilities
+from npgpt.decoding.rules.penalties import degeneration
 from npgpt.errors import ContextOverflowError, DecodingError
 
 Prompts = Sequence[Sequence[int]]

@@ -15,8 +15,8 @@ import numpy as np
 from npgpt.decoding.beam import Beam, BeamSearch
 from npgpt.decoding.hypotheses import Ends, Hypothesis
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.penalties import hamming
-from npgpt.decoding.rules import Rule
+from npgpt.decoding.rules.base import Rule
+from npgpt.decoding.rules.penalties import hamming
 
 
 class DiverseBeamSearch:

@@ -17,7 +17,7 @@ from npgpt.decoding.guided import check_same_vocabulary
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row
-from npgpt.decoding.rules import Context, Rule, probabilities
+from npgpt.decoding.rules.base import Context, Rule, probabilities
 from npgpt.decoding.selectors import inverse_cdf
 from npgpt.decoding.speculative import Draft, Pace
 from npgpt.errors import DecodingError

@@ -20,7 +20,7 @@ from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import ACCEPT, CHOICE
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules import Context, Rule, keep, probabilities
+from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
 from npgpt.decoding.sampling import check_room
 from npgpt.decoding.selection import build_selector
 from npgpt.decoding.selectors import inverse_cdf

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.entropy import minimal_surprise
-from npgpt.decoding.rules import log_probabilities, probabilities
+from npgpt.decoding.rules.base import log_probabilities, probabilities
+from npgpt.decoding.rules.entropy import minimal_surprise
+from npgpt.decoding.rules.truncation import top_k
 from npgpt.decoding.selectors import inverse_cdf
-from npgpt.decoding.truncation import top_k
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import keep
+from npgpt.decoding.rules.base import keep
 from npgpt.ops import log_softmax
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context, keep
+from npgpt.decoding.rules.base import Context, keep
 from npgpt.decoding.vocabulary import all_bytes
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

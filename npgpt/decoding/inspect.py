@@ -14,7 +14,7 @@ import numpy as np
 from npgpt.decoding.chain import build_chain
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context, entropy, probabilities
+from npgpt.decoding.rules.base import Context, entropy, probabilities
 from npgpt.decoding.selection import build_selector
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt.decoding.healing import Prompt
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context, check
+from npgpt.decoding.rules.base import Context, check
 from npgpt.decoding.selection import Selector
 from npgpt.decoding.stopping import StopStrings, repeats
 

@@ -17,7 +17,7 @@ from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules import Rule
+from npgpt.decoding.rules.base import Rule
 from npgpt.decoding.selection import Selector, build_selector
 from npgpt.errors import ContextOverflowError, DecodingError
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt.decoding import feedback, randomness, selectors
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Context
+from npgpt.decoding.rules.base import Context
 
 State = Any
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import Context, check, probabilities
+from npgpt.decoding.rules.base import Context, check, probabilities
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

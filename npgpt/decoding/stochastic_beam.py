@@ -15,7 +15,7 @@ from npgpt.decoding import randomness
 from npgpt.decoding.beam import Beam, processed
 from npgpt.decoding.hypotheses import Ends, Hypothesis, pick
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules import Rule
+from npgpt.decoding.rules.base import Rule
 from npgpt.ops import log_softmax
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import check, probabilities
+from npgpt.decoding.rules.base import check, probabilities
 from npgpt.decoding.watermark import Detection
 from npgpt.errors import DecodingError
 

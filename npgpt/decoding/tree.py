@@ -17,7 +17,7 @@ from npgpt.decoding.hypotheses import new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import ACCEPT, DRAFT
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.verification import draw, residual
 from npgpt.errors import DecodingError

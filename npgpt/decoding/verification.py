@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.decoding.randomness import ACCEPT
-from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy
 
 # (p, q, drafted token, context) -> the token that stands at this position

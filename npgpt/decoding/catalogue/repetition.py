@@ -12,7 +12,7 @@ IGNORE = Parameter(
 STRATEGIES = (
     Strategy(
         "D1", "repetition penalty", "Tokens seen before become less probable, once.",
-        "penalties.repetition",
+        "rules.penalties.repetition",
         (Parameter("repetition_penalty", "number", 1.0, "1 is off.", 1e-6),),
         "Keskar et al. 2019 (1909.05858)", takes="z window",
         element="repetition_penalty",
@@ -20,7 +20,7 @@ STRATEGIES = (
     ),
     Strategy(
         "D2", "presence penalty", "A constant off every token seen before.",
-        "penalties.presence",
+        "rules.penalties.presence",
         (Parameter("presence_penalty", "number", 0.0, "0 is off."), IGNORE),
         "OpenAI", takes="z counted", values=("presence_penalty",),
         element="presence_penalty",
@@ -28,7 +28,7 @@ STRATEGIES = (
     ),
     Strategy(
         "D3", "frequency penalty", "A constant off for every time a token was seen.",
-        "penalties.frequency",
+        "rules.penalties.frequency",
         (Parameter("frequency_penalty", "number", 0.0, "0 is off."),),
         "OpenAI", takes="z counted", element="frequency_penalty",
         formula="z - beta c_v",
@@ -36,7 +36,7 @@ STRATEGIES = (
     Strategy(
         "D4", "windowed and decaying penalty",
         "Penalties look at the last tokens only, and may fade.",
-        "penalties.windowed_repetition",
+        "rules.penalties.windowed_repetition",
         (Parameter("repeat_last_n", "whole", -1,
                    "Window of the penalties; -1 is all, 0 none.", -1),
          Parameter("penalty_decay", "whole", 0,
@@ -48,14 +48,14 @@ STRATEGIES = (
     ),
     Strategy(
         "D5", "no-repeat n-gram", "No n tokens in a row occur twice.",
-        "penalties.no_repeat_ngram",
+        "rules.penalties.no_repeat_ngram",
         (Parameter("no_repeat_ngram_size", "whole", 0, "n; 0 is off.", 1),),
         "Paulus et al. 2017 (1705.04304)", takes="z ids", element="no_repeat_ngram",
         formula="ban v if (last n-1 tokens, v) occurred before",
     ),
     Strategy(
         "D6", "encoder repetition penalty", "Tokens of the prompt get a bonus.",
-        "penalties.encoder_repetition",
+        "rules.penalties.encoder_repetition",
         (Parameter("encoder_repetition_penalty", "number", 1.0,
                    "Above 1 favours the prompt; 1 is off.", 1e-6),),
         "Hugging Face", takes="z prompt", element="encoder_repetition_penalty",
@@ -63,27 +63,27 @@ STRATEGIES = (
     ),
     Strategy(
         "D7", "encoder no-repeat n-gram", "No n tokens in a row of the prompt recur.",
-        "penalties.encoder_no_repeat_ngram",
+        "rules.penalties.encoder_no_repeat_ngram",
         (Parameter("encoder_no_repeat_ngram_size", "whole", 0, "n; 0 is off.", 1),),
         "Hugging Face", takes="z ids prompt", element="encoder_no_repeat_ngram",
         formula="as D5 with the n-grams of the prompt",
     ),
     Strategy(
         "D8", "DRY", "Don't repeat yourself: the longer the repeat, the dearer.",
-        "dry.dry",
+        "rules.dry.dry",
         (Parameter("dry_multiplier", "number", 0.0, "Strength; 0 is off.", 0),
          Parameter("dry_base", "number", 1.75, "Growth a token.", 1),
          Parameter("dry_allowed_length", "whole", 2, "Repeats free of charge.", 1),
          Parameter("dry_penalty_last_n", "whole", -1, "Window; -1 is all.", -1),
          Parameter("dry_sequence_breakers", "texts", ("\n", ":", '"', "*"),
                    "Texts that a repeat cannot cross.")),
-        "p-e-w 2024 (no paper)", takes="z ids", element="dry", prepare="dry.prepare",
+        "p-e-w 2024 (no paper)", takes="z ids", element="dry", prepare="rules.dry.prepare",
         formula="z_v - multiplier base^(m - allowed), m = the repeat that v goes on",
     ),
     Strategy(
         "D9", "penalty decoding",
         "Repetition penalty with a forgetting window, and fewer early ends.",
-        "penalties.penalty_decoding",
+        "rules.penalties.penalty_decoding",
         (Parameter("penalty_decoding", "number", 1.0, "r; 1 is off.", 1),
          Parameter("forgetting_window", "whole", 100, "w: tokens looked back.", 1),
          Parameter("early_end_penalty", "number", 0.0,
@@ -95,7 +95,7 @@ STRATEGIES = (
     Strategy(
         "D10", "FSD", "Frustratingly simple decoding: an n-gram model of the text "
         "itself as the anti-model.",
-        "fsd.fsd",
+        "rules.fsd.fsd",
         (Parameter("fsd_alpha", "number", 0.0, "Weight of the penalty; 0 is off.", 0,
                    1),
          Parameter("fsd_k", "whole", 3, "Candidates.", 1),
@@ -115,12 +115,12 @@ STRATEGIES = (
     ),
     Strategy(
         "D12", "Hamming diversity", "A penalty for what earlier groups just chose.",
-        "penalties.hamming", (), "Vijayakumar et al. 2016 (1610.02424)", kind="part",
+        "rules.penalties.hamming", (), "Vijayakumar et al. 2016 (1610.02424)", kind="part",
         formula="log p_v - lambda (times v was chosen by earlier groups)",
     ),
     Strategy(
         "D13", "degeneration penalty", "Similarity to what the text already said.",
-        "penalties.degeneration", (), "Su et al. 2022 (2202.06417)", kind="part",
+        "rules.penalties.degeneration", (), "Su et al. 2022 (2202.06417)", kind="part",
         formula="max_j cos(h_v, h_j)",
     ),
 )  # fmt: skip

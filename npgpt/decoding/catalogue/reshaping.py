@@ -7,7 +7,7 @@ from npgpt.decoding.registry import Parameter, Strategy
 STRATEGIES = (
     Strategy(
         "B1", "temperature", "Sharper below 1, flatter above; 0 is greedy search.",
-        "reshaping.temperature",
+        "rules.reshaping.temperature",
         (Parameter("temperature", "number", 1.0, "Divides the logits; 0 is greedy.",
                    0),),
         "Ackley, Hinton and Sejnowski 1985", element="temperature", sampling=True,
@@ -16,7 +16,7 @@ STRATEGIES = (
     Strategy(
         "B2", "dynamic temperature",
         "Cooler where the model is sure, hotter where it is not.",
-        "reshaping.dynamic_temperature",
+        "rules.reshaping.dynamic_temperature",
         (Parameter("dynatemp_range", "number", 0.0,
                    "Temperature moves this far around `temperature`.", 0),
          Parameter("dynatemp_exponent", "number", 1.0,
@@ -27,7 +27,7 @@ STRATEGIES = (
     ),
     Strategy(
         "B3", "EDT", "Entropy-based temperature: T_0 N^(theta/H).",
-        "reshaping.edt",
+        "rules.reshaping.edt",
         (Parameter("edt_theta", "number", 0.0, "Strength; 0 is off.", 0),
          Parameter("edt_base", "number", 0.8, "N of the formula.", 0, 1)),
         "Zhang et al. 2024 (2403.14541)", also=("temperature",), element="temperature",
@@ -36,7 +36,7 @@ STRATEGIES = (
     Strategy(
         "B4", "quadratic smoothing",
         "Gap to the top logit squared: near rivals come closer, far ones go.",
-        "reshaping.quadratic",
+        "rules.reshaping.quadratic",
         (Parameter("smoothing_factor", "number", 0.0, "Strength; 0 is off.", 0),
          Parameter("smoothing_curve", "number", 1.0, "1 is a parabola.", 1)),
         "kalomaze 2024 (no paper)", element="quadratic", sampling=True,
@@ -44,7 +44,7 @@ STRATEGIES = (
     ),
     Strategy(
         "B5", "skew", "Bends the cumulative distribution towards or from the top.",
-        "reshaping.skew",
+        "rules.reshaping.skew",
         (Parameter("skew", "number", 0.0, "Above 0: towards rarer tokens."),),
         "turboderp, ExLlamaV2 (no paper)", element="skew", sampling=True,
         keeps_top=False,
@@ -52,13 +52,13 @@ STRATEGIES = (
     ),
     Strategy(
         "B6", "logit normalisation", "Logits become log-probabilities.",
-        "reshaping.normalize",
+        "rules.reshaping.normalize",
         (Parameter("renormalize_logits", "flag", False, "Log-softmax at the end."),),
         "", element="renormalize", also=(), formula="z - log sum exp z",
     ),
     Strategy(
         "B7", "inf and NaN removal", "NaN becomes 0, infinities the largest floats.",
-        "reshaping.remove_invalid",
+        "rules.reshaping.remove_invalid",
         (Parameter("remove_invalid_values", "flag", False, "First of all rules."),),
         "", element="remove_invalid", formula="NaN -> 0, +-inf -> +-max",
     ),

@@ -11,7 +11,7 @@ from npgpt.decoding import GenerationConfig, verification
 from npgpt.decoding.drafters import NgramCache, lookup
 from npgpt.decoding.examples.five import SMALLER, WORDS, FiveWords, say, table
 from npgpt.decoding.lookahead import Lookahead
-from npgpt.decoding.rules import Context
+from npgpt.decoding.rules.base import Context
 from npgpt.decoding.tree import choose_greedy, run_trees
 from npgpt.decoding.verification import residual
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding import GenerationConfig, constraints, healing, reshaping
+from npgpt.decoding import GenerationConfig, healing
 from npgpt.decoding.chain import Setup, build_chain, run_chain
 from npgpt.decoding.examples.five import ENDING, WORDS, Words, say, table
 from npgpt.decoding.registry import Strategy
-from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.rules import regex, reshaping
+from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.errors import DecodingError
 
 P = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -117,11 +118,11 @@ def regex_example() -> str:
     """E12: tokens that may stand in a match."""
     words, pattern = ["a", "b", "ab", "c", "<end>"], "(ab)+c"
     tokens = [word.encode() for word in words[:4]] + [b""]
-    mask = constraints.RegexMask(pattern, tokens, eos=[4])
+    mask = regex.RegexMask(pattern, tokens, eos=[4])
 
     def allowed(text: list[int]) -> np.ndarray:
         context = Context(0, len(text))
-        return constraints.regex(np.log(P), text, context, (mask, np.inf))
+        return regex.regex(np.log(P), text, context, (mask, np.inf))
 
     return f"regex={pattern!r}\n\n" + after_texts(
         allowed, ([], [0], [2], [2, 3]), words
@@ -147,7 +148,7 @@ class Pieces(Words):
 
 def grammar_example(strategy: Strategy) -> str:
     """E13 and E14: tokens on the way to a sentence."""
-    from npgpt.decoding import grammar
+    from npgpt.decoding.rules import grammar
 
     schema = strategy.code == "E13"
     words = ["1", "2", "x", "-", "<end>"] if schema else ["(", ")", "x", "+", "<end>"]

@@ -18,8 +18,8 @@ from npgpt.decoding.examples.five import (
     say,
     table,
 )
-from npgpt.decoding.penalties import degeneration
-from npgpt.decoding.rules import Context
+from npgpt.decoding.rules.base import Context
+from npgpt.decoding.rules.penalties import degeneration
 
 
 def ending() -> FiveWords:

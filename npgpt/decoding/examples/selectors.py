@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding import GenerationConfig, feedback, guidance, penalties, selectors
+from npgpt.decoding import GenerationConfig, feedback, guidance, selectors
 from npgpt.decoding.examples.five import WORDS, say, table
 from npgpt.decoding.examples.rules import P
-from npgpt.decoding.rules import Context, probabilities
+from npgpt.decoding.rules import penalties
+from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selection import build_selector
 from npgpt.decoding.stopping import repeats
 from npgpt.decoding.watermark import gumbel, seed_of

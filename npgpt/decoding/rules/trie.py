@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt.decoding.bias import allow
+from npgpt.decoding.rules.bias import allow
 from npgpt.errors import DecodingError
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

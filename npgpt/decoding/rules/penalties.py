@@ -1,7 +1,7 @@
 """Penalties for tokens and n-grams that the text already has: (z, ids, ...) -> z.
 
 Which ids a penalty looks at (all, the prompt, a window) is the caller's choice; nothing
-is remembered. DRY is in npgpt.decoding.dry, FSD in npgpt.decoding.fsd.
+is remembered. DRY is in npgpt.decoding.rules.dry, FSD in npgpt.decoding.rules.fsd.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import keep, probabilities
-from npgpt.decoding.truncation import top_k
+from npgpt.decoding.rules.base import keep, probabilities
+from npgpt.decoding.rules.truncation import top_k
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

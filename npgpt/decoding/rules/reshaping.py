@@ -1,7 +1,7 @@
 """Rules that reshape the distribution: z (V,) -> z (V,), and no token is removed.
 
 -inf stays -inf. What removes tokens by their probability is in
-npgpt.decoding.truncation and npgpt.decoding.entropy.
+npgpt.decoding.rules.truncation and npgpt.decoding.rules.entropy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import check, entropy, log_probabilities, probabilities
+from npgpt.decoding.rules.base import check, entropy, log_probabilities, probabilities
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float

@@ -2,7 +2,7 @@
 
 z (V,) -> z (V,), -inf where removed. Locally typical sampling may remove the most
 probable token; the others never do. Thresholds on one number are in
-npgpt.decoding.truncation.
+npgpt.decoding.rules.truncation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import (
+from npgpt.decoding.rules.base import (
     check,
     keep,
     log_probabilities,

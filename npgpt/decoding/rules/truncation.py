@@ -2,7 +2,7 @@
 
 A threshold keeps or removes tokens with equal logits together, so ties survive as
 they do in Hugging Face's top-k, and no order of ids matters. The most probable token
-always stays. Truncations that need the entropy are in npgpt.decoding.entropy.
+always stays. Truncations that need the entropy are in npgpt.decoding.rules.entropy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npgpt.decoding.rules import (
+from npgpt.decoding.rules.base import (
     check,
     entropy,
     keep,

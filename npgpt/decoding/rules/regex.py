@@ -2,7 +2,7 @@
 
 The automaton reads bytes, since a token may be part of a character. Where the text
 stands is a function of the new tokens; results are remembered, nothing else is. JSON
-schemas and grammars are in npgpt.decoding.grammar.
+schemas and grammars are in npgpt.decoding.rules.grammar.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt.decoding.automaton import Automaton
-from npgpt.decoding.rules import Context, keep
+from npgpt.decoding.rules.automaton import Automaton
+from npgpt.decoding.rules.base import Context, keep
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
 

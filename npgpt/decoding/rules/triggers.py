@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npgpt.decoding.grammar import GrammarMask
+from npgpt.decoding.rules.grammar import GrammarMask
 from npgpt.errors import DecodingError
 
 

@@ -1,7 +1,7 @@
 """Bias, bans and forced tokens: (z, ...) -> z, by token id.
 
 Each is a pure function of the text so far. Constraints on the form of the text are in
-npgpt.decoding.constraints, grammar and trie.
+npgpt.decoding.rules.regex, grammar and trie.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt.decoding.rules import Context
+from npgpt.decoding.rules.base import Context
 from npgpt.errors import DecodingError
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

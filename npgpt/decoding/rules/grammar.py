@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt.decoding.constraints import padded
-from npgpt.decoding.rules import keep
+from npgpt.decoding.rules.base import keep
+from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float
 
 if TYPE_CHECKING:
-    from npgpt.decoding.triggers import LazyMask
+    from npgpt.decoding.rules.triggers import LazyMask
 
 MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
 
@@ -102,7 +102,7 @@ def grammar(
     (llama.cpp draws first and masks only when the token does not fit: the same law
     without truncation, another one with it.) With trigger_words or trigger_tokens the
     text is free until one occurs, and the sentence begins with it
-    (npgpt.decoding.triggers).
+    (npgpt.decoding.rules.triggers).
     """
     return keep(z, mask.mask(generated))
 
@@ -158,7 +158,7 @@ def _cached(
     mask = GrammarMask(text, tokenizer, V, eos, option)
     if not words and not tokens:
         return mask
-    from npgpt.decoding.triggers import LazyMask
+    from npgpt.decoding.rules.triggers import LazyMask
 
     return LazyMask(mask, words, tokens)
 

@@ -1,0 +1,1 @@
+"""Rules: functions z -> z that a chain runs before a token is taken."""
