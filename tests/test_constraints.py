@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from laws import REJECT, MarkovModel, follows
 
 from npgpt import DecodingError, GenerationConfig
-from npgpt.decoding import decode, healing, phrase_ban, stopping
+from npgpt.decoding import decode, healing, stopping
 from npgpt.decoding.chain import build_chain
 from npgpt.decoding.rules import bias, trie
 from npgpt.decoding.rules.automaton import Automaton, utf8_ranges
 from npgpt.decoding.rules.base import Context
 from npgpt.decoding.rules.regex import RegexMask
+from npgpt.decoding.searches import phrase_ban
 
 PATTERNS = [
     "a+b", "(ab|ba)*", "a?b{2,3}", "[^a]b", "a(b|c)*c", "", "(?:a|ab)(?:c|bc)",

@@ -8,11 +8,11 @@ from helpers import TINY, tiny_params
 from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError, GenerationConfig
-from npgpt.decoding.beam import best_candidates, drawn_candidates, length_norm
-from npgpt.decoding.choosing import minimum_bayes_risk, self_consistency
-from npgpt.decoding.contrastive_search import choose
-from npgpt.decoding.power import Draw, _Chain
 from npgpt.decoding.rules.base import Context, log_probabilities, probabilities
+from npgpt.decoding.searches.beam import best_candidates, drawn_candidates, length_norm
+from npgpt.decoding.searches.contrastive_search import choose
+from npgpt.decoding.searches.power import Draw, _Chain
+from npgpt.decoding.searches.reranking import minimum_bayes_risk, self_consistency
 
 TOY = Toy(random_table(11))
 PROMPTS = [[5, 9, 5, 9, 5], [1], [3, 4, 5, 6, 7, 8, 3, 4]]

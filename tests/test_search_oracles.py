@@ -12,11 +12,11 @@ import search_cases as cases
 from helpers import FIXTURES, shapes_unchecked
 
 from npgpt import GPT2, GenerationConfig
-from npgpt.decoding.beam import run_beams
 from npgpt.decoding.chain import build_chain
-from npgpt.decoding.diverse_beam import DiverseBeamSearch
 from npgpt.decoding.dola import Dola
-from npgpt.decoding.hypotheses import Ends
+from npgpt.decoding.searches.beam import run_beams
+from npgpt.decoding.searches.diverse_beam import DiverseBeamSearch
+from npgpt.decoding.searches.hypotheses import Ends
 from npgpt.storage.checkpoint import from_tensors
 
 KINDS = {

@@ -17,11 +17,11 @@ import numpy as np
 
 from npgpt.decoding import verification
 from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context
 from npgpt.decoding.rules.base import Rule as ChainRule
+from npgpt.decoding.searches.hypotheses import check_search, new_row
 from npgpt.errors import DecodingError
 
 Prompts = Sequence[Sequence[int]]

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.hypotheses import new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import ACCEPT, DRAFT
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, probabilities
+from npgpt.decoding.searches.hypotheses import new_row
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.verification import draw, residual
 from npgpt.errors import DecodingError

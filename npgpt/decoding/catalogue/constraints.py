@@ -152,7 +152,7 @@ STRATEGIES = (
     ),
     Strategy(
         "E17", "phrase ban", "Phrases that never occur, by going back before them.",
-        "phrase_ban.sample_without_phrases",
+        "searches.phrase_ban.sample_without_phrases",
         (Parameter("banned_strings", "texts", (), "Texts, in any case."),),
         "Paech 2024 (AntiSlop)", kind="search",
         formula="when a phrase completes, ban its first token there and draw again",
@@ -160,7 +160,7 @@ STRATEGIES = (
     Strategy(
         "E19", "exact constrained sampling",
         "The model's law given the constraint, which masking alone distorts.",
-        "exact.exact_sampling",
+        "searches.exact.exact_sampling",
         (Parameter("exact_constraint", "choice", "off", "How.",
                    choices=("off", "rejection", "asap", "smc")),
          Parameter("exact_rounds", "whole", 1000,

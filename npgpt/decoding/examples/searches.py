@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding import choosing
-from npgpt.decoding.beam import best_candidates, drawn_candidates, length_norm
-from npgpt.decoding.contrastive_search import choose
 from npgpt.decoding.examples.five import (
     ENDING,
     ENDING_TABLE,
@@ -20,6 +17,9 @@ from npgpt.decoding.examples.five import (
 )
 from npgpt.decoding.rules.base import Context
 from npgpt.decoding.rules.penalties import degeneration
+from npgpt.decoding.searches import reranking
+from npgpt.decoding.searches.beam import best_candidates, drawn_candidates, length_norm
+from npgpt.decoding.searches.contrastive_search import choose
 
 
 def ending() -> FiveWords:
@@ -90,7 +90,7 @@ def best_of() -> str:
     """G8: samples, and the likeliest."""
     drawn = FiveWords().generate("the", max_new_tokens=3, do_sample=True, seed=2,
                                  num_return_sequences=4)  # fmt: skip
-    means = [choosing.likelihood(text.logprobs) for text in drawn]
+    means = [reranking.likelihood(text.logprobs) for text in drawn]
     lines = ["best_of=4, 3 words after 'the'", ""]
     for text, mean in zip(drawn, means, strict=True):
         mark = "  <- returned" if mean == max(means) else ""
@@ -103,7 +103,7 @@ TEXTS = ["the old cat", "the cat", "a queen", "the old queen", "the cat"]
 
 def self_consistency() -> str:
     """G9: the last word is the answer."""
-    answer, share = choosing.self_consistency(TEXTS, lambda text: text.split()[-1])
+    answer, share = reranking.self_consistency(TEXTS, lambda text: text.split()[-1])
     counts = Counter(text.split()[-1] for text in TEXTS)
     lines = [f"5 texts, of which the last word counts: {', '.join(TEXTS)}", ""]
     lines += [f"  {word:<6} {n}" for word, n in counts.items()]
@@ -112,8 +112,8 @@ def self_consistency() -> str:
 
 def bayes_risk() -> str:
     """G10: how alike each text is to all."""
-    alike = [sum(choosing.overlap(a, b) for b in TEXTS) for a in TEXTS]
-    best = choosing.minimum_bayes_risk(TEXTS)
+    alike = [sum(reranking.overlap(a, b) for b in TEXTS) for a in TEXTS]
+    best = reranking.minimum_bayes_risk(TEXTS)
     lines = ["u: the share of words in common (F1)", ""]
     for i, (text, total) in enumerate(zip(TEXTS, alike, strict=True)):
         mark = "  <- returned" * (i == best)

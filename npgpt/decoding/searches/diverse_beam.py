@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.beam import Beam, BeamSearch
-from npgpt.decoding.hypotheses import Ends, Hypothesis
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Rule
 from npgpt.decoding.rules.penalties import hamming
+from npgpt.decoding.searches.beam import Beam, BeamSearch
+from npgpt.decoding.searches.hypotheses import Ends, Hypothesis
 
 
 class DiverseBeamSearch:

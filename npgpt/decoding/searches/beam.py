@@ -17,10 +17,10 @@ import numpy as np
 from npgpt.cache import KVCache
 from npgpt.decoding import randomness
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.hypotheses import Ends, Hypothesis, Pick, pick
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, Rule, check
 from npgpt.decoding.sampling import read_prompts
+from npgpt.decoding.searches.hypotheses import Ends, Hypothesis, Pick, pick
 from npgpt.errors import DecodingError
 from npgpt.ops import log_softmax
 

@@ -1,7 +1,7 @@
 """The beam searches as strategies: (model, prompts, options) -> Steps of the best
 texts.
 
-Which rule the beams follow depends on the options; npgpt.decoding.beam has the loop.
+Which rule the beams follow depends on the options; npgpt.decoding.searches.beam has the loop.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from npgpt.decoding.beam import BeamSearch, run_beams
 from npgpt.decoding.chain import build_chain
-from npgpt.decoding.constrained_beam import ConstrainedBeamSearch, constraint_set
-from npgpt.decoding.diverse_beam import DiverseBeamSearch
-from npgpt.decoding.hypotheses import Ends, check_search, steps_of
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
-from npgpt.decoding.stochastic_beam import StochasticBeamSearch
+from npgpt.decoding.searches.beam import BeamSearch, run_beams
+from npgpt.decoding.searches.constrained_beam import (
+    ConstrainedBeamSearch,
+    constraint_set,
+)
+from npgpt.decoding.searches.diverse_beam import DiverseBeamSearch
+from npgpt.decoding.searches.hypotheses import Ends, check_search, steps_of
+from npgpt.decoding.searches.stochastic_beam import StochasticBeamSearch
 from npgpt.errors import DecodingError
 
 Prompts = Sequence[Sequence[int]]

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.rules.penalties import degeneration
+from npgpt.decoding.searches.hypotheses import check_search, new_row
 from npgpt.errors import ContextOverflowError, DecodingError
 
 Prompts = Sequence[Sequence[int]]

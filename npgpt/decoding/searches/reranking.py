@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.hypotheses import check_search, new_row
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step, record
 from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.sampling import read_prompts, sample
+from npgpt.decoding.searches.hypotheses import check_search, new_row
 from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from npgpt.decoding import randomness
-from npgpt.decoding.beam import Beam, processed
-from npgpt.decoding.hypotheses import Ends, Hypothesis, pick
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Rule
+from npgpt.decoding.searches.beam import Beam, processed
+from npgpt.decoding.searches.hypotheses import Ends, Hypothesis, pick
 from npgpt.ops import log_softmax
 
 

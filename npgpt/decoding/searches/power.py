@@ -13,10 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.hypotheses import Ends, Hypothesis, check_search, pick, steps_of
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.decoding.rules.base import Context, log_probabilities
+from npgpt.decoding.searches.hypotheses import (
+    Ends,
+    Hypothesis,
+    check_search,
+    pick,
+    steps_of,
+)
 from npgpt.decoding.selectors import inverse_cdf
 
 MOVE = 1 << 20  # random numbers of move n have purposes from MOVE * n on

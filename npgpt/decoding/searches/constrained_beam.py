@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.beam import Beam, BeamSearch, processed
-from npgpt.decoding.hypotheses import Hypothesis, pick
+from npgpt.decoding.searches.beam import Beam, BeamSearch, processed
+from npgpt.decoding.searches.hypotheses import Hypothesis, pick
 from npgpt.errors import DecodingError
 
 Phrase = tuple[int, ...]

@@ -1,0 +1,1 @@
+"""Searches: loops of their own over texts, and choosing among whole texts."""
