@@ -23,7 +23,7 @@ SHAPED = (
     "npgpt.decoding.feedback",
     "npgpt.decoding.rules.fsd",
     "npgpt.decoding.rules.grammar",
-    "npgpt.decoding.guidance",
+    "npgpt.decoding.guidance.formulas",
     "npgpt.decoding.healing",
     "npgpt.decoding.rules.penalties",
     "npgpt.decoding.rules.reshaping",

@@ -5,9 +5,9 @@ import pytest
 from helpers import TINY, tiny_params
 
 from npgpt import GPT2, DecodingError, GPT2Config
-from npgpt.decoding import guidance
-from npgpt.decoding.dola import Dola, dola_layers
-from npgpt.decoding.guided import Guided, Part
+from npgpt.decoding.guidance import formulas
+from npgpt.decoding.guidance.dola import Dola, dola_layers
+from npgpt.decoding.guidance.guided import Guided, Part
 from npgpt.decoding.rules.base import log_probabilities
 from npgpt.ops import log_softmax
 
@@ -146,23 +146,23 @@ def test_scale_one_and_weight_zero_change_nothing(models):
     z, other = (model.logits(PROMPTS[0])[0, -1] for model in models[:2])
     lp = log_softmax(z)
     for same in (
-        guidance.classifier_free(z, other, 1.0),
-        guidance.context_aware(z, other, 0.0),
-        guidance.anti_lm(z, other, 0.0),
-        guidance.product(np.stack([z, other]), [1.0, 0.0]),
-        guidance.mixture(np.stack([z, other]), [1.0, 0.0]),
-        guidance.contrastive(z, other, alpha=0.0, coefficient=0.0),
+        formulas.classifier_free(z, other, 1.0),
+        formulas.context_aware(z, other, 0.0),
+        formulas.anti_lm(z, other, 0.0),
+        formulas.product(np.stack([z, other]), [1.0, 0.0]),
+        formulas.mixture(np.stack([z, other]), [1.0, 0.0]),
+        formulas.contrastive(z, other, alpha=0.0, coefficient=0.0),
     ):
         np.testing.assert_allclose(same, lp, atol=1e-12)
-    assert (guidance.dexperts(z, other, other, 3.0) == z).all()
-    np.testing.assert_allclose(guidance.improved_contrastive(z, other, 0.0, 0.0), z)
+    assert (formulas.dexperts(z, other, other, 3.0) == z).all()
+    np.testing.assert_allclose(formulas.improved_contrastive(z, other, 0.0, 0.0), z)
 
 
 def test_context_aware_is_classifier_free(models):
     z, other = (model.logits(PROMPTS[0])[0, -1] for model in models[:2])
     lp, ln = log_softmax(z), log_softmax(other)
     np.testing.assert_allclose(
-        guidance.context_aware(z, other, 0.5), 1.5 * lp - 0.5 * ln, atol=1e-12
+        formulas.context_aware(z, other, 0.5), 1.5 * lp - 0.5 * ln, atol=1e-12
     )
 
 
@@ -170,10 +170,10 @@ def test_what_is_ruled_out_stays_out():
     z = np.array([1.0, -np.inf, 0.0, 2.0])
     other = np.array([0.0, -np.inf, -np.inf, 1.0])
     for combined in (
-        guidance.classifier_free(z, other, 2.0),
-        guidance.anti_lm(z, other, 0.5),
-        guidance.product(np.stack([z, other]), [0.5, 0.5]),
-        guidance.improved_contrastive(z, other),
+        formulas.classifier_free(z, other, 2.0),
+        formulas.anti_lm(z, other, 0.5),
+        formulas.product(np.stack([z, other]), [0.5, 0.5]),
+        formulas.improved_contrastive(z, other),
     ):
         assert (combined[[1, 2]] == -np.inf).all()
         assert np.isfinite(combined[3])
@@ -181,9 +181,9 @@ def test_what_is_ruled_out_stays_out():
 
 def test_divergence_is_zero_for_equals_and_at_most_ln_2():
     lp = log_softmax(np.array([1.0, 2.0, 0.5]))
-    assert guidance.jensen_shannon(lp, lp) == pytest.approx(0)
+    assert formulas.jensen_shannon(lp, lp) == pytest.approx(0)
     far = np.log(np.array([1e-300, 1 - 1e-12, 1e-300]))
-    assert guidance.jensen_shannon(
+    assert formulas.jensen_shannon(
         np.log(np.array([1.0, 1e-300, 1e-300])), far
     ) <= np.log(2)
 
@@ -197,7 +197,7 @@ def test_dola_is_its_formula(models):
     )
     lp = log_softmax(rows[0][0])
     np.testing.assert_allclose(lp[2], log_softmax(model.logits(PROMPTS[0])[0, -1]))
-    js = [guidance.jensen_shannon(lp[2], lp[j]) for j in (0, 1)]
+    js = [formulas.jensen_shannon(lp[2], lp[j]) for j in (0, 1)]
     expected = lp[2] - lp[int(np.argmax(js))]
     kept = lp[2] >= lp[2].max() + np.log(0.1)
     np.testing.assert_allclose(z[kept], expected[kept])

@@ -13,7 +13,7 @@ from helpers import FIXTURES, shapes_unchecked
 
 from npgpt import GPT2, GenerationConfig
 from npgpt.decoding.chain import build_chain
-from npgpt.decoding.dola import Dola
+from npgpt.decoding.guidance.dola import Dola
 from npgpt.decoding.searches.beam import run_beams
 from npgpt.decoding.searches.diverse_beam import DiverseBeamSearch
 from npgpt.decoding.searches.hypotheses import Ends

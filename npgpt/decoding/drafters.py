@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.guided import check_same_vocabulary
+from npgpt.decoding.guidance.guided import check_same_vocabulary
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding import GenerationConfig, feedback, guidance, selectors
+from npgpt.decoding import GenerationConfig, feedback, selectors
 from npgpt.decoding.examples.five import WORDS, say, table
 from npgpt.decoding.examples.rules import P
+from npgpt.decoding.guidance import formulas
 from npgpt.decoding.rules import penalties
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selection import build_selector
@@ -190,33 +191,33 @@ def _readings(how: str, names: tuple[str, ...], y: np.ndarray) -> str:
 GUIDANCE: dict[str, Callable[[], str]] = {
     "classifier-free guidance": lambda: _readings(
         "guidance_scale=1.5", ("prompt", "negative"),
-        guidance.classifier_free(Z, np.log(OTHER), 1.5)),
+        formulas.classifier_free(Z, np.log(OTHER), 1.5)),
     "context-aware decoding": lambda: _readings(
         "context_aware_alpha=0.5", ("context", "without"),
-        guidance.context_aware(Z, np.log(OTHER), 0.5)),
+        formulas.context_aware(Z, np.log(OTHER), 0.5)),
     "contrastive decoding": lambda: _readings(
         "contrastive_alpha=0.3, amateur_temperature=1.0", ("expert", "amateur"),
-        guidance.contrastive(Z, np.log(OTHER), 0.3, 1.0)),
+        formulas.contrastive(Z, np.log(OTHER), 0.3, 1.0)),
     "improved contrastive decoding": lambda: _readings(
         "contrastive_beta=0.5, contrastive_alpha=0.3", ("expert", "amateur"),
-        guidance.improved_contrastive(Z, np.log(OTHER), 0.3, 0.5)),
+        formulas.improved_contrastive(Z, np.log(OTHER), 0.3, 0.5)),
     "DExperts": lambda: _readings(
         "dexperts_alpha=1.0", ("model", "expert", "anti"),
-        guidance.dexperts(Z, np.log(OTHER), np.log(THIRD), 1.0)),
+        formulas.dexperts(Z, np.log(OTHER), np.log(THIRD), 1.0)),
     "ensemble": lambda: _readings(
         "ensemble='product', ensemble_weights=[0.5, 0.5]", ("first", "second"),
-        guidance.product(np.stack([Z, np.log(OTHER)]), [0.5, 0.5])),
+        formulas.product(np.stack([Z, np.log(OTHER)]), [0.5, 0.5])),
     "anti-LM": lambda: _readings(
         "anti_lm_weight=0.5", ("prompt", "without"),
-        guidance.anti_lm(Z, np.log(OTHER), 0.5)),
+        formulas.anti_lm(Z, np.log(OTHER), 0.5)),
 }  # fmt: skip
 
 
 def dola() -> str:
     """F5."""
     early = np.log(np.stack([OTHER, THIRD]))
-    apart = [guidance.jensen_shannon(Z, layer) for layer in early]
-    y = guidance.dola(Z, early, alpha=0.3)
+    apart = [formulas.jensen_shannon(Z, layer) for layer in early]
+    y = formulas.dola(Z, early, alpha=0.3)
     head = f"JS(last, layer 2) = {apart[0]:.3f}, JS(last, layer 4) = {apart[1]:.3f}: "
     columns = {"last": P, "layer 2": OTHER, "layer 4": THIRD, "after": probabilities(y)}
     return head + f"layer {2 if apart[0] >= apart[1] else 4}\n\n" + table(columns)

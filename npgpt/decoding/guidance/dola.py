@@ -1,6 +1,6 @@
 """DoLa: a model that contrasts its last layer with one of its own early ones.
 
-The formula is npgpt.decoding.guidance.dola. Layers that were not trained to predict by
+The formula is npgpt.decoding.guidance.formulas.dola. Layers that were not trained to predict by
 themselves, as GPT-2's, are a weaker amateur than those of the paper's models.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.decoding import guidance
 from npgpt.decoding.generation import Generator
+from npgpt.decoding.guidance import formulas
 from npgpt.errors import DecodingError
 
 
@@ -56,7 +56,7 @@ class Dola(Generator):
         rows = self.main.layer_logits(ids, cache, layers, keep, norm=self.norm)
         return [
             np.stack([
-                guidance.dola(z[-1], z[:-1], self.alpha, self.divergence) for z in row
+                formulas.dola(z[-1], z[:-1], self.alpha, self.divergence) for z in row
             ])
             for row in rows
         ]  # fmt: skip

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from npgpt.decoding import guidance
-from npgpt.decoding.dola import Dola
-from npgpt.decoding.guided import Guided, Part
+from npgpt.decoding.guidance import formulas
+from npgpt.decoding.guidance.dola import Dola
+from npgpt.decoding.guidance.guided import Guided, Part
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import ContextOverflowError, DecodingError
 
@@ -23,7 +23,7 @@ def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> 
     context = negative_context(model, prompts, options.negative_prompt, options)
     return Guided(
         [Part(model, (None, context))],
-        lambda z: guidance.classifier_free(z[0], z[1], scale),
+        lambda z: formulas.classifier_free(z[0], z[1], scale),
     )
 
 
@@ -37,7 +37,7 @@ def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Gu
     context = negative_context(model, prompts, options.prompt_without_context, options)
     return Guided(
         [Part(model, (None, context))],
-        lambda z: guidance.context_aware(z[0], z[1], alpha),
+        lambda z: formulas.context_aware(z[0], z[1], alpha),
     )
 
 
@@ -53,12 +53,12 @@ def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guid
         alpha, beta = o.contrastive_alpha, o.contrastive_beta
         return Guided(
             [Part(model), Part(o.amateur_model)],
-            lambda z: guidance.improved_contrastive(z[0], z[1], alpha, beta),
+            lambda z: formulas.improved_contrastive(z[0], z[1], alpha, beta),
         )
     settings = (o.contrastive_alpha, o.amateur_temperature, o.contrastive_coefficient)
     return Guided(
         [Part(model), Part(o.amateur_model)],
-        lambda z: guidance.contrastive(z[0], z[1], *settings),
+        lambda z: formulas.contrastive(z[0], z[1], *settings),
     )
 
 
@@ -79,7 +79,7 @@ def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
         raise DecodingError("expert_model needs anti_expert_model beside it")
     return Guided(
         [Part(model), Part(options.expert_model), Part(options.anti_expert_model)],
-        lambda z: guidance.dexperts(z[0], z[1], z[2], alpha),
+        lambda z: formulas.dexperts(z[0], z[1], z[2], alpha),
     )
 
 
@@ -96,11 +96,11 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
         )
     if min(weights) < 0 or sum(weights) <= 0:
         raise DecodingError("ensemble_weights must be positive numbers")
-    combine: Callable = guidance.product
+    combine: Callable = formulas.product
     if options.ensemble == "mixture":
         if abs(sum(weights) - 1) > 1e-6:
             raise DecodingError("ensemble_weights of a mixture must sum to 1")
-        combine = guidance.mixture
+        combine = formulas.mixture
     return Guided(
         [Part(model), *map(Part, others)], lambda z: combine(z, tuple(weights))
     )
@@ -113,7 +113,7 @@ def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
         parts = [Part(model), Part(options.anti_lm_model)]
     else:
         parts = [Part(model, (None, negative_context(model, prompts, None, options)))]
-    return Guided(parts, lambda z: guidance.anti_lm(z[0], z[1], weight))
+    return Guided(parts, lambda z: formulas.anti_lm(z[0], z[1], weight))
 
 
 def negative_context(

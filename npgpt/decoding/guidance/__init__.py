@@ -1,0 +1,1 @@
+"""Guidance: several distributions a step, combined into one."""
