@@ -11,8 +11,13 @@ from npgpt import GPT2, DecodingError
 from npgpt.cache import KVCache
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.rules.penalties import repetition
-from npgpt.decoding.speculative import Pace
-from npgpt.decoding.verification import draw, residual, typical, typical_threshold
+from npgpt.decoding.speculative.acceptance import (
+    draw,
+    residual,
+    typical,
+    typical_threshold,
+)
+from npgpt.decoding.speculative.loop import Pace
 
 # Rows as different as they can be with drafts that stand half the time: a p or q of the
 # wrong position, or a wrong residual, moves the law by more than chance does.

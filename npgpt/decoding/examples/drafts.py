@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding import GenerationConfig, verification
-from npgpt.decoding.drafters import NgramCache, lookup
+from npgpt.decoding import GenerationConfig
 from npgpt.decoding.examples.five import SMALLER, WORDS, FiveWords, say, table
-from npgpt.decoding.lookahead import Lookahead
 from npgpt.decoding.rules.base import Context
-from npgpt.decoding.tree import choose_greedy, run_trees
-from npgpt.decoding.verification import residual
+from npgpt.decoding.speculative import acceptance
+from npgpt.decoding.speculative.acceptance import residual
+from npgpt.decoding.speculative.drafters import NgramCache, lookup
+from npgpt.decoding.speculative.lookahead import Lookahead
+from npgpt.decoding.speculative.token_tree import choose_greedy, run_trees
 
 
 def laws() -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +57,7 @@ def assisted_greedy() -> str:
     for _ in range(3):
         ids.append(int(model.early[ids[-1]].argmax()))
     draft = ids[1:]
-    verdict = verification.verify_greedy(lambda i, tokens: model.z[ids[i]], draft)
+    verdict = acceptance.verify_greedy(lambda i, tokens: model.z[ids[i]], draft)
     argmax = _argmaxes(model, ids)
     return "\n".join([
         "after 'the'", "",
@@ -72,7 +73,7 @@ def matched() -> str:
     lines = ["after 'the', draft 'cat': the model draws y ~ p, go on while y = x", ""]
     for step in range(5):
         context = Context(1, step, 3)
-        y = verification.match(p, q, 2, context)
+        y = acceptance.match(p, q, 2, context)
         stands = "the draft stands" if y == 2 else "instead of the draft"
         lines.append(f"  u = {context.uniform():.3f}  y = {WORDS[y]:<6} {stands}")
     return "\n".join(lines)
@@ -163,7 +164,7 @@ def typical() -> str:
     """H10."""
     p, _ = laws()
     epsilon, delta = 0.3, 0.5
-    least = verification.typical_threshold(p, epsilon, delta)
+    least = acceptance.typical_threshold(p, epsilon, delta)
     columns = {"p": p, "": ["stands" if x > least else "is drawn anew" for x in p]}
     return (
         f"typical_acceptance={epsilon}, typical_delta={delta}: a draft of "

@@ -19,7 +19,7 @@ from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.searches.hypotheses import new_row
 from npgpt.decoding.selectors import greedy, inverse_cdf
-from npgpt.decoding.verification import draw, residual
+from npgpt.decoding.speculative.acceptance import draw, residual
 from npgpt.errors import DecodingError
 
 Prompts = Sequence[Sequence[int]]

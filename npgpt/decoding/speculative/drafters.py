@@ -19,7 +19,7 @@ from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Context, Rule, probabilities
 from npgpt.decoding.selectors import inverse_cdf
-from npgpt.decoding.speculative import Draft, Pace
+from npgpt.decoding.speculative.loop import Draft, Pace
 from npgpt.errors import DecodingError
 
 

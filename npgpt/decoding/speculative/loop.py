@@ -1,8 +1,8 @@
 """Speculative decoding: a drafter guesses several tokens, the model reads them at once.
 
 The model's logits after every drafted token come out of one reading, which costs little
-more than reading one token. What stands is decided by npgpt.decoding.verification; the
-drafters are in npgpt.decoding.drafters and lookahead. Rows share their readings and
+more than reading one token. What stands is decided by npgpt.decoding.speculative.acceptance; the
+drafters are in npgpt.decoding.speculative.drafters and lookahead. Rows share their readings and
 advance at their own pace.
 """
 
@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npgpt.decoding import verification
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context
 from npgpt.decoding.rules.base import Rule as ChainRule
 from npgpt.decoding.searches.hypotheses import check_search, new_row
+from npgpt.decoding.speculative import acceptance
 from npgpt.errors import DecodingError
 
 Prompts = Sequence[Sequence[int]]
@@ -54,7 +54,7 @@ def run(
     options: GenerationConfig,
     drafter: Drafter,
     chain: Sequence[ChainRule],
-    rule: verification.Rule | None,
+    rule: acceptance.Rule | None,
     bonus: bool = True,
 ) -> Iterator[Step]:
     """The loop: draft, read, verify, keep what stands. rule None is greedy.
@@ -105,7 +105,7 @@ def _advance(
     draft: Draft,
     logits: np.ndarray,
     chain: Sequence[ChainRule],
-    rule: verification.Rule | None,
+    rule: acceptance.Rule | None,
     options: GenerationConfig,
     eos: Sequence[int],
     room: int,
@@ -129,9 +129,9 @@ def _advance(
 
     bonus = bonus or not draft.tokens
     if rule is None or (options.greedy and not draft.tokens):
-        verdict = verification.verify_greedy(z, draft.tokens, bonus)
+        verdict = acceptance.verify_greedy(z, draft.tokens, bonus)
     else:
-        verdict = verification.verify(
+        verdict = acceptance.verify(
             rule, z, draft.tokens, draft.q, context, bonus=bonus
         )
     steps = []
@@ -212,7 +212,7 @@ def check_speculative(
         )
 
 
-def rule_of(options: GenerationConfig, has_q: bool) -> verification.Rule | None:
+def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Rule | None:
     """The verification that the options ask for; None is greedy.
 
     By default speculative sampling where the drafter knows its probabilities, else
@@ -225,15 +225,15 @@ def rule_of(options: GenerationConfig, has_q: bool) -> verification.Rule | None:
                 "assistant_ensemble_weight needs a drafter with probabilities: "
                 "assistant_model or assistant_early_exit"
             )
-        rule = verification.ensemble_greedy if o.greedy else verification.ensemble
+        rule = acceptance.ensemble_greedy if o.greedy else acceptance.ensemble
         return rule(o.assistant_ensemble_weight)
     if o.greedy:
         return None
     if o.typical_acceptance:
-        return verification.typical(o.typical_acceptance, o.typical_delta)
+        return acceptance.typical(o.typical_acceptance, o.typical_delta)
     if o.verification == "match" or not has_q:
-        return verification.match
-    return verification.speculative
+        return acceptance.match
+    return acceptance.speculative
 
 
 def speculate(
@@ -261,7 +261,7 @@ def assisted(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H1 and H2: a smaller model drafts."""
-    from npgpt.decoding.drafters import ModelDrafter
+    from npgpt.decoding.speculative.drafters import ModelDrafter
 
     if options.assistant_tree:
         return _tree(model, prompts, options, cache)
@@ -274,7 +274,7 @@ def assisted(
 def _tree(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any
 ) -> Iterator[Step]:
-    from npgpt.decoding.tree import assisted_tree
+    from npgpt.decoding.speculative.token_tree import assisted_tree
 
     check_speculative(model, prompts, options, cache, "assistant_tree")
     if min(options.assistant_tree) < 1:
@@ -289,7 +289,7 @@ def prompt_lookup(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H4: what followed the last tokens earlier in the text is drafted again."""
-    from npgpt.decoding.drafters import PromptLookup
+    from npgpt.decoding.speculative.drafters import PromptLookup
 
     o = options
     return speculate(
@@ -303,7 +303,7 @@ def ngram_cache(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H5: counts of n-grams of the text so far draft."""
-    from npgpt.decoding.drafters import NgramCache
+    from npgpt.decoding.speculative.drafters import NgramCache
 
     o = options
     return speculate(
@@ -317,7 +317,7 @@ def early_exit(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H6: the model's own first layers draft, the others verify."""
-    from npgpt.decoding.drafters import EarlyExit
+    from npgpt.decoding.speculative.drafters import EarlyExit
 
     make = partial(EarlyExit, options)
     return speculate(model, prompts, options, cache, make, "assistant_early_exit",
@@ -328,7 +328,7 @@ def jacobi(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H7: the model's own guesses of the last reading are the next draft."""
-    from npgpt.decoding.lookahead import Jacobi
+    from npgpt.decoding.speculative.lookahead import Jacobi
 
     tokens = options.jacobi_num_tokens
     return speculate(model, prompts, options, cache, lambda *_: Jacobi(tokens),

@@ -13,8 +13,13 @@ import numpy as np
 
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step
-from npgpt.decoding.speculative import Draft, check_speculative
-from npgpt.decoding.tree import Tree, choose_greedy, choose_matching, run_trees
+from npgpt.decoding.speculative.loop import Draft, check_speculative
+from npgpt.decoding.speculative.token_tree import (
+    Tree,
+    choose_greedy,
+    choose_matching,
+    run_trees,
+)
 from npgpt.errors import DecodingError
 
 

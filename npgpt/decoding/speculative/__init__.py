@@ -1,0 +1,1 @@
+"""Speculative decoding: fewer readings of the model, the same law."""
