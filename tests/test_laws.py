@@ -9,9 +9,10 @@ from helpers import shapes_unchecked
 from laws import REJECT, MarkovModel, chi_square_tail, follows
 
 from npgpt import GenerationConfig
-from npgpt.decoding import decode, selectors, synthid, watermark
+from npgpt.decoding import decode, selectors
 from npgpt.decoding.rules import reshaping, truncation
 from npgpt.decoding.rules.base import probabilities
+from npgpt.decoding.watermarks import synthid, watermark
 
 P = np.array([0.05, 0.4, 0.25, 0.3])
 Z = np.log(P)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import FIXTURES
 
-from npgpt.decoding import Context, feedback, synthid
+from npgpt.decoding import Context, feedback
 from npgpt.decoding.rules import (
     bias,
     dry,
@@ -17,6 +17,7 @@ from npgpt.decoding.rules import (
     truncation,
 )
 from npgpt.decoding.rules.base import probabilities
+from npgpt.decoding.watermarks import synthid
 
 PROMPT, EOS = 6, [3, 5]
 SEQUENCES = [((7,), 1.5), ((1, 2), -2.0), ((4, 4, 9), 3.0)]

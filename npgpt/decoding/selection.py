@@ -70,7 +70,7 @@ def build_selector(options: GenerationConfig) -> Selector:
             ),
         )  # fmt: skip
     if o.watermark == "gumbel":
-        from npgpt.decoding import watermark
+        from npgpt.decoding.watermarks import watermark
 
         key, width = o.hashing_key, o.context_width
         return _stateless(

@@ -50,7 +50,7 @@ def test_synthid_equals_transformers(seed):
     pytest.importorskip("transformers")
     import record_decoding_fixtures as record
 
-    from npgpt.decoding.synthid import synthid
+    from npgpt.decoding.watermarks.synthid import synthid
 
     live = record.synthid(seed + 100)
     ids = live["synthid_ids"].tolist()
@@ -68,7 +68,7 @@ def test_watermark_scores_equal_transformers():
     torch = pytest.importorskip("torch")
     from transformers import WatermarkDetector
 
-    from npgpt.decoding.watermark import detect
+    from npgpt.decoding.watermarks.watermark import detect
 
     ids = np.random.default_rng(0).integers(0, 50, 200).tolist()
     found = detect(ids, 50, "lefthash", greenlist_ratio=0.25)

@@ -15,7 +15,7 @@ WIDTH = Parameter("context_width", "whole", 1, "Tokens that seed a choice.", 1)
 STRATEGIES = (
     Strategy(
         "I1", "KGW, left hash", "The last token decides which tokens are green.",
-        "watermark.left_hash", (WATERMARK, RATIO, BIAS, KEY, WIDTH),
+        "watermarks.watermark.left_hash", (WATERMARK, RATIO, BIAS, KEY, WIDTH),
         "Kirchenbauer et al. 2023 (2301.10226)", switch="watermark", equals="lefthash",
         takes="z ids", values=("greenlist_ratio", "watermark_bias", "hashing_key",
                                "context_width"),
@@ -23,14 +23,14 @@ STRATEGIES = (
     ),
     Strategy(
         "I2", "KGW, self hash", "The token itself takes part in the hash.",
-        "watermark.self_hash", (), "Kirchenbauer et al. 2023 (2306.04634)",
+        "watermarks.watermark.self_hash", (), "Kirchenbauer et al. 2023 (2306.04634)",
         switch="watermark", equals="selfhash", takes="z ids",
         also=("greenlist_ratio", "watermark_bias", "hashing_key", "context_width"),
         element="watermark", formula="z_v + delta for v green given itself",
     ),
     Strategy(
         "I3", "SynthID", "A tournament of hash bits between tokens.",
-        "synthid.synthid",
+        "watermarks.synthid.synthid",
         (Parameter("synthid_keys", "ids", KEYS, "One secret a round."),
          Parameter("ngram_len", "whole", 5, "Tokens a hash reads.", 2),
          Parameter("context_history_size", "whole", 1024,
@@ -42,14 +42,14 @@ STRATEGIES = (
     ),
     Strategy(
         "I4", "Gumbel watermark", "The noise of Gumbel-max comes from a key.",
-        "watermark.gumbel", (), "Aaronson 2022; Kuditipudi et al. 2023 (2307.15593)",
+        "watermarks.watermark.gumbel", (), "Aaronson 2022; Kuditipudi et al. 2023 (2307.15593)",
         kind="selector", switch="watermark", equals="gumbel",
         uses=("hashing_key", "context_width"), sampling=True,
         formula="argmax u_v^(1/p_v),  u = PRF(key, last tokens)",
     ),
     Strategy(
         "I5", "Unigram", "One fixed list of green tokens.",
-        "watermark.unigram", (), "Zhao et al. 2023 (2306.17439)", switch="watermark",
+        "watermarks.watermark.unigram", (), "Zhao et al. 2023 (2306.17439)", switch="watermark",
         equals="unigram", takes="z",
         also=("greenlist_ratio", "watermark_bias", "hashing_key"), element="watermark",
         formula="z_v + delta for v green",

@@ -15,7 +15,7 @@ from npgpt.decoding.rules import penalties
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selection import build_selector
 from npgpt.decoding.stopping import repeats
-from npgpt.decoding.watermark import gumbel, seed_of
+from npgpt.decoding.watermarks.watermark import gumbel, seed_of
 
 Z = np.log(P)
 NOW = Context(prompt_length=3, step=0, seed=7)

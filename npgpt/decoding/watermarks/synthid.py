@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from npgpt.decoding.rules.base import check, probabilities
-from npgpt.decoding.watermark import Detection
+from npgpt.decoding.watermarks.watermark import Detection
 from npgpt.errors import DecodingError
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

@@ -2,7 +2,7 @@
 
 Whoever knows the key can count how often the preference was met, without the model.
 Green lists (KGW, Unigram) add to logits; the Gumbel watermark changes nothing but where
-the random numbers come from. SynthID is in npgpt.decoding.synthid.
+the random numbers come from. SynthID is in npgpt.decoding.watermarks.synthid.
 
 The pseudo-random functions are this project's own: marks of other systems are not found
 here, nor these there.
@@ -196,7 +196,7 @@ def detect(
     elif watermark != "selfhash":
         raise DecodingError(
             f"no detector for {watermark!r}; there are lefthash, selfhash, unigram, "
-            "gumbel, and npgpt.decoding.synthid.detect"
+            "gumbel, and npgpt.decoding.watermarks.synthid.detect"
         )
     g = sum(
         bool(self_green(np.array([token], np.uint64), context, ratio, key, width)[0])
