@@ -12,8 +12,8 @@ import pytest
 
 from npgpt import DecodingError, GenerationConfig
 from npgpt.decoding.catalogue import PARAMETERS, SECTIONS, STRATEGIES, find
+from npgpt.decoding.catalogue.entry import resolve
 from npgpt.decoding.options import LOOP
-from npgpt.decoding.registry import resolve
 
 HERE = Path(__file__).parent
 

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from npgpt.decoding.catalogue import SECTIONS
+from npgpt.decoding.catalogue.entry import Parameter
 from npgpt.decoding.options import OPTIONS
-from npgpt.decoding.registry import Parameter
 
 SEEN = ("temperature", "top_k", "top_p", "min_new_tokens")  # the verb's own
 FILES = ("grammar", "json_schema")  # @FILE is the text of a file

@@ -9,8 +9,8 @@ import click
 
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.decoding.catalogue import SECTIONS, STRATEGIES, find
+from npgpt.decoding.catalogue.entry import Parameter, Strategy, resolve
 from npgpt.decoding.examples import worked_example
-from npgpt.decoding.registry import Parameter, Strategy, resolve
 
 
 @click.command()

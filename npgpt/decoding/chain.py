@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.catalogue import STRATEGIES
+from npgpt.decoding.catalogue.entry import Strategy, resolve
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.randomness import PROCESSOR
-from npgpt.decoding.registry import Strategy, resolve
 from npgpt.decoding.rules.base import Context, Rule
 from npgpt.errors import DecodingError
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from npgpt.cache import KVCache
 from npgpt.decoding.catalogue import STRATEGIES
+from npgpt.decoding.catalogue.entry import resolve
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.registry import resolve
 from npgpt.decoding.row import Step
 from npgpt.decoding.sampling import sample
 from npgpt.errors import DecodingError

@@ -12,7 +12,7 @@ from typing import Any
 
 from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import PARAMETERS, STRATEGIES
-from npgpt.decoding.registry import Parameter, Strategy
+from npgpt.decoding.catalogue.entry import Parameter, Strategy
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import shown
 

@@ -17,7 +17,7 @@ from npgpt.decoding.catalogue import (
     truncation,
     watermarks,
 )
-from npgpt.decoding.registry import Parameter, Strategy
+from npgpt.decoding.catalogue.entry import Parameter, Strategy
 from npgpt.errors import DecodingError
 
 SECTIONS: dict[str, tuple[Strategy, ...]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npgpt.decoding.registry import Parameter, Strategy
+from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 FINISH = Parameter(
     "finish_in_time", "flag", False,

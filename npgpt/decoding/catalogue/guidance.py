@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npgpt.decoding.registry import Parameter, Strategy
+from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 ALPHA = Parameter("contrastive_alpha", "number", 0.1,
                   "Plausible: p of at least this share of the largest.", 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npgpt.decoding.registry import Parameter, Strategy
+from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 DO_SAMPLE = Parameter(
     "do_sample", "flag", False, "Draw from the distribution, not its maximum."

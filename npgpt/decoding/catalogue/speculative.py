@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npgpt.decoding.registry import Parameter, Strategy
+from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 TOKENS = Parameter("num_assistant_tokens", "whole", 20, "Tokens a draft.", 1)
 SCHEDULE = Parameter("num_assistant_tokens_schedule", "choice", "constant",

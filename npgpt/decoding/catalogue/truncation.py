@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from npgpt.decoding.registry import Parameter, Strategy
+from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 TAU = Parameter("mirostat_tau", "number", 5.0, "Target surprise in bits.", 0)
 ETA = Parameter("mirostat_eta", "number", 0.1, "Learning rate.", 0)

@@ -6,6 +6,7 @@ functions, on a model of five words (npgpt.decoding.examples.five).
 
 from __future__ import annotations
 
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.examples.drafts import DRAFTS
 from npgpt.decoding.examples.rules import (
     ENDINGS,
@@ -18,7 +19,6 @@ from npgpt.decoding.examples.rules import (
 )
 from npgpt.decoding.examples.searches import SEARCHES
 from npgpt.decoding.examples.selectors import SELECTORS, mirostat
-from npgpt.decoding.registry import Strategy
 
 OTHERS = {
     **SELECTORS, **SEARCHES, **DRAFTS, "inf and NaN removal": invalid_example,

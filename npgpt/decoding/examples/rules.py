@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding import GenerationConfig, healing
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.chain import Setup, build_chain, run_chain
 from npgpt.decoding.examples.five import ENDING, WORDS, Words, say, table
-from npgpt.decoding.registry import Strategy
 from npgpt.decoding.rules import regex, reshaping
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.errors import DecodingError
