@@ -33,7 +33,7 @@ SHAPED = (
     "npgpt.decoding.rules.trie",
     "npgpt.decoding.rules.truncation",
     "npgpt.decoding.watermarks.watermark",
-    "npgpt.diversity",
+    "npgpt.lab.diversity",
     "npgpt.gpt2",
     "npgpt.training.gradients",
     "npgpt.training.mixed",

@@ -26,10 +26,8 @@ from npgpt import (
     GPT2Config,
     NpgptError,
     Tokenizer,
-    compare,
     evaluate,
     forward,
-    grid,
     info,
     plots,
     reading,
@@ -37,6 +35,7 @@ from npgpt import (
     score,
     verify,
 )
+from npgpt.lab import grid, run
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.training import corpus, curve, loop, lora
@@ -301,10 +300,10 @@ CALLS = {
         "encode": Call(corpus.encode, lambda: dict(
             documents=documents(), tokenizer=mini().tokenizer, path=None,
             progress=None)),
-        "Plan": Call(compare.Plan, plan),
+        "Plan": Call(run.Plan, plan),
         "compare": Call(
-            lambda out, jobs, progress, **kw: compare.compare(
-                compare.Plan(**kw), out, jobs, progress),
+            lambda out, jobs, progress, **kw: run.compare(
+                run.Plan(**kw), out, jobs, progress),
             lambda: dict(**plan(), out=None, jobs=1, progress=None)),
         "read_grid": Call(grid.read_grid, lambda: dict(source="top_p")),
         "make_grid": Call(grid.make_grid, lambda: dict(items=[{}], where="x")),

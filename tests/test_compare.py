@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from npgpt import GPT2
-from npgpt.compare import Plan, compare, continuation_logprob
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import GridError
-from npgpt.grid import PRESETS, make_grid, read_grid, with_models
+from npgpt.lab.grid import PRESETS, make_grid, read_grid, with_models
+from npgpt.lab.run import Plan, compare, continuation_logprob
 
 pytest.importorskip("joblib", reason="joblib is of the extra lab")
 NPGPT = str(Path(sys.executable).parent / "npgpt")

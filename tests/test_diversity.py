@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt import diversity as d
+from npgpt.lab import diversity as d
 
 FOX, CAT, DOG = map(
     str.split,

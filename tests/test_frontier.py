@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.compare import Text
-from npgpt.diversity import distinct_n
-from npgpt.frontier import (
+from npgpt.lab.diversity import distinct_n
+from npgpt.lab.frontier import (
     Interval,
     Measures,
     find_frontier,
@@ -19,6 +18,7 @@ from npgpt.frontier import (
     pareto,
     student_t,
 )
+from npgpt.lab.run import Text
 
 whole = st.integers(0, 6).map(float)  # few values, so that ties are frequent
 
@@ -136,7 +136,7 @@ def test_the_sentence_names_every_setting_once():
 
 
 def test_the_figure_has_ticks_and_leads_to_labels_that_stand_away():
-    from npgpt.plot_frontier import plot_frontier
+    from npgpt.lab.figure import plot_frontier
 
     crowd = [setting(f"number {i}", 0.9 + 0.001 * i, 5 + 0.02 * i) for i in range(6)]
     settings = [setting("sure", 0.1, 3), *crowd, setting("varied", 0.99, 30)]

@@ -15,9 +15,8 @@ from npgpt.commands._shared import (
     echo_json,
     json_option,
 )
-from npgpt.compare import Plan, Text, compare
 from npgpt.errors import GridError, PlotError
-from npgpt.frontier import (
+from npgpt.lab.frontier import (
     DIVERSITIES,
     MEASURES,
     Frontier,
@@ -26,7 +25,8 @@ from npgpt.frontier import (
     find_frontier,
     measure,
 )
-from npgpt.grid import PRESETS, read_grid
+from npgpt.lab.grid import PRESETS, read_grid
+from npgpt.lab.run import Plan, Text, compare
 from npgpt.storage import hub
 
 COLUMN = 36  # characters of a sample text's column
@@ -227,7 +227,7 @@ def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None
 
 
 def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) -> None:
-    from npgpt.plot_frontier import plot_frontier
+    from npgpt.lab.figure import plot_frontier
     from npgpt.plots import save
 
     judged = f", judged by {plan.judge}" if plan.judge else ""

@@ -2,7 +2,7 @@
 
 Diversity is taken among the texts of one prompt and averaged over prompts. An interval
 says how far another draw of as many seeds would move a figure, for these prompts.
-Nothing is run here; npgpt.compare runs.
+Nothing is run here; npgpt.lab.run runs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt import diversity
-from npgpt.compare import Text
+from npgpt.lab import diversity
+from npgpt.lab.run import Text
 
 # 97.5 % quantiles of Student's t. Straight lines between them over 1/df lie above the
 # curve, so an interval is never too narrow for it.

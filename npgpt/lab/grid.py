@@ -217,6 +217,6 @@ def _read_yaml(path: Path) -> Any:
             f"{path}: neither a preset ({', '.join(PRESETS)}) nor a file that can be "
             f"read ({reason})"
         ) from None
-    from npgpt.gridfile import load_yaml
+    from npgpt.lab.gridfile import load_yaml
 
     return load_yaml(text, str(path))

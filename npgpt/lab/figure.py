@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from npgpt.errors import PlotError
-from npgpt.frontier import Frontier, Interval, Measures
+from npgpt.lab.frontier import Frontier, Interval, Measures
 
 _ON, _OFF = "#1f3b73", "#a0a0a0"
 _SIDES = ((6, 6, "left", "bottom"), (-6, 6, "right", "bottom"),

@@ -3,7 +3,7 @@
 A text depends on its setting, prompt and seed alone, not on the order of work or the
 number of processes. Each is appended to a file of JSON lines as soon as it is written,
 so a run that was interrupted goes on, and one that has ended runs nothing again. What
-the texts are worth is measured in npgpt.frontier. Needs the extra `lab`.
+the texts are worth is measured in npgpt.lab.frontier. Needs the extra `lab`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from npgpt.errors import (
     NpgptError,
     TokenizerError,
 )
-from npgpt.grid import Setting, model_names, with_models
+from npgpt.lab.grid import Setting, model_names, with_models
 from npgpt.model import GPT2
 from npgpt.score import last_logprobs
 from npgpt.storage import hub

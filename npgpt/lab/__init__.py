@@ -1,0 +1,1 @@
+"""The laboratory: decoding strategies side by side, diversity against quality."""
