@@ -28,14 +28,13 @@ from npgpt import (
     Tokenizer,
     evaluate,
     forward,
-    info,
     plots,
     reading,
-    scaling,
     score,
     verify,
 )
 from npgpt.lab import grid, run
+from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.training import corpus, curve, loop, lora
@@ -216,7 +215,7 @@ CALLS = {
         "named_tensors": Call(checkpoint.named_tensors, lambda: dict(
             params=tiny_params())),
         "read_index": Call(checkpoint.read_index, lambda: dict(path="index.json")),
-        "describe": Call(info.describe, lambda: dict(config=TINY, itemsize=4)),
+        "describe": Call(sizes.describe, lambda: dict(config=TINY, itemsize=4)),
         "resolve": Call(hub.resolve, lambda: dict(name_or_folder="tales", weights=True),
                         lambda path: path.is_dir()),
         "repository_id": Call(hub.repository_id, lambda: dict(name="gpt2")),
@@ -307,7 +306,7 @@ CALLS = {
             lambda: dict(**plan(), out=None, jobs=1, progress=None)),
         "read_grid": Call(grid.read_grid, lambda: dict(source="top_p")),
         "make_grid": Call(grid.make_grid, lambda: dict(items=[{}], where="x")),
-        "compute_optimal": Call(scaling.compute_optimal, lambda: dict(flops=1e21)),
+        "compute_optimal": Call(laws.compute_optimal, lambda: dict(flops=1e21)),
     },
 }  # fmt: skip
 # Their own mistakes: a function that cannot be called so, steps without end.

@@ -193,7 +193,7 @@ def test_all_steps_make_a_model_with_its_card(text, shape, monkeypatch):
 
 
 def test_the_shapes_are_of_the_sizes_that_are_wanted():
-    from npgpt.info import describe
+    from npgpt.scaling.sizes import describe
 
     sizes = {n: describe(c).parameters for n, (c, _) in train_bundled.MODELS.items()}
     assert 3e6 <= sizes["tales"] <= 6e6

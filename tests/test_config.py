@@ -6,7 +6,7 @@ import pytest
 
 from npgpt import CheckpointError, GPT2Config
 from npgpt.config import PUBLISHED
-from npgpt.info import describe
+from npgpt.scaling.sizes import describe
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from npgpt import (
     NpgptError,
     evaluate,
     golden,
-    info,
     plots,
     verify,
 )
+from npgpt.scaling import sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import read_metadata, read_safetensors
 from npgpt.training import folder, loop
@@ -182,8 +182,8 @@ def test_a_claim_of_billions_of_layers_costs_nothing(folder):
     lie = replace(TINY, n_layer=2**31 - 1)
     with pytest.raises(CheckpointError, match="hold 0 blocks"):
         checkpoint.from_tensors(lie, {"wte.weight": np.zeros((40, 16), np.float32)})
-    one, many = info.describe(replace(TINY, n_layer=1)), info.describe(lie)
-    block = info.describe(TINY).parameters - one.parameters
+    one, many = sizes.describe(replace(TINY, n_layer=1)), sizes.describe(lie)
+    block = sizes.describe(TINY).parameters - one.parameters
     assert many.parameters == one.parameters + (2**31 - 2) * block
 
 
@@ -191,7 +191,7 @@ def test_info_counts_what_the_checkpoint_holds():
     for config in (TINY, replace(TINY, n_layer=5, tie_word_embeddings=False)):
         shapes = checkpoint.expected_shapes(config).values()
         expected = sum(int(np.prod(shape)) for shape in shapes)
-        assert info.describe(config).parameters == expected
+        assert sizes.describe(config).parameters == expected
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt import scaling_fit
-from npgpt.info import describe
+from npgpt.scaling import fit
+from npgpt.scaling.sizes import describe
 
 FILE = Path(__file__).parent.parent / "tools" / "scaling.py"
 
@@ -82,8 +82,8 @@ def test_runs_are_recorded_once_and_can_be_fitted(tool, text, monkeypatch, capsy
         assert run["loss"] < np.log(300) + 0.1
         assert run["command"].startswith("python scaling.py run")
     assert not list((text / "out").glob("run-*"))
-    assert scaling_fit.read_runs(path) == runs
-    scaling_fit.fit_runs(runs, bootstraps=2)
+    assert fit.read_runs(path) == runs
+    fit.fit_runs(runs, bootstraps=2)
 
 
 def test_more_than_one_pass_is_refused(tool, text, monkeypatch):
@@ -95,7 +95,7 @@ def test_more_than_one_pass_is_refused(tool, text, monkeypatch):
 
 
 def test_the_projects_own_runs_are_a_ladder():
-    runs = scaling_fit.read_runs()
+    runs = fit.read_runs()
     sizes = {run["without_embeddings"] for run in runs}
     assert len(sizes) >= 6
     assert min(sizes) < 30e3
@@ -105,6 +105,6 @@ def test_the_projects_own_runs_are_a_ladder():
                      if run["without_embeddings"] == size)  # fmt: skip
         assert len({tokens for tokens, _ in own}) >= 3
         assert own[-1][1] < own[0][1]  # more tokens, less loss
-    fit = scaling_fit.fit_runs(runs, bootstraps=10)
+    fit = fit.fit_runs(runs, bootstraps=10)
     assert fit.residual < 0.05  # of the logarithm of the loss
     assert 0 < fit.law.exponent < 1

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt import DataError, GPT2Config, scaling, scaling_fit
+from npgpt import DataError, GPT2Config
 from npgpt.config import PUBLISHED
-from npgpt.info import describe
+from npgpt.scaling import fit, laws
+from npgpt.scaling.sizes import describe
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
-MODELS = {model.name: model for model in scaling.PUBLISHED}
-TRUE = scaling.Law(2.2, 60.0, 0.42, 300.0, 0.38)
+MODELS = {model.name: model for model in laws.PUBLISHED}
+TRUE = laws.Law(2.2, 60.0, 0.42, 300.0, 0.38)
 
 # The sums of the published tensors' shapes: openai/finetune-transformer-lm
 # params_shapes.json, llm.c train_gpt2.py; GPT-3 by the formula, with 16 heads in XL
@@ -95,10 +96,10 @@ def test_training_flops_are_six_per_weight_of_a_matrix():
     config = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=3, n_head=2,
                         bos_token_id=0, eos_token_id=0)  # fmt: skip
     tensors = 3 * 12 * 32 * 32 + 500 * 32
-    assert scaling.training_flops(config, 10, 1) == 10 * (6 * tensors + 12 * 3 * 32)
+    assert laws.training_flops(config, 10, 1) == 10 * (6 * tensors + 12 * 3 * 32)
     # A query sees (T + 1) / 2 keys on average; 2 C for its scores, 2 C for the sum.
     attention = 12 * 3 * 32 * (64 + 1) / 2
-    assert scaling.training_flops(config, 10, 64) == pytest.approx(
+    assert laws.training_flops(config, 10, 64) == pytest.approx(
         10 * (6 * tensors + attention)
     )
 
@@ -115,7 +116,7 @@ def test_training_flops_are_six_per_weight_of_a_matrix():
     ],
 )
 def test_published_laws_give_their_figures(name, N, ratio, chinchilla, gpt2):
-    law = scaling.LAWS[name]
+    law = laws.LAWS[name]
     size, tokens = law.optimum(5.76e23)
     assert size == pytest.approx(N, rel=0.002)
     assert tokens / size == pytest.approx(ratio, rel=0.002)
@@ -124,12 +125,12 @@ def test_published_laws_give_their_figures(name, N, ratio, chinchilla, gpt2):
 
 
 def test_the_replication_has_half_as_exponent():
-    assert scaling.LAWS["replication"].exponent == pytest.approx(0.5126, abs=5e-5)
+    assert laws.LAWS["replication"].exponent == pytest.approx(0.5126, abs=5e-5)
 
 
 @pytest.mark.parametrize("flops", [1e18, 1e21, 3e24])
 def test_the_optimum_is_the_least_loss(flops):
-    for law in scaling.LAWS.values():
+    for law in laws.LAWS.values():
         N, D = law.optimum(flops)
         assert pytest.approx(flops) == 6 * N * D
         sizes = N * np.geomspace(0.1, 10, 2001)
@@ -139,9 +140,9 @@ def test_the_optimum_is_the_least_loss(flops):
 
 @pytest.mark.parametrize("flops", [1e19, 1e21, 5.76e23])
 def test_answers_spend_the_budget(flops):
-    answers = scaling.compute_optimal(flops, TRUE)
+    answers = laws.compute_optimal(flops, TRUE)
     assert [a.method for a in answers] == [
-        "approach 1", "approach 2", *scaling.LAWS, "our runs",
+        "approach 1", "approach 2", *laws.LAWS, "our runs",
     ]  # fmt: skip
     for answer in answers:
         assert 6 * answer.parameters * answer.tokens == pytest.approx(flops)
@@ -150,7 +151,7 @@ def test_answers_spend_the_budget(flops):
 def test_approach_one_goes_through_its_table():
     for N, flops, D in [(400e6, 1.92e19, 8e9), (10e9, 1.23e22, 205.1e9),
                         (67e9, 5.76e23, 1.5e12)]:  # fmt: skip
-        first = scaling.compute_optimal(flops)[0]
+        first = laws.compute_optimal(flops)[0]
         assert first.parameters == pytest.approx(N, rel=0.05)
         assert first.tokens == pytest.approx(D, rel=0.06)
 
@@ -158,17 +159,17 @@ def test_approach_one_goes_through_its_table():
 @pytest.mark.parametrize("flops", [0, -1e20, math.nan, math.inf])
 def test_a_budget_that_cannot_be_is_one_sentence(flops):
     with pytest.raises(DataError, match=r"must be (positive|a number)"):
-        scaling.compute_optimal(flops)
+        laws.compute_optimal(flops)
 
 
 # our own law
 
 
 @pytest.mark.parametrize(
-    "law", [TRUE, scaling.LAWS["replication"], scaling.Law(1.0, 9.0, 0.2, 40.0, 0.55)]
+    "law", [TRUE, laws.LAWS["replication"], laws.Law(1.0, 9.0, 0.2, 40.0, 0.55)]
 )
 def test_the_fit_recovers_the_law_of_its_data(law):
-    fit = scaling_fit.fit_runs(runs_of(law), bootstraps=20)
+    fit = fit.fit_runs(runs_of(law), bootstraps=20)
     for name in ("E", "A", "alpha", "B", "beta"):
         assert getattr(fit.law, name) == pytest.approx(getattr(law, name), rel=1e-5)
         low, high = fit.interval(name)
@@ -179,7 +180,7 @@ def test_the_fit_recovers_the_law_of_its_data(law):
 def test_intervals_hold_the_truth_and_narrow_with_the_noise():
     widths = []
     for noise in (0.008, 0.002):
-        fit = scaling_fit.fit_runs(runs_of(TRUE, 8, 6, noise), bootstraps=200)
+        fit = fit.fit_runs(runs_of(TRUE, 8, 6, noise), bootstraps=200)
         assert fit.residual == pytest.approx(noise, rel=0.35)
         low, high = fit.interval("exponent", 0.99)
         assert low < TRUE.exponent < high
@@ -190,28 +191,28 @@ def test_intervals_hold_the_truth_and_narrow_with_the_noise():
 def test_one_bad_run_moves_a_huber_fit_little():
     runs = runs_of(TRUE, 8, 6, 0.001)
     runs[11]["loss"] *= 1.2
-    fit = scaling_fit.fit_runs(runs, bootstraps=2)
+    fit = fit.fit_runs(runs, bootstraps=2)
     assert fit.law.exponent == pytest.approx(TRUE.exponent, abs=0.02)
     assert pytest.approx(TRUE.E, rel=0.03) == fit.law.E
 
 
 def test_the_fit_is_deterministic():
-    a, b = (scaling_fit.fit_runs(runs_of(TRUE, noise=0.003)) for _ in range(2))
+    a, b = (fit.fit_runs(runs_of(TRUE, noise=0.003)) for _ in range(2))
     assert a.law == b.law
     np.testing.assert_array_equal(a.samples, b.samples)
 
 
 def test_the_count_decides_what_n_is():
-    fit = scaling_fit.fit_runs(runs_of(TRUE), "without_embeddings", 2)
+    fit = fit.fit_runs(runs_of(TRUE), "without_embeddings", 2)
     assert pytest.approx(TRUE.A * 0.8**TRUE.alpha, rel=1e-4) == fit.law.A
     with pytest.raises(DataError, match="count"):
-        scaling_fit.fit_runs(runs_of(TRUE), "some")
+        fit.fit_runs(runs_of(TRUE), "some")
 
 
 @pytest.mark.parametrize(("sizes", "budgets"), [(2, 8), (8, 2), (3, 2), (0, 0)])
 def test_too_few_runs_are_one_sentence(sizes, budgets):
     with pytest.raises(DataError, match="cannot be fitted"):
-        scaling_fit.fit_runs(runs_of(TRUE, sizes, budgets))
+        fit.fit_runs(runs_of(TRUE, sizes, budgets))
 
 
 @pytest.mark.parametrize(
@@ -221,9 +222,9 @@ def test_too_few_runs_are_one_sentence(sizes, budgets):
 def test_a_damaged_file_of_runs_is_one_sentence(tmp_path, line):
     (tmp_path / "runs.jsonl").write_text(line)
     with pytest.raises(DataError, match=r"runs\.jsonl: not a file"):
-        scaling_fit.read_runs(tmp_path / "runs.jsonl")
+        fit.read_runs(tmp_path / "runs.jsonl")
     with pytest.raises(DataError, match=r"none\.jsonl: not a file"):
-        scaling_fit.read_runs(tmp_path / "none.jsonl")
+        fit.read_runs(tmp_path / "none.jsonl")
 
 
 # the command

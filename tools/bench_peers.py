@@ -19,7 +19,7 @@ from pathlib import Path
 
 from npgpt.bench.worker import Worker
 from npgpt.config import GPT2Config
-from npgpt.info import describe
+from npgpt.scaling.sizes import describe
 
 FIRST_TOKEN = {
     "npgpt": "from npgpt import GPT2; import sys; "

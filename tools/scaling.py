@@ -25,8 +25,8 @@ from typing import Any
 
 from npgpt import GPT2Config, Tokenizer, __version__
 from npgpt.backend import BACKENDS
-from npgpt.info import describe
-from npgpt.scaling import training_flops
+from npgpt.scaling.laws import training_flops
+from npgpt.scaling.sizes import describe
 from npgpt.training import corpus
 from npgpt.training.folder import CHECKPOINT
 from npgpt.training.loop import TrainConfig, init_params, keep_freed_memory, train

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from npgpt import GPT2, GPT2Config, Tokenizer
 from npgpt.backend import BACKENDS
-from npgpt.info import describe
+from npgpt.scaling.sizes import describe
 from npgpt.storage import checkpoint
 from npgpt.training import corpus
 from npgpt.training.corpus import Corpus

@@ -16,8 +16,8 @@ from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
-from npgpt.info import describe
 from npgpt.model import GPT2
+from npgpt.scaling.sizes import describe
 
 
 @click.command(cls=StrategyCommand)

@@ -10,7 +10,7 @@ import click
 
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.config import PUBLISHED, GPT2Config
-from npgpt.info import describe
+from npgpt.scaling.sizes import describe
 from npgpt.storage import hub
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from npgpt.commands._shared import echo_json, json_option
-from npgpt.scaling import PUBLISHED, Answer, compute_optimal
-from npgpt.scaling_fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
+from npgpt.scaling.fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
+from npgpt.scaling.laws import PUBLISHED, Answer, compute_optimal
 
 
 @click.command()
@@ -36,9 +36,10 @@ def command(flops: float | None, path: Path | None, count: str, plot: Path | Non
     fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
     answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
     if plot is not None:
-        from npgpt import plots, scaling_plots
+        from npgpt import plots
+        from npgpt.scaling import figure
 
-        plots.save(scaling_plots.plot_scaling(runs, fit), plot)
+        plots.save(figure.plot_scaling(runs, fit), plot)
     if as_json:
         echo_json({
             "models": [model.summary() for model in PUBLISHED],

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from npgpt.scaling import EXPONENTS, PUBLISHED, compute_optimal
-from npgpt.scaling_fit import Fit
+from npgpt.scaling.fit import Fit
+from npgpt.scaling.laws import EXPONENTS, PUBLISHED, compute_optimal
 
 _COLOURS = ("#b5442e", "#2f6f9f", "#5b9bc4", "#93bfdb", "#d19a2a")
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import DataError
-from npgpt.scaling import Law
+from npgpt.scaling.laws import Law
 
 RUNS = Path(__file__).with_name("scaling_runs.jsonl")  # tools/scaling.py made it
 COUNTS = ("all", "without_embeddings")

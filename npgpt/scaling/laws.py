@@ -3,7 +3,7 @@
 The published GPT sizes computed from their shapes, and the published fits of the loss
 L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022). N counts all parameters,
 D tokens, C = 6 N D FLOPs; losses are in nats a token, and compare only within one text
-and vocabulary: the exponents compare. npgpt.scaling_fit fits the law to one's own runs.
+and vocabulary: the exponents compare. npgpt.scaling.fit fits the law to one's own runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from npgpt.config import GPT2Config
 from npgpt.errors import DataError
-from npgpt.info import describe
+from npgpt.scaling.sizes import describe
 from npgpt.support.arguments import checked
 
 # The published models

@@ -1,0 +1,1 @@
+"""Sizes of models, and the laws that say how large one should be."""
