@@ -31,13 +31,13 @@ from npgpt import (
     plots,
     reading,
     score,
-    verify,
 )
 from npgpt.lab import grid, run
 from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.training import corpus, curve, loop, lora
+from npgpt.verification import checks
 
 
 class Odd:
@@ -269,12 +269,12 @@ CALLS = {
             figure=3, path=folder() / "figure.png")),
     },
     "verify": {
-        "verify": Call(lambda **kw: list(verify.verify(**kw)), lambda: dict(
+        "verify": Call(lambda **kw: list(checks.verify(**kw)), lambda: dict(
             params=tiny_params(), backend="numpy", dtype="float32", reference=None,
             published=None)),
-        "own_functions": Call(verify.own_functions, lambda: dict(
+        "own_functions": Call(checks.own_functions, lambda: dict(
             path=folder() / "mine.py")),
-        "prompt_ids": Call(verify.prompt_ids, lambda: dict(model=TINY_MODEL), is_ids),
+        "prompt_ids": Call(checks.prompt_ids, lambda: dict(model=TINY_MODEL), is_ids),
     },
     "train": {
         "TrainConfig": Call(loop.TrainConfig, lambda: asdict(SETTINGS)),

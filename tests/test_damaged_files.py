@@ -13,20 +13,12 @@ import pytest
 import safetensors.numpy
 from helpers import TINY, tiny_params, unit_tensors
 
-from npgpt import (
-    GPT2,
-    CheckpointError,
-    DecodingError,
-    NpgptError,
-    evaluate,
-    golden,
-    plots,
-    verify,
-)
+from npgpt import GPT2, CheckpointError, DecodingError, NpgptError, evaluate, plots
 from npgpt.scaling import sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import read_metadata, read_safetensors
 from npgpt.training import folder, loop
+from npgpt.verification import checks, published
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 FILES = ("config.json", "tokenizer.json", "model.safetensors")
@@ -100,8 +92,8 @@ def test_what_is_no_packed_file_is_refused_at_once(tmp_path, what):
 
 @pytest.mark.parametrize("what", WHAT)
 def test_what_is_no_recording_is_refused_at_once(folder, what):
-    path = folder / verify.REFERENCE
-    shutil.copy(hub.resolve("tales-mini") / verify.REFERENCE, path)
+    path = folder / checks.REFERENCE
+    shutil.copy(hub.resolve("tales-mini") / checks.REFERENCE, path)
     spoil(path, what)
     assert "not a recording of a model" in run("verify", folder)
 
@@ -246,9 +238,9 @@ def test_models_of_few_positions_are_verified_too(n_positions):
     config = replace(TINY, n_positions=n_positions)
     for seed in range(8):  # a score near 0 is rare, and stands alone in its row
         params = checkpoint.from_tensors(config, unit_tensors(config, seed))
-        checks = list(verify.verify(params))
+        checks = list(checks.verify(params))
         assert {"cached, uncached", "batch, single"} <= {c.check for c in checks}
-        assert verify.first_divergence(checks) is None
+        assert checks.first_divergence(checks) is None
 
 
 def test_a_greedy_text_that_ends_early_is_not_the_published_one():
@@ -257,8 +249,8 @@ def test_a_greedy_text_that_ends_early_is_not_the_published_one():
     new = tuple(GPT2(params).generate(prompt, max_new_tokens=6).ids)
     ends = replace(TINY, eos_token_id=new[2])
     ended = checkpoint.from_tensors(ends, unit_tensors(ends))
-    published = golden.Published(greedy=(golden.Greedy("x", prompt, new, "us"),))
-    (check,) = verify.check_published(GPT2(ended), ended, published)
+    published = published.Published(greedy=(published.Greedy("x", prompt, new, "us"),))
+    (check,) = checks.check_published(GPT2(ended), ended, published)
     assert not check.ok
 
 
@@ -273,7 +265,7 @@ def test_a_folder_is_compared_with_the_published_values_that_are_asked_for(tmp_p
     )  # fmt: skip
     checks = json.loads(done.stdout)["checks"]
     found = [row for row in checks if row["check"] == "published greedy text"]
-    assert len(found) == len(golden.MODELS["gpt2-medium"].greedy)
+    assert len(found) == len(published.MODELS["gpt2-medium"].greedy)
     assert done.returncode == 1
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from helpers import CASES, TINY, tiny_params, token_ids
 
-from npgpt import GPT2, NpgptError, golden, ops, verify
+from npgpt import GPT2, NpgptError, ops
 from npgpt.storage import checkpoint, hub
-from npgpt.verify import first_divergence
+from npgpt.verification import checks, published
+from npgpt.verification.checks import first_divergence
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 RIGHT = """
@@ -27,7 +28,7 @@ def softmax(x):
 def test_bundled_models_agree_with_what_was_recorded(name, backend):
     folder = hub.resolve(name)
     params = checkpoint.load(folder)
-    checks = list(verify.verify(params, backend, reference=folder / verify.REFERENCE))
+    checks = list(checks.verify(params, backend, reference=folder / checks.REFERENCE))
     assert first_divergence(checks) is None
     recorded = [check for check in checks if check.check.startswith("as transformers")]
     layers = params.config.n_layer
@@ -36,7 +37,7 @@ def test_bundled_models_agree_with_what_was_recorded(name, backend):
 
 
 def test_float64_is_checked_at_its_own_tolerance():
-    checks = list(verify.verify(tiny_params(), dtype="float64"))
+    checks = list(checks.verify(tiny_params(), dtype="float64"))
     assert first_divergence(checks) is None
     own = [check for check in checks if not check.check.startswith(("numba", "cupy"))]
     assert max(check.tolerance for check in own) < 1e-12
@@ -85,9 +86,9 @@ def run(own, tmp_path, *args):
 def checks_of(own, tmp_path):
     (tmp_path / "mine.py").write_text(own)
     folder = hub.resolve("tales-mini")
-    backend = verify.own_functions(tmp_path / "mine.py")
-    reference = folder / verify.REFERENCE
-    return list(verify.verify(checkpoint.load(folder), backend, reference=reference))
+    backend = checks.own_functions(tmp_path / "mine.py")
+    reference = folder / checks.REFERENCE
+    return list(checks.verify(checkpoint.load(folder), backend, reference=reference))
 
 
 @pytest.mark.parametrize("mistake", WRONG)
@@ -155,13 +156,13 @@ def test_own_files_that_cannot_run_are_one_sentence(own, sentence, tmp_path):
 
 def test_a_missing_own_file_is_named():
     with pytest.raises(NpgptError, match="nowhere"):
-        verify.own_functions("nowhere.py")
+        checks.own_functions("nowhere.py")
 
 
 def test_weights_that_are_not_finite_are_named():
     params = tiny_params()
     params.h[1].mlp.c_fc.bias[3] = np.nan
-    wrong = first_divergence(list(verify.check_weights(params)))
+    wrong = first_divergence(list(checks.check_weights(params)))
     assert wrong.tensor == "h.1.mlp.c_fc.bias"
 
 
@@ -172,16 +173,16 @@ def published_of(params):
     new = tuple(model.generate(ids, max_new_tokens=9).ids)
     z = model.logits(ids)[0]
     loss = ops.cross_entropy(z[:-1], np.array(ids[1:]))
-    return golden.Published(
-        greedy=(golden.Greedy("x", ids, new, "us"),),
-        top_logits=(golden.TopLogits(ids, {3: float(z[-1, 3])}),),
-        losses=(golden.Loss("ids", ids, (1, 8), loss, 1e-4),),
+    return published.Published(
+        greedy=(published.Greedy("x", ids, new, "us"),),
+        top_logits=(published.TopLogits(ids, {3: float(z[-1, 3])}),),
+        losses=(published.Loss("ids", ids, (1, 8), loss, 1e-4),),
         wte_corners={(-1, -3): tuple(params.wte.weight[-1, -3:].tolist())},
     )
 
 
 def published_checks(params, published):
-    return list(verify.check_published(GPT2(params), params, published))
+    return list(checks.check_published(GPT2(params), params, published))
 
 
 def test_published_values_hold_for_their_weights_and_no_others():
@@ -192,7 +193,7 @@ def test_published_values_hold_for_their_weights_and_no_others():
 
 
 def test_every_published_value_is_well_formed():
-    for model in golden.MODELS.values():
+    for model in published.MODELS.values():
         for case in model.greedy:
             assert all(0 <= id < 50257 for id in case.prompt + case.new)
         for loss in model.losses:
@@ -202,10 +203,10 @@ def test_every_published_value_is_well_formed():
 def test_published_ids_are_the_published_texts(shared):
     cases = json.loads((shared / "gpt2-golden" / "generations.json").read_text())
     texts = {tuple(case["full_text_ids_retokenised"]) for case in cases}
-    for case in golden.GREEDY:
+    for case in published.GREEDY:
         assert case.prompt + case.new in texts
     batch = json.loads((shared / "gpt2-golden" / "llmc_debug_batch.json").read_text())
-    assert list(golden.LOSSES[1].ids) == batch["tokens"]
+    assert list(published.LOSSES[1].ids) == batch["tokens"]
 
 
 def test_relative_error_sees_one_wrong_vector_among_large_ones():
@@ -213,18 +214,18 @@ def test_relative_error_sees_one_wrong_vector_among_large_ones():
     reference[3] = 100.0
     x = reference.copy()
     x[3, 0] += 10
-    assert verify.relative_error(x, reference) == pytest.approx(0.05)
+    assert checks.relative_error(x, reference) == pytest.approx(0.05)
     masked = np.where(np.eye(4) > 0, -np.inf, 1.0)
-    assert verify.relative_error(masked, masked) == 0
-    assert verify.relative_error(np.ones((4, 4)), masked) == np.inf
-    assert verify.relative_error(np.ones((2, 4)), np.ones((1, 4))) == np.inf
+    assert checks.relative_error(masked, masked) == 0
+    assert checks.relative_error(np.ones((4, 4)), masked) == np.inf
+    assert checks.relative_error(np.ones((2, 4)), np.ones((1, 4))) == np.inf
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_healthy_models_agree_with_themselves(case):
     for seed in range(4):
-        checks = list(verify.verify(tiny_params(CASES[case], seed)))
-        assert first_divergence(checks) is None
+        found = list(checks.verify(tiny_params(CASES[case], seed)))
+        assert first_divergence(found) is None
 
 
 @pytest.mark.parametrize("n_positions", [1, 2, 12])
@@ -232,9 +233,9 @@ def test_healthy_models_agree_with_themselves(case):
 def test_a_mistake_is_seen_without_a_recording_too(mistake, n_positions, tmp_path):
     own, tensor = WRONG[mistake]
     (tmp_path / "mine.py").write_text(own)
-    backend = verify.own_functions(tmp_path / "mine.py")
+    backend = checks.own_functions(tmp_path / "mine.py")
     params = tiny_params(replace(TINY, n_positions=n_positions))
-    wrong = first_divergence(list(verify.verify(params, backend)))
+    wrong = first_divergence(list(checks.verify(params, backend)))
     if n_positions > 1 or "scale" not in mistake:  # one score's softmax is 1
         assert wrong.check.endswith("float32, NumPy float64")
         assert wrong.tensor == tensor
@@ -242,11 +243,11 @@ def test_a_mistake_is_seen_without_a_recording_too(mistake, n_positions, tmp_pat
 
 def test_an_error_is_relative_to_what_the_vector_is_made_from():
     score = np.array([[1e-4]])  # 100 - 99.9999, each exact to seven digits
-    assert verify.relative_error(score + 1e-5, score) > 0.05
-    assert verify.relative_error(score + 1e-5, score, scale=100.0) < 1e-6
-    assert verify.relative_error(score, score, scale=np.nan) != 0  # NaN is not ok
+    assert checks.relative_error(score + 1e-5, score) > 0.05
+    assert checks.relative_error(score + 1e-5, score, scale=100.0) < 1e-6
+    assert checks.relative_error(score, score, scale=np.nan) != 0  # NaN is not ok
 
 
 def test_a_deeper_model_tolerates_more():
     deep = GPT2(tiny_params(replace(TINY, n_layer=3)))
-    assert verify.tolerance(deep) > verify.tolerance(GPT2(tiny_params()))
+    assert checks.tolerance(deep) > checks.tolerance(GPT2(tiny_params()))

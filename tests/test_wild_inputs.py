@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_damage import damaged, values
 
-from npgpt import GPT2, NpgptError, evaluate, plots, score, verify
+from npgpt import GPT2, NpgptError, evaluate, plots, score
+from npgpt.verification import checks
 
 FEW = max(10, settings().max_examples // 10)  # where a case takes a tenth of a second
 one_file = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -291,5 +292,5 @@ def test_a_damaged_recording_is_refused_or_differs(tmp_path, cut, name, value):
     np.savez(path, allow_pickle=True, **recording)
     raw = path.read_bytes()
     path.write_bytes(raw[: len(raw) - cut])
-    checks, _ = tried(lambda: list(verify.check_recorded(MODEL, path)))
-    assert not any(check.ok for check in checks or ())
+    found, _ = tried(lambda: list(checks.check_recorded(MODEL, path)))
+    assert not any(check.ok for check in found or ())

@@ -20,9 +20,9 @@ from helpers import CASES, FIXTURES, token_ids, unit_tensors
 
 from npgpt import GPT2
 from npgpt.activations import ACTIVATIONS
-from npgpt.differences import record, spread
 from npgpt.storage.hub import bundled
-from npgpt.verify import REFERENCE, prompt_ids
+from npgpt.verification.checks import REFERENCE, prompt_ids
+from npgpt.verification.distance import record, spread
 
 
 def hf_model(config, dtype, tensors=None):

@@ -6,7 +6,6 @@ from itertools import groupby
 
 import click
 
-from npgpt import golden, verify
 from npgpt.commands._shared import (
     backend_options,
     chosen_backend,
@@ -14,7 +13,8 @@ from npgpt.commands._shared import (
     json_option,
 )
 from npgpt.storage import checkpoint, hub
-from npgpt.verify import Check, first_divergence
+from npgpt.verification import checks, published
+from npgpt.verification.checks import Check, first_divergence
 
 
 @click.command()
@@ -29,7 +29,7 @@ from npgpt.verify import Check, first_divergence
 )
 @click.option(
     "--published",
-    type=click.Choice(list(golden.MODELS)),
+    type=click.Choice(list(published.MODELS)),
     help="Also compare with what is published of these weights  [default: those of "
     "MODEL's name]",
 )
@@ -52,14 +52,14 @@ def command(
     if own is not None and backend != "numpy":
         raise click.UsageError("--ops replaces NumPy functions: leave --backend out")
     folder = hub.resolve(model)
-    reference = folder / verify.REFERENCE
+    reference = folder / checks.REFERENCE
     checks = list(
-        verify.verify(
+        checks.verify(
             checkpoint.load(folder),
-            verify.own_functions(own) if own else chosen_backend(backend),
+            checks.own_functions(own) if own else chosen_backend(backend),
             dtype,
             reference if reference.exists() else None,
-            golden.MODELS.get(published or model),
+            published.MODELS.get(published or model),
         )
     )
     wrong = first_divergence(checks)

@@ -2,7 +2,7 @@
 
 A Recorder keeps every intermediate of a forward pass; `relative_error` compares two of
 them, relative to what `conditions` says a vector is worth. Which runs are compared, and
-what is tolerated, stands in npgpt.verify.
+what is tolerated, stands in npgpt.verification.checks.
 """
 
 from __future__ import annotations

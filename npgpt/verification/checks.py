@@ -3,7 +3,7 @@
 Each check compares tensors in the order of the forward pass, so the first one that
 diverges names the place. A learner's own functions can be put in the place of ours.
 What is compared with other libraries was recorded by tools/record_fixtures.py, or is
-published (npgpt.golden).
+published (npgpt.verification.published).
 """
 
 from __future__ import annotations
@@ -21,14 +21,21 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from npgpt import golden, gpt2, ops
+from npgpt import gpt2, ops
 from npgpt.backend import BACKENDS, NUMPY, Backend
-from npgpt.differences import Scales, conditions, record, relative_error, spread
 from npgpt.errors import BackendError, CheckpointError, NpgptError
 from npgpt.model import GPT2
 from npgpt.storage import checkpoint
 from npgpt.support.arguments import checked
 from npgpt.support.files import check_readable
+from npgpt.verification import published
+from npgpt.verification.distance import (
+    Scales,
+    conditions,
+    record,
+    relative_error,
+    spread,
+)
 
 REFERENCE = "reference.npz"  # beside a bundled model's weights
 REPLACEABLE = ("softmax", "layer_norm", "gelu", "linear", "attention")
@@ -61,7 +68,7 @@ def verify(
     backend: str | Backend = "numpy",
     dtype: str = "float32",
     reference: str | Path | None = None,
-    published: golden.Published | None = None,
+    published: published.Published | None = None,
 ) -> Iterator[Check]:
     """All checks of a model on a backend and dtype, as they are made.
 
@@ -214,9 +221,9 @@ def check_backends(
 
 
 def check_published(
-    model: GPT2, params: gpt2.GPT2Params, published: golden.Published
+    model: GPT2, params: gpt2.GPT2Params, published: published.Published
 ) -> Iterator[Check]:
-    """Values that others printed of these weights (npgpt.golden names the sources)."""
+    """Values that others printed of these weights (npgpt.verification.published names the sources)."""
     for (row, column), values in published.wte_corners.items():
         corner = params.wte.weight[row]
         corner = corner[column : column + 3 if column >= 0 else None]

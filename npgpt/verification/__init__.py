@@ -1,0 +1,1 @@
+"""Whether a model's numbers are right, on this machine."""
