@@ -21,8 +21,8 @@ from npgpt.errors import (
     TokenizerError,
     TrainingError,
 )
+from npgpt.evaluation.score import Score
 from npgpt.model import GPT2
-from npgpt.score import Score
 from npgpt.tokenizer import Tokenizer
 
 __version__ = "0.1.0"

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npgpt import forward, gpt2, ops
-from npgpt import score as scoring
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
@@ -30,8 +29,9 @@ from npgpt.errors import (
     DecodingError,
     TokenizerError,
 )
+from npgpt.evaluation import score as scoring
+from npgpt.evaluation.score import Score
 from npgpt.rows import check_rows, chunks_of
-from npgpt.score import Score
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.taps import CheckedTap, no_tap
@@ -207,7 +207,7 @@ class GPT2(Generator):
     ) -> Score:
         """Log-probability of every token of a text, loss, perplexity, bits per byte.
 
-        See npgpt.score.score; `npgpt.score.score_file` reads files of any length.
+        See npgpt.evaluation.score.score; `npgpt.evaluation.score.score_file` reads files of any length.
         """
         return scoring.score(self, text, bos=bos, window=window, stride=stride)
 

@@ -40,7 +40,7 @@ SHAPED = (
     "npgpt.ops",
     "npgpt.training.optim",
     "npgpt.plots",
-    "npgpt.score",
+    "npgpt.evaluation.score",
 )
 install_import_hook(SHAPED, "beartype.beartype")
 

@@ -21,17 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npgpt
-from npgpt import (
-    GPT2,
-    GPT2Config,
-    NpgptError,
-    Tokenizer,
-    evaluate,
-    forward,
-    plots,
-    reading,
-    score,
-)
+from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, forward, plots, reading
+from npgpt.evaluation import score, zero_shot
 from npgpt.lab import grid, run
 from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub
@@ -78,7 +69,7 @@ def mini():
 TINY_MODEL = GPT2(tiny_params())
 IDS = np.arange(90) % TINY.vocab_size
 SETTINGS = loop.TrainConfig(steps=1, batch_size=1, context=8, eval_tokens=20)
-QUESTION = evaluate.Question("Once upon", ["a time", "the king"], 0)
+QUESTION = zero_shot.Question("Once upon", ["a time", "the king"], 0)
 
 
 def two_rows():
@@ -240,20 +231,20 @@ CALLS = {
             file=folder() / "lambada.txt", progress=None)),
     },
     "evaluate": {
-        "lambada": Call(evaluate.lambada, lambda: dict(
+        "lambada": Call(zero_shot.lambada, lambda: dict(
             model=mini(), texts=["Once upon"], progress=None), is_share),
-        "multiple_choice": Call(evaluate.multiple_choice, lambda: dict(
+        "multiple_choice": Call(zero_shot.multiple_choice, lambda: dict(
             model=mini(), questions=[QUESTION], norm="tokens", progress=None),
             is_share),
         "Question": Call(
-            lambda norm, **kw: evaluate.multiple_choice(
-                mini(), [evaluate.Question(**kw)], norm),
+            lambda norm, **kw: zero_shot.multiple_choice(
+                mini(), [zero_shot.Question(**kw)], norm),
             lambda: dict(**QUESTION._asdict(), norm="characters"), is_share),
-        "read_lambada": Call(evaluate.read_lambada, lambda: dict(
+        "read_lambada": Call(zero_shot.read_lambada, lambda: dict(
             file=folder() / "lambada.txt", limit=1)),
-        "read_hellaswag": Call(evaluate.read_hellaswag, lambda: dict(
+        "read_hellaswag": Call(zero_shot.read_hellaswag, lambda: dict(
             file=folder() / "hellaswag.jsonl", limit=1, style="llm.c")),
-        "read_cloze": Call(evaluate.read_cloze, lambda: dict(
+        "read_cloze": Call(zero_shot.read_cloze, lambda: dict(
             file=folder() / "cloze.txt", limit=1)),
     },
     "plots": {

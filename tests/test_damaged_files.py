@@ -13,7 +13,8 @@ import pytest
 import safetensors.numpy
 from helpers import TINY, tiny_params, unit_tensors
 
-from npgpt import GPT2, CheckpointError, DecodingError, NpgptError, evaluate, plots
+from npgpt import GPT2, CheckpointError, DecodingError, NpgptError, plots
+from npgpt.evaluation import zero_shot
 from npgpt.scaling import sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import read_metadata, read_safetensors
@@ -194,9 +195,9 @@ def test_nothing_is_computed_from_logits_that_are_no_numbers(value):
     model = GPT2(params)
     with pytest.raises(DecodingError, match="npgpt verify"):
         model.score(list(range(1, 10)))
-    question = evaluate.Question(list(range(1, 6)), [[1, 2], [3]], 0)
+    question = zero_shot.Question(list(range(1, 6)), [[1, 2], [3]], 0)
     with pytest.raises(DecodingError, match="npgpt verify"):
-        evaluate._answers(model, question.context, question.endings)
+        zero_shot._answers(model, question.context, question.endings)
 
 
 def test_a_folder_that_may_not_be_opened_is_one_sentence(folder):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt import GPT2, DataError, evaluate
+from npgpt import GPT2, DataError
+from npgpt.evaluation import zero_shot
 from npgpt.ops import log_softmax
 from npgpt.storage.hub import resolve
 
@@ -79,9 +80,9 @@ def continuation(model, context, ending):
 
 @pytest.mark.parametrize("name", ["lambada.jsonl", "lambada.txt"])
 def test_lambada_is_its_definition(mini, files, name):
-    texts = evaluate.read_lambada(files / name)
+    texts = zero_shot.read_lambada(files / name)
     assert texts == TEXTS
-    result = evaluate.lambada(mini, texts)
+    result = zero_shot.lambada(mini, texts)
     pairs = [text.rsplit(" ", 1) for text in TEXTS]
     parts = [continuation(mini, context, f" {word}") for context, word in pairs]
     assert result.items == 4
@@ -95,11 +96,11 @@ def test_lambada_is_its_definition(mini, files, name):
 def test_lambada_sees_right_and_wrong_words(mini):
     text = "Once upon a time there lived a poor woodcutter and his"
     greedy = mini.generate(text, max_new_tokens=1).text
-    right = evaluate.lambada(mini, [text + greedy])
-    wrong = evaluate.lambada(mini, [text + " gramophone"])
+    right = zero_shot.lambada(mini, [text + greedy])
+    wrong = zero_shot.lambada(mini, [text + " gramophone"])
     assert (right.acc, wrong.acc) == (1.0, 0.0)
     assert right.perplexity < 10 < wrong.perplexity
-    half = evaluate.lambada(mini, [text + greedy, text + " gramophone"])
+    half = zero_shot.lambada(mini, [text + greedy, text + " gramophone"])
     assert half.acc == 0.5
     assert half.perplexity == pytest.approx(
         math.sqrt(right.perplexity * wrong.perplexity)
@@ -112,7 +113,7 @@ def test_a_word_half_right_is_wrong(mini):
     _, hits = continuation(mini, context, f" {word}")
     assert hits[0]
     assert not hits.all()
-    assert evaluate.lambada(mini, [text]).acc == 0
+    assert zero_shot.lambada(mini, [text]).acc == 0
 
 
 def test_a_long_context_keeps_its_end(mini):
@@ -123,18 +124,18 @@ def test_a_long_context_keeps_its_end(mini):
     kept = mini.encode(context)[-(512 - len(ending) + 1) :]
     z = mini.logits(kept + ending[:-1])[0, -len(ending) :]
     expected = -log_softmax(z)[range(len(ending)), ending].sum()
-    result = evaluate.lambada(mini, [text])
+    result = zero_shot.lambada(mini, [text])
     assert math.log(result.perplexity) == pytest.approx(expected)
 
 
 # HellaSwag
 
 
-@pytest.mark.parametrize("style", evaluate.STYLES)
+@pytest.mark.parametrize("style", zero_shot.STYLES)
 def test_hellaswag_is_its_definition(mini, files, style):
-    questions = evaluate.read_hellaswag(files / "hellaswag.jsonl", style=style)
+    questions = zero_shot.read_hellaswag(files / "hellaswag.jsonl", style=style)
     norm = "tokens" if style == "llm.c" else "characters"
-    result = evaluate.multiple_choice(mini, questions, norm)
+    result = zero_shot.multiple_choice(mini, questions, norm)
     right = right_norm = 0
     for question, item in zip(questions, HELLASWAG, strict=True):
         parts = [continuation(mini, question.context, f" {e}")[0]
@@ -153,20 +154,20 @@ def test_hellaswag_is_its_definition(mini, files, style):
 
 def test_length_counts_in_acc_and_not_in_acc_norm(mini, files):
     """The third item's right ending is the longest: its sum is low, its mean high."""
-    question = evaluate.read_hellaswag(files / "hellaswag.jsonl")[2:]
-    result = evaluate.multiple_choice(mini, question)
+    question = zero_shot.read_hellaswag(files / "hellaswag.jsonl")[2:]
+    result = zero_shot.multiple_choice(mini, question)
     assert (result.acc, result.acc_norm) == (0.0, 1.0)
 
 
 def test_hellaswag_text_is_that_of_llm_c_or_of_the_harness(files):
     path = files / "hellaswag.jsonl"
     plain, harness = (
-        evaluate.read_hellaswag(path, style=style)[1] for style in evaluate.STYLES
+        zero_shot.read_hellaswag(path, style=style)[1] for style in zero_shot.STYLES
     )
     assert plain.context == "[header] How to cook soup [title] Take a pot."
     assert harness.context == "Cooking: How to cook soup. Take a pot."
     assert plain.label == harness.label == 1
-    first = evaluate.read_hellaswag(path, limit=1, style="lm-eval")
+    first = zero_shot.read_hellaswag(path, limit=1, style="lm-eval")
     assert len(first) == 1
     assert first[0].context == "Sewing: A tailor sits at the table. He"
     assert first[0].endings[1] == "is a colour. of five."
@@ -176,7 +177,7 @@ def test_hellaswag_text_is_that_of_llm_c_or_of_the_harness(files):
 
 
 def test_cloze_is_read_as_published(files):
-    one, two = evaluate.read_cloze(files / "cbt.txt")
+    one, two = zero_shot.read_cloze(files / "cbt.txt")
     assert one.context.startswith(
         "There was once a king who had three sons . The young"
     )
@@ -186,12 +187,12 @@ def test_cloze_is_read_as_published(files):
         "Hans came to a wood .",
         "wolf .",
     ]
-    assert evaluate.read_cloze(files / "cbt.txt", limit=1) == [one]
+    assert zero_shot.read_cloze(files / "cbt.txt", limit=1) == [one]
 
 
 def test_cloze_scores_the_rest_of_the_sentence_too(mini, files):
-    questions = evaluate.read_cloze(files / "cbt.txt")
-    result = evaluate.multiple_choice(mini, questions)
+    questions = zero_shot.read_cloze(files / "cbt.txt")
+    result = zero_shot.multiple_choice(mini, questions)
     right = 0
     for question in questions:
         sums = [continuation(mini, question.context, f" {ending}")[0].sum()
@@ -203,8 +204,8 @@ def test_cloze_scores_the_rest_of_the_sentence_too(mini, files):
 
 def test_progress_hears_every_item(mini, files):
     heard = []
-    evaluate.multiple_choice(
-        mini, evaluate.read_cloze(files / "cbt.txt"), progress=heard.append
+    zero_shot.multiple_choice(
+        mini, zero_shot.read_cloze(files / "cbt.txt"), progress=heard.append
     )
     assert heard == [1, 1]
 
@@ -216,8 +217,8 @@ def test_sums_are_those_of_transformers(mini, files):
 
     theirs = transformers.GPT2LMHeadModel.from_pretrained(resolve("tales-mini"))
     theirs = theirs.double().eval()
-    for question in evaluate.read_hellaswag(files / "hellaswag.jsonl"):
-        answers = evaluate._answers(
+    for question in zero_shot.read_hellaswag(files / "hellaswag.jsonl"):
+        answers = zero_shot._answers(
             mini, question.context, [f" {e}" for e in question.endings]
         )
         for ending, answer in zip(question.endings, answers, strict=True):
@@ -284,7 +285,7 @@ def test_command_prints_what_the_function_returns(files, test, file, keys):
     assert value["items"] == 2
     model = GPT2.from_pretrained("tales-mini")
     items = getattr(evaluate, f"read_{test}")(files / file, 2)
-    function = evaluate.lambada if test == "lambada" else evaluate.multiple_choice
+    function = zero_shot.lambada if test == "lambada" else zero_shot.multiple_choice
     result = function(model, items)
     for key in keys:
         expected = getattr(result, key)

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from npgpt import GPT2, ContextOverflowError, DecodingError, Tokenizer, TokenizerError
+from npgpt.evaluation.score import score_file, token_logprobs
 from npgpt.ops import log_softmax
 from npgpt.reading import can_be_cut, encode_pieces, read_text, split_documents
-from npgpt.score import score_file, token_logprobs
 from npgpt.storage.hub import resolve
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")

@@ -18,7 +18,7 @@ from helpers import ADAMW, FIXTURES, TINY, relative_error, tiny_params, token_id
 
 from npgpt import GPT2, TrainingError
 from npgpt.backend import NUMPY, place
-from npgpt.score import score
+from npgpt.evaluation.score import score
 from npgpt.storage import checkpoint
 from npgpt.storage.tensorfile import read_metadata
 from npgpt.support.leaves import leaves, map_leaves

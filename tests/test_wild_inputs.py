@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_damage import damaged, values
 
-from npgpt import GPT2, NpgptError, evaluate, plots, score
+from npgpt import GPT2, NpgptError, plots
+from npgpt.evaluation import score, zero_shot
 from npgpt.verification import checks
 
 FEW = max(10, settings().max_examples // 10)  # where a case takes a tenth of a second
@@ -115,14 +116,14 @@ def answered_alone(model, question, norm):
 
 
 @one_file
-@given(item=damaged(ITEMS["hellaswag"]), style=st.sampled_from(evaluate.STYLES),
+@given(item=damaged(ITEMS["hellaswag"]), style=st.sampled_from(zero_shot.STYLES),
        limit=st.one_of(st.none(), st.integers(-1, 2)))  # fmt: skip
 def test_a_damaged_question_is_refused_or_answered(mini, tmp_path, item, style, limit):
     path = tmp_path / "hellaswag"
     path.write_text(json.dumps(item))
-    norm = evaluate.NORMS[evaluate.STYLES.index(style)]
-    questions, _ = tried(lambda: evaluate.read_hellaswag(path, limit, style))
-    result, _ = tried(lambda: evaluate.multiple_choice(mini, questions, norm))
+    norm = zero_shot.NORMS[zero_shot.STYLES.index(style)]
+    questions, _ = tried(lambda: zero_shot.read_hellaswag(path, limit, style))
+    result, _ = tried(lambda: zero_shot.multiple_choice(mini, questions, norm))
     if result is None:
         return
     (question,) = questions
@@ -139,8 +140,8 @@ def test_a_damaged_question_is_refused_or_answered(mini, tmp_path, item, style, 
 def test_a_damaged_last_word_is_refused_or_scored(mini, tmp_path, item, raw):
     path = tmp_path / "lambada"
     path.write_bytes((str(item) if raw else json.dumps(item)).encode(errors="replace"))
-    items, _ = tried(lambda: evaluate.read_lambada(path))
-    result, _ = tried(lambda: evaluate.lambada(mini, items))
+    items, _ = tried(lambda: zero_shot.read_lambada(path))
+    result, _ = tried(lambda: zero_shot.lambada(mini, items))
     if result is None:
         return
     assert 0 <= result.acc <= result.acc_last_token <= 1
@@ -159,8 +160,8 @@ CLOZE = ["1 A king .", "2 He rode .", "3 The XXXXX rode .\tking\t\tking|wolf"]
 def test_a_damaged_story_is_refused_or_answered(mini, tmp_path, lines, tabs):
     path = tmp_path / "cloze"
     path.write_bytes("\n".join([*lines, *CLOZE, *tabs]).encode())
-    questions, _ = tried(lambda: evaluate.read_cloze(path))
-    result, _ = tried(lambda: evaluate.multiple_choice(mini, questions))
+    questions, _ = tried(lambda: zero_shot.read_cloze(path))
+    result, _ = tried(lambda: zero_shot.multiple_choice(mini, questions))
     if result is None:
         return
     assert result.items == len(questions) > 0

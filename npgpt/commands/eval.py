@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from npgpt import evaluate
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.evaluation import zero_shot
 
 
 @click.group()
@@ -40,12 +40,12 @@ def lambada(file: str, limit: int | None, **options: Any) -> None:
 
     Example: npgpt eval lambada lambada_test.jsonl --model gpt2
     """
-    _run(evaluate.read_lambada(file, limit), evaluate.lambada, **options)
+    _run(zero_shot.read_lambada(file, limit), zero_shot.lambada, **options)
 
 
 @command.command("hellaswag")
 @test_options
-@click.option("--style", type=click.Choice(evaluate.STYLES), default="llm.c",
+@click.option("--style", type=click.Choice(zero_shot.STYLES), default="llm.c",
               show_default=True, help="Whose text and whose acc_norm: per token, or "
               "per character.")  # fmt: skip
 def hellaswag(file: str, limit: int | None, style: str, **options: Any) -> None:
@@ -54,8 +54,8 @@ def hellaswag(file: str, limit: int | None, style: str, **options: Any) -> None:
     Example: npgpt eval hellaswag hellaswag_val.jsonl --model gpt2 --limit 100
     """
     norm = "tokens" if style == "llm.c" else "characters"
-    questions = evaluate.read_hellaswag(file, limit, style)
-    _run(questions, evaluate.multiple_choice, norm=norm, **options)
+    questions = zero_shot.read_hellaswag(file, limit, style)
+    _run(questions, zero_shot.multiple_choice, norm=norm, **options)
 
 
 @command.command("cloze")
@@ -65,7 +65,7 @@ def cloze(file: str, limit: int | None, **options: Any) -> None:
 
     Example: npgpt eval cloze cbtest_CN_test_2500ex.txt --model gpt2
     """
-    _run(evaluate.read_cloze(file, limit), evaluate.multiple_choice, **options)
+    _run(zero_shot.read_cloze(file, limit), zero_shot.multiple_choice, **options)
 
 
 def _run(items: list[Any], test: Callable, name: str, backend: str, dtype: str,

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
-from npgpt.score import Score, TokenScore, score_file
+from npgpt.evaluation.score import Score, TokenScore, score_file
 
 # Backgrounds from improbable to probable: ColorBrewer's RdYlGn, readable in black.
 SHADES = ("#d73027", "#f46d43", "#fdae61", "#fee08b", "#d9ef8b", "#a6d96a", "#66bd63")

@@ -2,7 +2,7 @@
 
 Pure functions over tokens: ids, words, whatever can be counted. A text with too few
 tokens for a measure gives NaN. Nothing here says whether a text is any good: noise is
-the most varied of all. How probable a text is stands in npgpt.score.
+the most varied of all. How probable a text is stands in npgpt.evaluation.score.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from npgpt.errors import (
     NpgptError,
     TokenizerError,
 )
+from npgpt.evaluation.score import last_logprobs
 from npgpt.lab.grid import Setting, model_names, with_models
 from npgpt.model import GPT2
-from npgpt.score import last_logprobs
 from npgpt.storage import hub
 from npgpt.support.arguments import check_fields, checked, shown
 from npgpt.support.files import check_readable

@@ -20,8 +20,8 @@ import numpy as np
 
 from npgpt import gpt2
 from npgpt.errors import DataError
+from npgpt.evaluation.score import token_logprobs
 from npgpt.reading import read_text
-from npgpt.score import token_logprobs
 from npgpt.support.arguments import Model, check_fields, checked, shown
 
 STYLES = ("llm.c", "lm-eval")

@@ -1,0 +1,1 @@
+"""How good a model is: the probability of texts, and zero-shot tasks."""
