@@ -39,7 +39,7 @@ SHAPED = (
     "npgpt.training.mixed",
     "npgpt.ops",
     "npgpt.training.optim",
-    "npgpt.plots",
+    "npgpt.inside.attention",
     "npgpt.evaluation.score",
 )
 install_import_hook(SHAPED, "beartype.beartype")

@@ -21,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npgpt
-from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, forward, plots, reading
+from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, forward, reading
 from npgpt.evaluation import score, zero_shot
+from npgpt.inside import attention
 from npgpt.lab import grid, run
 from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub
@@ -248,15 +249,15 @@ CALLS = {
             file=folder() / "cloze.txt", limit=1)),
     },
     "plots": {
-        "plot_mask": Call(plots.plot_mask, lambda: dict(T=2, S=3, window=1), is_figure),
+        "plot_mask": Call(attention.plot_mask, lambda: dict(T=2, S=3, window=1), is_figure),
         "attention_weights": Call(
-            plots.attention_weights, lambda: dict(model=TINY_MODEL, ids=[1, 2]),
+            attention.attention_weights, lambda: dict(model=TINY_MODEL, ids=[1, 2]),
             lambda weights: np.allclose(weights.sum(-1), 1)),
-        "plot_attention": Call(plots.plot_attention, lambda: dict(
+        "plot_attention": Call(attention.plot_attention, lambda: dict(
             model=TINY_MODEL, text=[1, 2], layer=0, head=0), is_figure),
-        "token_labels": Call(plots.token_labels, lambda: dict(
+        "token_labels": Call(attention.token_labels, lambda: dict(
             model=mini(), ids=[1, 2])),
-        "save": Call(plots.save, lambda: dict(
+        "save": Call(attention.save, lambda: dict(
             figure=3, path=folder() / "figure.png")),
     },
     "verify": {

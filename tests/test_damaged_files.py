@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 from helpers import TINY, tiny_params, unit_tensors
 
-from npgpt import GPT2, CheckpointError, DecodingError, NpgptError, plots
+from npgpt import GPT2, CheckpointError, DecodingError, NpgptError
 from npgpt.evaluation import zero_shot
+from npgpt.inside import attention
 from npgpt.scaling import sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import read_metadata, read_safetensors
@@ -278,11 +279,11 @@ for wild in ("x", 2.5, True, [1], b"1", np.array([])):
     for name, use in {
         "window": lambda: model.score([1, 2], window=wild),
         "stride": lambda: model.score([1, 2], stride=wild),
-        "layer": lambda: plots.plot_attention(model, [1, 2], layer=wild),
-        "head": lambda: plots.plot_attention(model, [1, 2], head=wild),
-        "T": lambda: plots.plot_mask(wild),
-        "S": lambda: plots.plot_mask(3, wild),
-        "window ": lambda: plots.plot_mask(3, 3, wild),
+        "layer": lambda: attention.plot_attention(model, [1, 2], layer=wild),
+        "head": lambda: attention.plot_attention(model, [1, 2], head=wild),
+        "T": lambda: attention.plot_mask(wild),
+        "S": lambda: attention.plot_mask(3, wild),
+        "window ": lambda: attention.plot_mask(3, 3, wild),
     }.items():
         try:
             use()
@@ -297,4 +298,4 @@ def test_sizes_that_are_no_whole_numbers_are_refused():
     """In a process of its own: the suite checks annotations before the code does."""
     done = subprocess.run([sys.executable, "-c", WILD], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert plots.plot_mask(3, window=10**30)
+    assert attention.plot_mask(3, window=10**30)

@@ -10,7 +10,8 @@ import pytest
 from helpers import TINY, tiny_params
 from PIL import Image
 
-from npgpt import GPT2, PlotError, plots
+from npgpt import GPT2, PlotError
+from npgpt.inside import attention
 from npgpt.ops import causal_mask
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
@@ -30,7 +31,7 @@ def tick_labels(axis):
     ("T", "S", "window"), [(8, None, None), (3, 7, None), (1, 1, None), (4, 12, 3)]
 )
 def test_the_mask_is_drawn_as_it_is(T, S, window):
-    figure = plots.plot_mask(T, S, window)
+    figure = attention.plot_mask(T, S, window)
     (axes,) = pictures(figure)
     expected = causal_mask(T, S, window=window)
     assert (np.asarray(axes.images[0].get_array()) == expected).all()
@@ -44,7 +45,7 @@ def test_the_mask_is_drawn_as_it_is(T, S, window):
 
 
 def test_one_head_is_drawn_with_its_tokens(tales):
-    figure = plots.plot_attention(tales, TEXT, layer=1, head=2)
+    figure = attention.plot_attention(tales, TEXT, layer=1, head=2)
     (axes,) = pictures(figure)
     taps = {}
     tales.logits(tales.encode(TEXT), lambda n, x: taps.setdefault(n, x))
@@ -53,7 +54,7 @@ def test_one_head_is_drawn_with_its_tokens(tales):
     assert (shown.mask == ~causal_mask(len(weights))).all()
     np.testing.assert_array_equal(shown.filled(0), weights)
     assert axes.images[0].get_clim() == (0, 1)
-    labels = plots.token_labels(tales, tales.encode(TEXT))
+    labels = attention.token_labels(tales, tales.encode(TEXT))
     assert labels[:2] == ["The", "␣king"]
     assert tick_labels(axes.xaxis) == tick_labels(axes.yaxis) == labels
     assert axes.get_title() == "Attention weights, layer 1, head 2"
@@ -68,8 +69,8 @@ def test_one_head_is_drawn_with_its_tokens(tales):
     ],
 )
 def test_a_grid_holds_every_head_that_was_asked_for(tales, layer, head, names):
-    figure = plots.plot_attention(tales, TEXT, layer=layer, head=head)
-    weights = plots.attention_weights(tales, tales.encode(TEXT))
+    figure = attention.plot_attention(tales, TEXT, layer=layer, head=head)
+    weights = attention.attention_weights(tales, tales.encode(TEXT))
     assert weights.shape[:2] == (6, 4)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-5)
     drawn = pictures(figure)
@@ -80,36 +81,36 @@ def test_a_grid_holds_every_head_that_was_asked_for(tales, layer, head, names):
         shown = axes.images[0].get_array().filled(0)
         np.testing.assert_array_equal(shown, weights[i, j])
     assert TEXT in figure.get_suptitle()
-    labels = plots.token_labels(tales, tales.encode(TEXT))
+    labels = attention.token_labels(tales, tales.encode(TEXT))
     assert tick_labels(drawn[-1].xaxis) == tick_labels(drawn[0].yaxis) == labels
     assert figure.get_supxlabel().startswith("key")
     assert figure.get_supylabel().startswith("query")
 
 
 def test_a_model_without_tokenizer_is_labelled_with_ids():
-    figure = plots.plot_attention(GPT2(tiny_params()), [3, 1, 4], 0, 0)
+    figure = attention.plot_attention(GPT2(tiny_params()), [3, 1, 4], 0, 0)
     assert tick_labels(pictures(figure)[0].xaxis) == ["3", "1", "4"]
-    assert plots.plot_attention(GPT2(tiny_params(TINY)), [3], 1, 1)
+    assert attention.plot_attention(GPT2(tiny_params(TINY)), [3], 1, 1)
 
 
 def test_characters_without_a_glyph_are_escaped(tales, tmp_path):
     ids = tales.encode("漢 é\n$x$")
-    labels = "".join(plots.token_labels(tales, ids))
+    labels = "".join(attention.token_labels(tales, ids))
     assert "é" in labels
     assert "↵" in labels
     assert labels.isprintable()
-    plots.save(
-        plots.plot_attention(tales, "漢 é\n$x$ $\\frac$", 0, 0), tmp_path / "a.svg"
+    attention.save(
+        attention.plot_attention(tales, "漢 é\n$x$ $\\frac$", 0, 0), tmp_path / "a.svg"
     )
 
 
 @pytest.mark.parametrize(
     ("function", "arguments", "sentence"),
     [
-        (plots.plot_mask, (4, 3), "1 <= T <= S"),
-        (plots.plot_mask, (0,), "1 <= T <= S"),
-        (plots.plot_mask, (65,), "at most 64"),
-        (plots.plot_mask, (4, 4, 0), "window must be at least 1"),
+        (attention.plot_mask, (4, 3), "1 <= T <= S"),
+        (attention.plot_mask, (0,), "1 <= T <= S"),
+        (attention.plot_mask, (65,), "at most 64"),
+        (attention.plot_mask, (4, 4, 0), "window must be at least 1"),
     ],
 )
 def test_masks_that_cannot_be_are_refused(function, arguments, sentence):
@@ -127,7 +128,7 @@ def test_masks_that_cannot_be_are_refused(function, arguments, sentence):
 )
 def test_heads_that_are_not_there_are_refused(tales, text, layer, head, sentence):
     with pytest.raises(PlotError, match=sentence):
-        plots.plot_attention(tales, text, layer, head)
+        attention.plot_attention(tales, text, layer, head)
 
 
 # The command

@@ -17,7 +17,7 @@ from npgpt.commands.sample import draw
 from npgpt.decoding import examples
 from npgpt.decoding.catalogue import STRATEGIES, find
 from npgpt.decoding.examples.rules import ENDINGS, SETTINGS
-from npgpt.decoding.inspect import look
+from npgpt.inside.choice import look
 
 PROMPTS = ["Once upon a time", "The king", "She said that the old woman was"]
 

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_damage import damaged, values
 
-from npgpt import GPT2, NpgptError, plots
+from npgpt import GPT2, NpgptError
 from npgpt.evaluation import score, zero_shot
+from npgpt.inside import attention
 from npgpt.verification import checks
 
 FEW = max(10, settings().max_examples // 10)  # where a case takes a tenth of a second
@@ -246,10 +247,10 @@ sides = st.one_of(st.none(), st.integers(-1, 12), st.integers(60, 70))
 @settings(max_examples=FEW)
 @given(T=sides, S=sides, window=sides)
 def test_a_wild_mask_is_refused_or_drawn(T, S, window):
-    figure, refusal = tried(lambda: plots.plot_mask(T, S, window))
+    figure, refusal = tried(lambda: attention.plot_mask(T, S, window))
     if refusal:
         keys = T if S is None else S
-        fits = T is not None and 1 <= T <= keys <= plots.MOST_TOKENS
+        fits = T is not None and 1 <= T <= keys <= attention.MOST_TOKENS
         assert not fits or (window is not None and window < 1)
         return
     shown = np.asarray(figure.axes[0].images[0].get_array())
@@ -265,13 +266,13 @@ def test_a_wild_mask_is_refused_or_drawn(T, S, window):
 def test_wild_texts_are_refused_or_drawn(mini, tmp_path, text, layer, head, suffix):
     path = tmp_path / f"figure{suffix}"
     path.unlink(missing_ok=True)
-    figure, _ = tried(lambda: plots.plot_attention(mini, text, layer, head))
-    _, refusal = tried(lambda: plots.save(figure, path))
+    figure, _ = tried(lambda: attention.plot_attention(mini, text, layer, head))
+    _, refusal = tried(lambda: attention.save(figure, path))
     if refusal:
         n = len(mini.encode(text))
         fits = all(x is None or 0 <= x < m for x, m in (
             (layer, mini.config.n_layer), (head, mini.config.n_head)))  # fmt: skip
-        assert not fits or n > plots.MOST_TOKENS or not suffix
+        assert not fits or n > attention.MOST_TOKENS or not suffix
         assert not path.exists()
         return
     start = path.read_bytes()[:5]

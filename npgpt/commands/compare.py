@@ -68,7 +68,7 @@ def command(prompts: tuple[str, ...], grid: str, name: str, judge: str | None,
 
     Example: npgpt compare "Once upon a time" --grid temperature --plot frontier.png
     """
-    from npgpt.plots import SUFFIXES
+    from npgpt.inside.attention import SUFFIXES
 
     if plot is not None and plot.suffix.lower() not in SUFFIXES:
         raise click.UsageError(f"{plot}: a figure is written as .png or .svg")
@@ -227,8 +227,8 @@ def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None
 
 
 def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) -> None:
+    from npgpt.inside.attention import save
     from npgpt.lab.figure import plot_frontier
-    from npgpt.plots import save
 
     judged = f", judged by {plan.judge}" if plan.judge else ""
     n = len(plan.prompts)

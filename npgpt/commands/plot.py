@@ -36,9 +36,9 @@ def mask(T: int, S: int | None, window: int | None, out: Path) -> None:
 
     Example: npgpt plot mask -T 4 -S 10 --window 3 -o mask.svg
     """
-    from npgpt import plots
+    from npgpt.inside import attention
 
-    plots.save(plots.plot_mask(T, S, window), out)
+    attention.save(attention.plot_mask(T, S, window), out)
     click.echo(out)
 
 
@@ -54,8 +54,8 @@ def attention(text: str, name: str, backend: str, dtype: str, layer: int | None,
 
     Example: npgpt plot attention "The king loved his daughter" --layer 2 --head 1
     """
-    from npgpt import plots
+    from npgpt.inside import attention
 
     model = load_model(name, backend, dtype)
-    plots.save(plots.plot_attention(model, text, layer, head), out)
+    attention.save(attention.plot_attention(model, text, layer, head), out)
     click.echo(out)

@@ -11,7 +11,7 @@ import numpy as np
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
 from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
 from npgpt.decoding import GenerationConfig
-from npgpt.decoding.inspect import Choice, look
+from npgpt.inside.choice import Choice, look
 from npgpt.model import GPT2
 
 
@@ -51,7 +51,7 @@ def command(prompt: str, name: str, backend: str, dtype: str, as_json: bool,
     else:
         click.echo(prompt + _text(model, choice.token_id))
     if figure is not None:
-        from npgpt.plots import save
+        from npgpt.inside.attention import save
 
         save(draw(model, prompt, choice, shown), figure)
         click.echo(f"wrote {figure}", err=True)

@@ -36,10 +36,10 @@ def command(flops: float | None, path: Path | None, count: str, plot: Path | Non
     fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
     answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
     if plot is not None:
-        from npgpt import plots
+        from npgpt.inside import attention
         from npgpt.scaling import figure
 
-        plots.save(figure.plot_scaling(runs, fit), plot)
+        attention.save(figure.plot_scaling(runs, fit), plot)
     if as_json:
         echo_json({
             "models": [model.summary() for model in PUBLISHED],

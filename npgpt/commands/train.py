@@ -89,7 +89,7 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
 
     Example: npgpt train shakespeare.txt --preset tiny --out shakespeare
     """
-    from npgpt import plots
+    from npgpt.inside import attention
     from npgpt.training import corpus as corpora
     from npgpt.training import curve
     from npgpt.training.loop import init_params, keep_freed_memory, train
@@ -130,7 +130,7 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
         )  # fmt: skip
     lines = curve.read_curve(folder / "loss.jsonl")
     figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
-    plots.save(figure, folder / "loss.png")
+    attention.save(figure, folder / "loss.png")
     last = [line for line in lines if "validation_loss" in line][-1]
     result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
               "tokens_per_second": show.speed}  # fmt: skip

@@ -1,7 +1,7 @@
 """The figure of a comparison: diversity across, perplexity up, the frontier a line.
 
 matplotlib is imported here, so import this module only where a figure is wanted;
-`npgpt.plots.save` writes it.
+`npgpt.inside.attention.save` writes it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Looking inside a model: figures of what it computes."""
