@@ -13,7 +13,7 @@ from click.testing import CliRunner
 pytest.importorskip("numba")
 
 from npgpt import GPT2, BackendError, GPT2Config
-from npgpt.bench import compare, functions, report
+from npgpt.bench import functions, report, rounds
 from npgpt.cli import main
 from npgpt.storage import hub
 
@@ -74,11 +74,11 @@ def test_bench_keeps_every_task_as_it_goes():
     folder = hub.resolve("tales-mini")
     config = GPT2Config.from_file(folder / "config.json")
     counts = []
-    compare.compare(
+    rounds.compare(
         str(folder), config, ["numpy:float32"], 1, 1, quick=True,
         keep=lambda result: counts.append(len(result["measured"])),
     )  # fmt: skip
-    tasks = len(compare.tasks(config, quick=True))
+    tasks = len(rounds.tasks(config, quick=True))
     assert counts == [*range(1, tasks + 1), tasks]
 
 
@@ -116,7 +116,7 @@ def test_without_numba_there_is_no_reading_rate(monkeypatch):
 
     monkeypatch.setattr(compare, "Worker", Engine)
     names = ("numpy:float32", "numpy:float32", "numba:float32")
-    found = compare.compare("x", GPT2Config(), names, 1, 2, quick=True)
+    found = rounds.compare("x", GPT2Config(), names, 1, 2, quick=True)
     lines = "\n".join(report.model_lines(found))
     assert "greedy generation 100 tok/s\n" in lines
     assert "numba:float32           not measured: no such engine" in lines

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from npgpt.bench.compare import goals
+from npgpt.bench.rounds import goals
 from npgpt.errors import NpgptError
 
 COLOURS = {"numpy": "#8c8c8c", "numba": "#1f5fa8", "transformers": "#d9912b",

@@ -65,13 +65,13 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
         _decoding(size or name, size is not None, assistant_model, backend, rounds,
                   threads, as_json)  # fmt: skip
         return
-    from npgpt.bench import compare, report
+    from npgpt.bench import report, rounds
     from npgpt.bench.worker import Worker
     from npgpt.kernels.compiling import physical_cores
     from npgpt.training.loop import init_params
 
     threads = physical_cores() if threads is None else threads
-    chosen = engines or (*compare.OWN, *(compare.PEERS if peers else ()))
+    chosen = engines or (*rounds.OWN, *(rounds.PEERS if peers else ()))
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
@@ -109,7 +109,7 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
             lines += report.function_lines(result["functions"])
         if end_to_end:
             result["model"] = size or name
-            models = compare.compare(
+            models = rounds.compare(
                 str(folder), config, chosen, threads, rounds, quick, say, keep
             )
             lines += ["", f"# {size or name}", *report.model_lines(models)]
