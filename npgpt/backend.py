@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import ops, pieces
+from npgpt import blocked, ops
 from npgpt.errors import BackendError
 from npgpt.storage.tensorfile import forget
 from npgpt.support.arguments import shown
@@ -93,11 +93,11 @@ class Backend:
     name: str
     xp: ModuleType
     softmax: Callable = ops.softmax
-    layer_norm: Callable = pieces.layer_norm
-    gelu: Callable = pieces.gelu
+    layer_norm: Callable = blocked.layer_norm
+    gelu: Callable = blocked.gelu
     linear: Callable = ops.linear
     embedding: Callable = ops.embedding
-    attention: Callable = pieces.attention
+    attention: Callable = blocked.attention
     dtypes: tuple[str, ...] = ("float32", "float64")
     # (params, dtype, xp) -> parameters as these functions want them
     prepare: Callable = place_by_columns

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from npgpt import forward, gpt2, ops
+from npgpt import gpt2, ops, reader
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
@@ -211,13 +211,13 @@ class GPT2(Generator):
         """
         return scoring.score(self, text, bos=bos, window=window, stride=stride)
 
-    # Other ways to read: npgpt.forward says what they do.
-    all_logits = forward.all_logits
-    first_logits = forward.first_logits
-    rest_logits = forward.rest_logits
-    next_hidden = forward.next_hidden
-    layer_logits = forward.layer_logits
-    tree_logits = forward.tree_logits
+    # Other ways to read: npgpt.reader says what they do.
+    all_logits = reader.all_logits
+    first_logits = reader.first_logits
+    rest_logits = reader.rest_logits
+    next_hidden = reader.next_hidden
+    layer_logits = reader.layer_logits
+    tree_logits = reader.tree_logits
 
 
 def _few(params: gpt2.GPT2Params) -> int:

@@ -2,7 +2,7 @@
 
 New ids are filled up on the right to one length; the causal mask hides the filling from
 every real token, and the cache is cropped afterwards. Where the filling would not fit,
-each row is read alone. What is done with the hidden states is npgpt.forward's business.
+each row is read alone. What is done with the hidden states is npgpt.reader's business.
 """
 
 from __future__ import annotations

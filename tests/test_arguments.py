@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import npgpt
-from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, forward, reading
+from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, reader, texts
 from npgpt.evaluation import score, zero_shot
 from npgpt.inside import attention
 from npgpt.lab import grid, run
@@ -166,7 +166,7 @@ CALLS = {
             is_finite),
         "tree_logits": Call(TINY_MODEL.tree_logits, lambda: dict(
             ids=[1, 2], parents=[-1, 0], cache=two_rows()), is_finite),
-        "tree_mask": Call(forward.tree_mask, lambda: dict(parents=[-1, 0])),
+        "tree_mask": Call(reader.tree_mask, lambda: dict(parents=[-1, 0])),
         "new_cache": Call(TINY_MODEL.new_cache, lambda: dict(batch=1, n_positions=8),
                           lambda rows: rows.batch > 0 and rows.n_positions > 0),
         "crop": Call(cache_method("crop"), lambda: dict(lengths=1)),
@@ -228,7 +228,7 @@ CALLS = {
             window=8, stride=4, progress=None, on_token=None), is_score),
         "last_logprobs": Call(score.last_logprobs, lambda: dict(
             model=TINY_MODEL, ids=[1, 2, 3], n=2), lambda found: sum(found) <= 0),
-        "read_text": Call(lambda **kw: list(reading.read_text(**kw)), lambda: dict(
+        "read_text": Call(lambda **kw: list(texts.read_text(**kw)), lambda: dict(
             file=folder() / "lambada.txt", progress=None)),
     },
     "evaluate": {

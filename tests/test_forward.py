@@ -5,7 +5,7 @@ import pytest
 from helpers import CASES, TINY, tiny_params
 
 from npgpt import GPT2, DecodingError, rows
-from npgpt.forward import tree_mask
+from npgpt.reader import tree_mask
 
 PROMPTS = [[5, 9, 5, 9, 5], [1, 2], [3, 4, 5, 6, 7, 8, 3, 4]]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from npgpt import ops, pieces
+from npgpt import blocked, ops
 from npgpt.backend import NUMPY
 from npgpt.training import backward
 
@@ -17,7 +17,7 @@ def test_pieces_are_the_whole(options, masks):
     if masks:
         seen = rng.random((masks, T, S)) < 0.5
         options = {**options, "mask": seen | np.eye(T, S, S - T, dtype=bool)}
-    found = pieces.attention(q, k, v, **options)
+    found = blocked.attention(q, k, v, **options)
     np.testing.assert_allclose(found, ops.attention(q, k, v, **options), atol=1e-12)
 
 
@@ -30,20 +30,20 @@ def test_numpy_reads_prompts_in_pieces():
 
     q = np.ones((1, 1, 300, 4), np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces.ops, "attention", attention)
+        patch.setattr(blocked.ops, "attention", attention)
         NUMPY.attention(q, q, q)
-    assert max(seen) == pieces.QUERIES
+    assert max(seen) == blocked.QUERIES
     assert sum(seen) == 300
 
 
-@pytest.mark.parametrize("shape", [(3, 700, 40), (2, pieces.NUMBERS), (7, 9)])
+@pytest.mark.parametrize("shape", [(3, 700, 40), (2, blocked.NUMBERS), (7, 9)])
 def test_functions_of_rows_are_the_whole(shape):
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, *shape))
     weight, bias = rng.standard_normal((2, shape[-1]))
-    np.testing.assert_array_equal(pieces.gelu(x), ops.gelu(x))
+    np.testing.assert_array_equal(blocked.gelu(x), ops.gelu(x))
     np.testing.assert_array_equal(
-        pieces.layer_norm(x, weight, bias, 0.1), ops.layer_norm(x, weight, bias, 0.1)
+        blocked.layer_norm(x, weight, bias, 0.1), ops.layer_norm(x, weight, bias, 0.1)
     )
     np.testing.assert_array_equal(
         backward.gelu(dy, x), backward.gelu.__wrapped__(dy, x)
@@ -57,14 +57,14 @@ def test_functions_of_rows_are_the_whole(shape):
 def test_large_arrays_go_through_in_pieces_and_others_whole():
     sizes = []
 
-    @pieces.by_rows(2)
+    @blocked.by_rows(2)
     def function(x, y):
         sizes.append(x.size)
         return x + y
 
-    x = np.ones((64, pieces.NUMBERS // 16), np.float32)
+    x = np.ones((64, blocked.NUMBERS // 16), np.float32)
     assert (function(x, x) == 2).all()
-    assert sizes == [pieces.NUMBERS] * 4
+    assert sizes == [blocked.NUMBERS] * 4
     for y in (x[:, ::2], x[:8], x[0]):
         sizes.clear()
         assert function(y, y).shape == y.shape

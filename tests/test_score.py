@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from npgpt import GPT2, ContextOverflowError, DecodingError, Tokenizer, TokenizerError
 from npgpt.evaluation.score import score_file, token_logprobs
 from npgpt.ops import log_softmax
-from npgpt.reading import can_be_cut, encode_pieces, read_text, split_documents
 from npgpt.storage.hub import resolve
+from npgpt.texts import can_be_cut, encode_pieces, read_text, split_documents
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 RECORDED = json.loads((FIXTURES / "scores.json").read_text(encoding="utf-8"))

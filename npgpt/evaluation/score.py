@@ -19,8 +19,8 @@ import numpy as np
 from npgpt import gpt2
 from npgpt.cache import KVCache
 from npgpt.errors import ContextOverflowError, DecodingError, TokenizerError
-from npgpt.reading import encode_pieces, read_text, split_documents
 from npgpt.support.arguments import Model, Stream, checked
+from npgpt.texts import encode_pieces, read_text, split_documents
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Float, Int

@@ -21,8 +21,8 @@ import numpy as np
 from npgpt import gpt2
 from npgpt.errors import DataError
 from npgpt.evaluation.score import token_logprobs
-from npgpt.reading import read_text
 from npgpt.support.arguments import Model, check_fields, checked, shown
+from npgpt.texts import read_text
 
 STYLES = ("llm.c", "lm-eval")
 NORMS = ("tokens", "characters")

@@ -20,9 +20,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from npgpt import ops
+from npgpt.blocked import attention_pieces, by_rows
 from npgpt.gpt2 import merge_heads
 from npgpt.ops import Array, namespace
-from npgpt.pieces import attention_pieces, by_rows
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float, Int

@@ -20,8 +20,8 @@ from typing import BinaryIO
 import numpy as np
 
 from npgpt.errors import DataError, TokenizerError
-from npgpt.reading import BLOCK, encode_pieces, join_words, read_text
 from npgpt.support.arguments import checked
+from npgpt.texts import BLOCK, encode_pieces, join_words, read_text
 from npgpt.tokenizer import END_OF_TEXT, Tokenizer
 
 SPECIAL = (END_OF_TEXT, "[PAD]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
