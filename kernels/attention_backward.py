@@ -98,8 +98,8 @@ def split_heads(
 ) -> Float[Array, "B T _"]:
     """Gradient of what was cut into q, k and v: the three side by side again.
 
-    Where `attention` wrote them so, nothing is copied; npgpt.training.backward.split_heads has
-    the rest.
+    Where `attention` wrote them so, nothing is copied;
+    npgpt.training.backward.split_heads has the rest.
 
     >>> q = np.ones((1, 2, 3, 4), np.float32)
     >>> split_heads(*attention(q, q, q, q)).shape

@@ -225,8 +225,8 @@ def embedding(
 ) -> Float[Array, "V C"]:
     """Gradient of a table of `rows` rows: row v is the sum of dy where ids = v.
 
-    As npgpt.training.backward.embedding, which computes what is not float32. Raises ValueError
-    for an id outside [0, rows).
+    As npgpt.training.backward.embedding, which computes what is not float32. Raises
+    ValueError for an id outside [0, rows).
 
     >>> embedding(np.float32([[1], [2], [4]]), np.array([2, 0, 2]), 3).tolist()
     [[2.0], [0.0], [5.0]]
@@ -265,7 +265,8 @@ def linear(
 ) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients of y = x W + b: dx = dy W^T, dW = x^T dy, db = sum dy over all rows.
 
-    The products are npgpt.training.backward.linear's; db is a pass over dy by all threads.
+    The products are npgpt.training.backward.linear's; db is a pass over dy by all
+    threads.
 
     >>> one = np.ones((1, 1), np.float32)
     >>> [g.item() for g in linear(2 * one, 3 * one, 5 * one)]

@@ -61,7 +61,8 @@ def linear_backward(
 ) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients dx = dy W^T, dW = x^T dy of rounded arrays, and db = sum dy.
 
-    As npgpt.training.mixed.linear_backward, which computes what does not fit the instructions.
+    As npgpt.training.mixed.linear_backward, which computes what does not fit the
+    instructions.
 
     >>> ones = np.ones((9, 2), np.float32)
     >>> [g.shape for g in linear_backward(ones[:, :1], ones, np.ones((2, 1), "f4"))]

@@ -207,7 +207,8 @@ class GPT2(Generator):
     ) -> Score:
         """Log-probability of every token of a text, loss, perplexity, bits per byte.
 
-        See npgpt.evaluation.score.score; `npgpt.evaluation.score.score_file` reads files of any length.
+        See npgpt.evaluation.score.score; `npgpt.evaluation.score.score_file` reads
+        files of any length.
         """
         return scoring.score(self, text, bos=bos, window=window, stride=stride)
 

@@ -249,7 +249,8 @@ CALLS = {
             file=folder() / "cloze.txt", limit=1)),
     },
     "plots": {
-        "plot_mask": Call(attention.plot_mask, lambda: dict(T=2, S=3, window=1), is_figure),
+        "plot_mask": Call(
+            attention.plot_mask, lambda: dict(T=2, S=3, window=1), is_figure),
         "attention_weights": Call(
             attention.attention_weights, lambda: dict(model=TINY_MODEL, ids=[1, 2]),
             lambda weights: np.allclose(weights.sum(-1), 1)),

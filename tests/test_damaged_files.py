@@ -19,7 +19,8 @@ from npgpt.inside import attention
 from npgpt.scaling import sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import read_metadata, read_safetensors
-from npgpt.training import folder, loop
+from npgpt.training import loop
+from npgpt.training.folder import CHECKPOINT, CURVE
 from npgpt.verification import checks, published
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
@@ -100,7 +101,7 @@ def test_what_is_no_recording_is_refused_at_once(folder, what):
     assert "not a recording of a model" in run("verify", folder)
 
 
-@pytest.mark.parametrize("name", [folder.CHECKPOINT, folder.CURVE])
+@pytest.mark.parametrize("name", [CHECKPOINT, CURVE])
 @pytest.mark.parametrize("what", WHAT)
 def test_what_is_no_training_is_not_resumed(tmp_path, name, what):
     settings = loop.TrainConfig(steps=1, batch_size=1, context=8)
@@ -108,7 +109,7 @@ def test_what_is_no_training_is_not_resumed(tmp_path, name, what):
     ids = np.arange(90) % 40
     loop.train(tiny_params(), ids, ids, settings, **more)
     spoil(tmp_path / name, what)
-    if (name, what) == (folder.CURVE, "nothing"):  # its lines are lost, no more
+    if (name, what) == (CURVE, "nothing"):  # its lines are lost, no more
         loop.train(tiny_params(), ids, ids, settings, **more)
         return
     with pytest.raises(NpgptError, match=name):
@@ -121,7 +122,7 @@ def test_what_is_no_training_is_not_resumed(tmp_path, name, what):
      {"run": "null", "step": "1"}, {"run": "{}", "step": "x"}],
 )  # fmt: skip
 def test_a_damaged_training_is_refused(tmp_path, metadata):
-    path = tmp_path / folder.CHECKPOINT
+    path = tmp_path / CHECKPOINT
     safetensors.numpy.save_file({"a": np.ones(1, np.float32)}, path, metadata)
     ids = np.arange(90) % 40
     with pytest.raises(CheckpointError, match="not a checkpoint of a training"):
@@ -133,7 +134,7 @@ def test_a_training_without_its_tensors_is_refused(tmp_path):
     settings = loop.TrainConfig(steps=1, batch_size=1, context=8)
     ids = np.arange(90) % 40
     loop.train(tiny_params(), ids, ids, settings, out=tmp_path)
-    path = tmp_path / folder.CHECKPOINT
+    path = tmp_path / CHECKPOINT
     metadata = read_metadata(path)
     cut = {name: x[:1] for name, x in read_safetensors(path).items()}
     for tensors in ({"a": np.ones(1, np.float32)}, cut):
@@ -240,9 +241,9 @@ def test_models_of_few_positions_are_verified_too(n_positions):
     config = replace(TINY, n_positions=n_positions)
     for seed in range(8):  # a score near 0 is rare, and stands alone in its row
         params = checkpoint.from_tensors(config, unit_tensors(config, seed))
-        checks = list(checks.verify(params))
+        found = list(checks.verify(params))
         assert {"cached, uncached", "batch, single"} <= {c.check for c in checks}
-        assert checks.first_divergence(checks) is None
+        assert checks.first_divergence(found) is None
 
 
 def test_a_greedy_text_that_ends_early_is_not_the_published_one():
@@ -251,8 +252,8 @@ def test_a_greedy_text_that_ends_early_is_not_the_published_one():
     new = tuple(GPT2(params).generate(prompt, max_new_tokens=6).ids)
     ends = replace(TINY, eos_token_id=new[2])
     ended = checkpoint.from_tensors(ends, unit_tensors(ends))
-    published = published.Published(greedy=(published.Greedy("x", prompt, new, "us"),))
-    (check,) = checks.check_published(GPT2(ended), ended, published)
+    facts = published.Published(greedy=(published.Greedy("x", prompt, new, "us"),))
+    (check,) = checks.check_published(GPT2(ended), ended, facts)
     assert not check.ok
 
 

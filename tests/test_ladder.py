@@ -105,6 +105,6 @@ def test_the_projects_own_runs_are_a_ladder():
                      if run["without_embeddings"] == size)  # fmt: skip
         assert len({tokens for tokens, _ in own}) >= 3
         assert own[-1][1] < own[0][1]  # more tokens, less loss
-    fit = fit.fit_runs(runs, bootstraps=10)
-    assert fit.residual < 0.05  # of the logarithm of the loss
-    assert 0 < fit.law.exponent < 1
+    fitted = fit.fit_runs(runs, bootstraps=10)
+    assert fitted.residual < 0.05  # of the logarithm of the loss
+    assert 0 < fitted.law.exponent < 1

@@ -169,20 +169,20 @@ def test_a_budget_that_cannot_be_is_one_sentence(flops):
     "law", [TRUE, laws.LAWS["replication"], laws.Law(1.0, 9.0, 0.2, 40.0, 0.55)]
 )
 def test_the_fit_recovers_the_law_of_its_data(law):
-    fit = fit.fit_runs(runs_of(law), bootstraps=20)
+    fitted = fit.fit_runs(runs_of(law), bootstraps=20)
     for name in ("E", "A", "alpha", "B", "beta"):
-        assert getattr(fit.law, name) == pytest.approx(getattr(law, name), rel=1e-5)
-        low, high = fit.interval(name)
+        assert getattr(fitted.law, name) == pytest.approx(getattr(law, name), rel=1e-5)
+        low, high = fitted.interval(name)
         assert low == pytest.approx(high, rel=1e-3)  # nothing is uncertain
-    assert fit.residual < 1e-8
+    assert fitted.residual < 1e-8
 
 
 def test_intervals_hold_the_truth_and_narrow_with_the_noise():
     widths = []
     for noise in (0.008, 0.002):
-        fit = fit.fit_runs(runs_of(TRUE, 8, 6, noise), bootstraps=200)
-        assert fit.residual == pytest.approx(noise, rel=0.35)
-        low, high = fit.interval("exponent", 0.99)
+        fitted = fit.fit_runs(runs_of(TRUE, 8, 6, noise), bootstraps=200)
+        assert fitted.residual == pytest.approx(noise, rel=0.35)
+        low, high = fitted.interval("exponent", 0.99)
         assert low < TRUE.exponent < high
         widths.append(high - low)
     assert widths[1] < 0.5 * widths[0]
@@ -191,9 +191,9 @@ def test_intervals_hold_the_truth_and_narrow_with_the_noise():
 def test_one_bad_run_moves_a_huber_fit_little():
     runs = runs_of(TRUE, 8, 6, 0.001)
     runs[11]["loss"] *= 1.2
-    fit = fit.fit_runs(runs, bootstraps=2)
-    assert fit.law.exponent == pytest.approx(TRUE.exponent, abs=0.02)
-    assert pytest.approx(TRUE.E, rel=0.03) == fit.law.E
+    fitted = fit.fit_runs(runs, bootstraps=2)
+    assert fitted.law.exponent == pytest.approx(TRUE.exponent, abs=0.02)
+    assert pytest.approx(TRUE.E, rel=0.03) == fitted.law.E
 
 
 def test_the_fit_is_deterministic():
@@ -203,8 +203,8 @@ def test_the_fit_is_deterministic():
 
 
 def test_the_count_decides_what_n_is():
-    fit = fit.fit_runs(runs_of(TRUE), "without_embeddings", 2)
-    assert pytest.approx(TRUE.A * 0.8**TRUE.alpha, rel=1e-4) == fit.law.A
+    fitted = fit.fit_runs(runs_of(TRUE), "without_embeddings", 2)
+    assert pytest.approx(TRUE.A * 0.8**TRUE.alpha, rel=1e-4) == fitted.law.A
     with pytest.raises(DataError, match="count"):
         fit.fit_runs(runs_of(TRUE), "some")
 

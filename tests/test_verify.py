@@ -28,18 +28,18 @@ def softmax(x):
 def test_bundled_models_agree_with_what_was_recorded(name, backend):
     folder = hub.resolve(name)
     params = checkpoint.load(folder)
-    checks = list(checks.verify(params, backend, reference=folder / checks.REFERENCE))
-    assert first_divergence(checks) is None
-    recorded = [check for check in checks if check.check.startswith("as transformers")]
+    found = list(checks.verify(params, backend, reference=folder / checks.REFERENCE))
+    assert first_divergence(found) is None
+    recorded = [check for check in found if check.check.startswith("as transformers")]
     layers = params.config.n_layer
     assert len(recorded) >= 5 + 12 * layers  # a fused attention has no scores
     assert recorded[-1].tensor == "logits"
 
 
 def test_float64_is_checked_at_its_own_tolerance():
-    checks = list(checks.verify(tiny_params(), dtype="float64"))
-    assert first_divergence(checks) is None
-    own = [check for check in checks if not check.check.startswith(("numba", "cupy"))]
+    found = list(checks.verify(tiny_params(), dtype="float64"))
+    assert first_divergence(found) is None
+    own = [check for check in found if not check.check.startswith(("numba", "cupy"))]
     assert max(check.tolerance for check in own) < 1e-12
 
 
@@ -181,14 +181,14 @@ def published_of(params):
     )
 
 
-def published_checks(params, published):
-    return list(checks.check_published(GPT2(params), params, published))
+def published_checks(params, facts):
+    return list(checks.check_published(GPT2(params), params, facts))
 
 
 def test_published_values_hold_for_their_weights_and_no_others():
-    published = published_of(tiny_params())
-    assert first_divergence(published_checks(tiny_params(), published)) is None
-    others = published_checks(tiny_params(seed=1), published)
+    facts = published_of(tiny_params())
+    assert first_divergence(published_checks(tiny_params(), facts)) is None
+    others = published_checks(tiny_params(seed=1), facts)
     assert not any(check.ok for check in others)
 
 

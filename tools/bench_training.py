@@ -4,8 +4,8 @@
 
 A model of 6 layers, 256 wide, 512 positions and a vocabulary of 4,096. A step is
 forward and backward pass, clipping and AdamW, in float32 (numba:bfloat16 rounds what
-products take, npgpt.training.mixed); torch runs eagerly. Every engine lives in a process of its
-own and they take turns; medians, ratios to torch, peak memory.
+products take, npgpt.training.mixed); torch runs eagerly. Every engine lives in a
+process of its own and they take turns; medians, ratios to torch, peak memory.
 """
 
 import argparse

@@ -13,8 +13,9 @@ from npgpt.commands._shared import (
     json_option,
 )
 from npgpt.storage import checkpoint, hub
-from npgpt.verification import checks, published
+from npgpt.verification import checks
 from npgpt.verification.checks import Check, first_divergence
+from npgpt.verification.published import MODELS
 
 
 @click.command()
@@ -29,7 +30,7 @@ from npgpt.verification.checks import Check, first_divergence
 )
 @click.option(
     "--published",
-    type=click.Choice(list(published.MODELS)),
+    type=click.Choice(list(MODELS)),
     help="Also compare with what is published of these weights  [default: those of "
     "MODEL's name]",
 )
@@ -53,29 +54,29 @@ def command(
         raise click.UsageError("--ops replaces NumPy functions: leave --backend out")
     folder = hub.resolve(model)
     reference = folder / checks.REFERENCE
-    checks = list(
+    found = list(
         checks.verify(
             checkpoint.load(folder),
             checks.own_functions(own) if own else chosen_backend(backend),
             dtype,
             reference if reference.exists() else None,
-            published.MODELS.get(published or model),
+            MODELS.get(published or model),
         )
     )
-    wrong = first_divergence(checks)
+    wrong = first_divergence(found)
     if as_json:
-        rows = [{**check._asdict(), "ok": check.ok} for check in checks]
+        rows = [{**check._asdict(), "ok": check.ok} for check in found]
         first = wrong.tensor if wrong else None
         echo_json({"model": model, "ok": wrong is None, "first": first, "checks": rows})
     else:
-        _print_table(checks if every else _worst(checks), len(checks))
+        _print_table(found if every else _worst(found), len(found))
         if wrong:
             hint = _function_of(wrong.tensor)
             click.echo(f"first tensor that diverges: {wrong.tensor} ({wrong.check})")
             if hint:
                 click.echo(f"it is made by {hint}, from tensors that agree")
         else:
-            click.echo(f"all {len(checks)} tensors agree")
+            click.echo(f"all {len(found)} tensors agree")
     ctx.exit(0 if wrong is None else 1)
 
 

@@ -1,7 +1,8 @@
 """How probable a text is: P(x_1..x_n) = product of P(x_i | x_<i), token by token.
 
 Texts longer than the model reads are scored in windows, files in constant memory.
-Nothing is generated here; tests that pick an answer by its score are in npgpt.evaluation.zero_shot.
+Nothing is generated here; tests that pick an answer by its score are in
+npgpt.evaluation.zero_shot.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Checkpoints <-> GPT-2 parameters, strictly: the files must be what the config says.
 
 A missing, extra, misshaped or mistyped tensor is one CheckpointError that names it.
-Pickles are never opened. npgpt.storage.tensorfile reads the bytes, npgpt.storage.hub finds the folder.
+Pickles are never opened. npgpt.storage.tensorfile reads the bytes, npgpt.storage.hub
+finds the folder.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Where a model's files come from: bundled, a local folder, or the Hugging Face Hub.
 
-Only finds or fetches the folder; npgpt.storage.checkpoint and npgpt.tokenizer read it. The Hub
-is asked through huggingface_hub, whose cache and environment variables hold here too:
-HF_HOME and HF_HUB_CACHE (where), HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN. Fetched are
-config.json, the tokenizer and safetensors weights, never a pickle. A model that the
-cache holds whole is used as it is; `download` alone looks for a newer one.
+Only finds or fetches the folder; npgpt.storage.checkpoint and npgpt.tokenizer read it.
+The Hub is asked through huggingface_hub, whose cache and environment variables hold
+here too: HF_HOME and HF_HUB_CACHE (where), HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN.
+Fetched are config.json, the tokenizer and safetensors weights, never a pickle. A model
+that the cache holds whole is used as it is; `download` alone looks for a newer one.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ Everything rests on two rules. The chain rule: dx_i = sum_j dy_j * (dy_j / dx_i)
 where an array is used twice, its gradients add up.
 
 Pure functions without state, on NumPy, CuPy and any other array-API library; the order
-in which a model calls them is npgpt.training.gradients' business. Their Numba twins are in
-kernels/backward.py and kernels/attention_backward.py.
+in which a model calls them is npgpt.training.gradients' business. Their Numba twins are
+in kernels/backward.py and kernels/attention_backward.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The derivatives of npgpt.activations, under the same names: dx = dy f'(x).
 
 DERIVATIVES maps the names in config.json to functions (dy, x) -> dx, so that every
-checkpoint of the GPT-2 family can be trained on. ops.gelu's is in npgpt.training.backward.
+checkpoint of the GPT-2 family can be trained on. ops.gelu's is in
+npgpt.training.backward.
 """
 
 from __future__ import annotations

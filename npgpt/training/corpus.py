@@ -3,7 +3,8 @@
 A file is a document, or several with <|endoftext|> between them. Whole documents go
 either to training or to validation; the vocabulary is trained on the former alone. A
 document is known by its place in a file, and texts are read in blocks, so memory does
-not grow with them. Nothing here knows about models; npgpt.training.loop reads the arrays.
+not grow with them. Nothing here knows about models; npgpt.training.loop reads the
+arrays.
 """
 
 from __future__ import annotations

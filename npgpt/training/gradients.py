@@ -1,17 +1,18 @@
 """The whole model's backward pass: the gradient of the loss for every parameter.
 
 The forward pass is the ordinary one of npgpt.gpt2; a Tape taps it and keeps the
-activations that the derivatives of npgpt.training.backward ask for. Then the same steps are
-taken in the opposite order: the loss and the output head together, the last norm, the
-blocks from the last to the first, the embeddings. Each residual addition x + f(x) hands
-its gradient to both sides, so the gradients of the two paths add up; so do those of a
-table that is read as embedding and as output head.
+activations that the derivatives of npgpt.training.backward ask for. Then the same steps
+are taken in the opposite order: the loss and the output head together, the last norm,
+the blocks from the last to the first, the embeddings. Each residual addition x + f(x)
+hands its gradient to both sides, so the gradients of the two paths add up; so do those
+of a table that is read as embedding and as output head.
 
-`through_attention` and `through_mlp` are the halves of a block without their norms:
-a model that normalises after the addition (BERT) calls them in its own order, and
-`ignore_index` leaves targets out of the loss. Dropout is a tap (npgpt.training.dropout): a tap
-that changes values has a method `backward(name, gradient)`, which changes gradients
-alike. Nothing here updates a parameter; that is npgpt.training.optim.
+`through_attention` and `through_mlp` are the halves of a block without their norms: a
+model that normalises after the addition (BERT) calls them in its own order, and
+`ignore_index` leaves targets out of the loss. Dropout is a tap
+(npgpt.training.dropout): a tap that changes values has a method `backward(name,
+gradient)`, which changes gradients alike. Nothing here updates a parameter; that is
+npgpt.training.optim.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The training loop: ids in, a model that predicts the next of them out.
 
-One 1-D array of ids for training, one for validation (npgpt.training.corpus makes them from text
-files). Windows of `context` ids are drawn without replacement, epoch by epoch, in an
-order that depends on the seed and the step alone: no generator has a state, so a run
-that was interrupted goes on exactly as if it had not been.
+One 1-D array of ids for training, one for validation (npgpt.training.corpus makes them
+from text files). Windows of `context` ids are drawn without replacement, epoch by
+epoch, in an order that depends on the seed and the step alone: no generator has a
+state, so a run that was interrupted goes on exactly as if it had not been.
 
 The folder of a run:
 

@@ -1,9 +1,9 @@
 """AdamW, clipping by the global norm, and the learning rate's way up and down.
 
-Parameters, gradients and moments are trees of one structure (npgpt.support.leaves). `adamw` and
-`clip_by_global_norm` write into their arrays: a step of training makes no second copy
-of the model. The backend's `optim` module holds `update`, AdamW's formula for one
-array, which the Numba twin does in one pass.
+Parameters, gradients and moments are trees of one structure (npgpt.support.leaves).
+`adamw` and `clip_by_global_norm` write into their arrays: a step of training makes no
+second copy of the model. The backend's `optim` module holds `update`, AdamW's formula
+for one array, which the Numba twin does in one pass.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def check_backends(
 def check_published(
     model: GPT2, params: gpt2.GPT2Params, published: published.Published
 ) -> Iterator[Check]:
-    """Values that others printed of these weights (npgpt.verification.published names the sources)."""
+    """Values that others printed of these weights; the sources are in published."""
     for (row, column), values in published.wte_corners.items():
         corner = params.wte.weight[row]
         corner = corner[column : column + 3 if column >= 0 else None]

@@ -23,7 +23,8 @@ STRATEGIES = (
         formula="if the text ends with seq[:-1]: z[seq[-1]] + b; matches add up",
     ),
     Strategy(
-        "E3", "bad words", "Sequences that never occur, as ids.", "rules.bias.bad_words",
+        "E3", "bad words", "Sequences that never occur, as ids.",
+        "rules.bias.bad_words",
         (Parameter("bad_words_ids", "phrases", (), "Lists of ids."),),
         "Hugging Face", takes="z ids", element="bad_words",
         formula="sequence bias with -inf",
@@ -32,7 +33,8 @@ STRATEGIES = (
         "E3", "bad words as text", "Words that never occur, with or without a space "
         "before them.",
         "rules.bias.bad_words", (Parameter("bad_words", "texts", (), "Words."),),
-        "vLLM", takes="z ids", element="bad_words_text", prepare="rules.bias.encode_words",
+        "vLLM", takes="z ids", element="bad_words_text",
+        prepare="rules.bias.encode_words",
         formula="sequence bias with -inf",
     ),
     Strategy(
@@ -109,7 +111,8 @@ STRATEGIES = (
         formula="z_eos + |z_eos| (f^(t - start) - 1) for t > start",
     ),
     Strategy(
-        "E11", "prefix trie", "The new text is one of a list.", "rules.trie.allow_children",
+        "E11", "prefix trie", "The new text is one of a list.",
+        "rules.trie.allow_children",
         (Parameter("choice", "any", (), "Texts, or lists of token ids."),),
         "De Cao et al. 2020 (2010.00904)", takes="z generated", element="choice",
         prepare="rules.trie.build", formula="keep the children of the node reached",

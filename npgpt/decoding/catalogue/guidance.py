@@ -86,7 +86,8 @@ STRATEGIES = (
         (Parameter(ANTI, "number", 0.0, "lambda; 0 is off."),
          Parameter("anti_lm_model", "model", None,
                    "Whose likelihood counts; none: its own, without the prompt.")),
-        "Li et al. 2016 (1510.03055)", kind="guidance", formula_in="guidance.formulas.anti_lm",
+        "Li et al. 2016 (1510.03055)", kind="guidance",
+        formula_in="guidance.formulas.anti_lm",
         formula="l - lambda l_anti",
     ),
 )  # fmt: skip

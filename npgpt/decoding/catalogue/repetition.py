@@ -77,7 +77,8 @@ STRATEGIES = (
          Parameter("dry_penalty_last_n", "whole", -1, "Window; -1 is all.", -1),
          Parameter("dry_sequence_breakers", "texts", ("\n", ":", '"', "*"),
                    "Texts that a repeat cannot cross.")),
-        "p-e-w 2024 (no paper)", takes="z ids", element="dry", prepare="rules.dry.prepare",
+        "p-e-w 2024 (no paper)", takes="z ids", element="dry",
+        prepare="rules.dry.prepare",
         formula="z_v - multiplier base^(m - allowed), m = the repeat that v goes on",
     ),
     Strategy(
@@ -115,7 +116,8 @@ STRATEGIES = (
     ),
     Strategy(
         "D12", "Hamming diversity", "A penalty for what earlier groups just chose.",
-        "rules.penalties.hamming", (), "Vijayakumar et al. 2016 (1610.02424)", kind="part",
+        "rules.penalties.hamming", (), "Vijayakumar et al. 2016 (1610.02424)",
+        kind="part",
         formula="log p_v - lambda (times v was chosen by earlier groups)",
     ),
     Strategy(

@@ -78,12 +78,14 @@ STRATEGIES = (
     ),
     Strategy(
         "G9", "self-consistency", "The answer that most of n texts give.",
-        "searches.reranking.self_consistency", (), "Wang et al. 2022 (2203.11171)", kind="after",
+        "searches.reranking.self_consistency", (), "Wang et al. 2022 (2203.11171)",
+        kind="after",
         formula="argmax_a (number of texts that answer a)",
     ),
     Strategy(
         "G10", "minimum Bayes risk", "The text most like the other texts.",
-        "searches.reranking.minimum_bayes_risk", (), "Eikema and Aziz 2020; Freitag et al. 2021 "
+        "searches.reranking.minimum_bayes_risk", (),
+        "Eikema and Aziz 2020; Freitag et al. 2021 "
         "(2108.04718)", kind="after", formula="argmax_i sum_j u(y_i, y_j)",
     ),
     Strategy(

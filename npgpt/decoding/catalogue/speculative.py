@@ -112,7 +112,8 @@ STRATEGIES = (
     ),
     Strategy(
         "H12", "dynamic draft length", "Drafts as long as they are likely to stand.",
-        "speculative.loop.Pace", (SCHEDULE, CONFIDENCE), "Mamou et al. 2024 (2405.04304)",
+        "speculative.loop.Pace", (SCHEDULE, CONFIDENCE),
+        "Mamou et al. 2024 (2405.04304)",
         kind="part", formula="stop where q(x) < threshold; +2 / -1 tokens",
     ),
 )  # fmt: skip

@@ -42,14 +42,16 @@ STRATEGIES = (
     ),
     Strategy(
         "I4", "Gumbel watermark", "The noise of Gumbel-max comes from a key.",
-        "watermarks.watermark.gumbel", (), "Aaronson 2022; Kuditipudi et al. 2023 (2307.15593)",
+        "watermarks.watermark.gumbel", (),
+        "Aaronson 2022; Kuditipudi et al. 2023 (2307.15593)",
         kind="selector", switch="watermark", equals="gumbel",
         uses=("hashing_key", "context_width"), sampling=True,
         formula="argmax u_v^(1/p_v),  u = PRF(key, last tokens)",
     ),
     Strategy(
         "I5", "Unigram", "One fixed list of green tokens.",
-        "watermarks.watermark.unigram", (), "Zhao et al. 2023 (2306.17439)", switch="watermark",
+        "watermarks.watermark.unigram", (), "Zhao et al. 2023 (2306.17439)",
+        switch="watermark",
         equals="unigram", takes="z",
         also=("greenlist_ratio", "watermark_bias", "hashing_key"), element="watermark",
         formula="z_v + delta for v green",

@@ -1,7 +1,8 @@
 """DoLa: a model that contrasts its last layer with one of its own early ones.
 
-The formula is npgpt.decoding.guidance.formulas.dola. Layers that were not trained to predict by
-themselves, as GPT-2's, are a weaker amateur than those of the paper's models.
+The formula is npgpt.decoding.guidance.formulas.dola. Layers that were not trained to
+predict by themselves, as GPT-2's, are a weaker amateur than those of the paper's
+models.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Guidance: the logits of several readings combined into one, each as its formula.
 
-A formula takes logits (V,) and returns logits; npgpt.decoding.guidance.guided makes a model of
-it, which every strategy then uses as if it were one model. A token that one reading
-rules out (-inf) stays out, whatever the other says of it.
+A formula takes logits (V,) and returns logits; npgpt.decoding.guidance.guided makes a
+model of it, which every strategy then uses as if it were one model. A token that one
+reading rules out (-inf) stays out, whatever the other says of it.
 """
 
 from __future__ import annotations

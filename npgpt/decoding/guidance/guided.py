@@ -2,8 +2,8 @@
 
 A strategy asks a model for config, tokenizer, new_cache and next_logits (and some for
 all_logits, next_hidden, tree_logits). Guided has the same, so guidance works with every
-strategy; the formulas are in npgpt.decoding.guidance.formulas, and what an option makes of a
-model in npgpt.decoding.guidance.steering.
+strategy; the formulas are in npgpt.decoding.guidance.formulas, and what an option makes
+of a model in npgpt.decoding.guidance.steering.
 """
 
 from __future__ import annotations

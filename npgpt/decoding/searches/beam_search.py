@@ -1,7 +1,8 @@
 """The beam searches as strategies: (model, prompts, options) -> Steps of the best
 texts.
 
-Which rule the beams follow depends on the options; npgpt.decoding.searches.beam has the loop.
+Which rule the beams follow depends on the options; npgpt.decoding.searches.beam has the
+loop.
 """
 
 from __future__ import annotations

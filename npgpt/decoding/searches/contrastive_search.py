@@ -1,8 +1,8 @@
 """Contrastive search: probable tokens that are unlike what the text has said before.
 
 One model and its hidden states; contrastive *decoding*, with two models, is guidance
-(npgpt.decoding.guidance.formulas.contrastive). Each step reads the k candidates of every row
-side by side, so it costs a reading of k tokens.
+(npgpt.decoding.guidance.formulas.contrastive). Each step reads the k candidates of
+every row side by side, so it costs a reading of k tokens.
 """
 
 from __future__ import annotations

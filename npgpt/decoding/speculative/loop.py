@@ -1,9 +1,10 @@
 """Speculative decoding: a drafter guesses several tokens, the model reads them at once.
 
 The model's logits after every drafted token come out of one reading, which costs little
-more than reading one token. What stands is decided by npgpt.decoding.speculative.acceptance; the
-drafters are in npgpt.decoding.speculative.drafters and lookahead. Rows share their readings and
-advance at their own pace.
+more than reading one token. What stands is decided by
+npgpt.decoding.speculative.acceptance; the drafters are in
+npgpt.decoding.speculative.drafters and lookahead. Rows share their readings and advance
+at their own pace.
 """
 
 from __future__ import annotations
