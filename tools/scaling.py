@@ -8,7 +8,7 @@ Seven sizes, each for several numbers of tokens, every run with its own warm-up 
 cosine down to nearly nothing, none longer than one pass over the text: a loss read off
 the middle of a longer schedule is too high, and bends the law (Hoffmann et al. 2022).
 One JSON line a run goes to OUT/runs.jsonl; runs that are there are not done again, and
-a run that was stopped goes on. Copied to npgpt/scaling_runs.jsonl it is the project's.
+a run that was stopped goes on. Copied to npgpt/scaling/runs.jsonl it is the project's.
 """
 
 from __future__ import annotations

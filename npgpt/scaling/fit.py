@@ -19,7 +19,7 @@ import numpy as np
 from npgpt.errors import DataError
 from npgpt.scaling.laws import Law
 
-RUNS = Path(__file__).with_name("scaling_runs.jsonl")  # tools/scaling.py made it
+RUNS = Path(__file__).with_name("runs.jsonl")  # tools/scaling.py made it
 COUNTS = ("all", "without_embeddings")
 LEAST_RUNS = 8
 

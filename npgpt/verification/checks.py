@@ -75,7 +75,7 @@ def verify(
     `reference` is a file that tools/record_fixtures.py wrote for these weights,
     `published` what others printed of them.
 
-    >>> from npgpt import checkpoint, hub
+    >>> from npgpt.storage import checkpoint, hub
     >>> checks = list(verify(checkpoint.load(hub.resolve("tales-mini"))))
     >>> all(check.ok for check in checks)
     True

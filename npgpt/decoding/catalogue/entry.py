@@ -262,7 +262,7 @@ class Strategy:
 def resolve(function: str) -> Callable:
     """The function that "module.function" of npgpt.decoding names.
 
-    >>> resolve("truncation.min_p").__name__
+    >>> resolve("rules.truncation.min_p").__name__
     'min_p'
     """
     module, _, name = function.rpartition(".")
