@@ -113,8 +113,24 @@ _NAMES = ("a", "a_row", "a_scale", "a_scale_row", "b", "b_panel", "b_scale",
 
 
 @intrinsic
-def block(typingctx, isa, data, rows, panels, a, a_row, a_scale, a_scale_row, b,
-          b_panel, b_scale, b_scale_panel, c, c_row, k):  # fmt: skip
+def block(
+    typingctx,
+    isa,
+    data,
+    rows,
+    panels,
+    a,
+    a_row,
+    a_scale,
+    a_scale_row,
+    b,
+    b_panel,
+    b_scale,
+    b_scale_panel,
+    c,
+    c_row,
+    k,
+):
     """C = A B for one or two tiles of rows and of panels.
 
     `data`, the array of B, is here for its type; what follows are numbers, bytes and
@@ -190,22 +206,29 @@ def _block(module, name, tall, wide, kind):
             at = _at(b, room, (2 * i + j) * TILE)
             _void(b, "llvm.x86.tilestored64", _tile(2 * i + j), at, _number(64))
         scales = [
-            upper_halves(b, b.add(
-                b.add(args["b_scale"], b.mul(args["b_scale_panel"], _number(j))),
-                b.mul(step, _number(32))))
+            upper_halves(
+                b,
+                b.add(
+                    b.add(args["b_scale"], b.mul(args["b_scale_panel"], _number(j))),
+                    b.mul(step, _number(32)),
+                ),
+            )
             for j in range(wide)
-        ]  # fmt: skip
+        ]
         for i in range(tall):
 
             def row(r, _, i=i):
-                one = b.add(args["a_scale"], b.mul(args["a_scale_row"],
-                            b.add(r, _number(16 * i))))  # fmt: skip
+                one = b.add(
+                    args["a_scale"],
+                    b.mul(args["a_scale_row"], b.add(r, _number(16 * i))),
+                )
                 one = b.add(one, b.mul(step, _number(4)))
                 one = splat(b, load(b, one, F32), 16)
                 for j in range(wide):
                     c = c_at(i, j, r)
-                    ints = b.add(b.add(room, _number((2 * i + j) * TILE)),
-                                 b.mul(r, _number(64)))  # fmt: skip
+                    ints = b.add(
+                        b.add(room, _number((2 * i + j) * TILE)), b.mul(r, _number(64))
+                    )
                     ints = b.sitofp(load(b, ints, I32x16), F32x16)
                     scale = b.fmul(one, scales[j])
                     total = multiply_add(b, ints, scale, load(b, c, F32x16))
@@ -220,8 +243,13 @@ def _block(module, name, tall, wide, kind):
         clear()
         loop(b, steps, [], floats)
         for i, j in pairs:
-            _void(b, "llvm.x86.tilestored64", _tile(2 * i + j), _at(b, c_at(i, j)),
-                  args["c_row"])  # fmt: skip
+            _void(
+                b,
+                "llvm.x86.tilestored64",
+                _tile(2 * i + j),
+                _at(b, c_at(i, j)),
+                args["c_row"],
+            )
     else:
         zero = ir.Constant(F32x16, [0.0] * 16)
         for i, j in pairs:

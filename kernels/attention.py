@@ -116,9 +116,21 @@ def _attention(isa, q, k, v, mask, causal, window, scale, out, scratch):
             first, last = block * QUERIES, min(T, (block + 1) * QUERIES)
             seen = mask[b % mask.shape[0]]
             attend(
-                isa, q[b, h], k[b, h], v[b, h], seen, causal, window, scale, first,
-                last, T, k.shape[2], out[b, :, h], scratch[thread],
-            )  # fmt: skip
+                isa,
+                q[b, h],
+                k[b, h],
+                v[b, h],
+                seen,
+                causal,
+                window,
+                scale,
+                first,
+                last,
+                T,
+                k.shape[2],
+                out[b, :, h],
+                scratch[thread],
+            )
 
 
 @inner_kernel
@@ -195,19 +207,53 @@ def _tiles(isa, rows, a, a_row, a_step, b, b_panel, panels, c, c_row, k, add, da
         x, taken = a + r * a_row, np.int64(0)
         for p in range(0, pairs, 2):
             taken = tiles(
-                isa, data, data, TWO, rows - r, b + p * b_panel, b_panel, 0, x, a_row,
-                a_step, 0, 0, 0, c + r * c_row + p * 64, c_row, k, add, 2 * b_panel,
+                isa,
+                data,
+                data,
+                TWO,
+                rows - r,
+                b + p * b_panel,
+                b_panel,
+                0,
+                x,
+                a_row,
+                a_step,
+                0,
+                0,
+                0,
+                c + r * c_row + p * 64,
+                c_row,
+                k,
+                add,
+                2 * b_panel,
                 64,
-            )  # fmt: skip
+            )
         r += taken
     for p in range(pairs, panels):
         r = 0
         while r < rows:
             r += tiles(
-                isa, data, data, ONE, rows - r, b + p * b_panel, b_panel, 0,
-                a + r * a_row, a_row, a_step, 0, 0, 0, c + r * c_row + p * 64, c_row,
-                k, add, b_panel, 64,
-            )  # fmt: skip
+                isa,
+                data,
+                data,
+                ONE,
+                rows - r,
+                b + p * b_panel,
+                b_panel,
+                0,
+                a + r * a_row,
+                a_row,
+                a_step,
+                0,
+                0,
+                0,
+                c + r * c_row + p * 64,
+                c_row,
+                k,
+                add,
+                b_panel,
+                64,
+            )
 
 
 @inner_kernel
@@ -252,9 +298,20 @@ def _attend_block(
             for d in range(D):
                 values[d // 16, j, d % 16] = widen(row[d])
         _tiles(
-            isa, n, keys.ctypes.data, wide * 4, 4, queries.ctypes.data, wide * 64,
-            across // 16, scores.ctypes.data, QUERIES * 4, wide, 0, scratch,
-        )  # fmt: skip
+            isa,
+            n,
+            keys.ctypes.data,
+            wide * 4,
+            4,
+            queries.ctypes.data,
+            wide * 64,
+            across // 16,
+            scores.ctypes.data,
+            QUERIES * 4,
+            wide,
+            0,
+            scratch,
+        )
         if mask.size:
             for i in range(rows):
                 for j in range(n):
@@ -271,9 +328,20 @@ def _attend_block(
         whole = (n + 3) // 4 * 4  # a tile may take keys four at a time
         scores[n:whole] = np.float32(0)
         _tiles(
-            isa, rows, scores.ctypes.data, 4, QUERIES * 4, values.ctypes.data,
-            KEYS * 64, wide // 16, total.ctypes.data, wide * 4, whole, 1, scratch,
-        )  # fmt: skip
+            isa,
+            rows,
+            scores.ctypes.data,
+            4,
+            QUERIES * 4,
+            values.ctypes.data,
+            KEYS * 64,
+            wide // 16,
+            total.ctypes.data,
+            wide * 4,
+            whole,
+            1,
+            scratch,
+        )
     for i in range(rows):
         row = line(out, first + i)
         for d in range(D):

@@ -85,9 +85,20 @@ def attention(
     with LOCK:
         scratch = zeros((get_num_threads(), size), np.float32)
         _attention(
-            tier_isa(), dy, q, k, v, mask, causal, near, np.float32(scale), dq, dk, dv,
+            tier_isa(),
+            dy,
+            q,
+            k,
+            v,
+            mask,
+            causal,
+            near,
+            np.float32(scale),
+            dq,
+            dk,
+            dv,
             scratch,
-        )  # fmt: skip
+        )
     return dq, dk, dv
 
 
@@ -122,9 +133,20 @@ def _attention(isa, dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratc
         for task in range(thread, B * H, threads):
             b, h = task // H, task % H
             _head(
-                isa, dy[b, h], q[b, h], k[b, h], v[b, h], mask[b % mask.shape[0]],
-                causal, window, scale, dq[b, h], dk[b, h], dv[b, h], scratch[thread],
-            )  # fmt: skip
+                isa,
+                dy[b, h],
+                q[b, h],
+                k[b, h],
+                v[b, h],
+                mask[b % mask.shape[0]],
+                causal,
+                window,
+                scale,
+                dq[b, h],
+                dk[b, h],
+                dv[b, h],
+                scratch[thread],
+            )
 
 
 @kernel
@@ -175,14 +197,35 @@ def _head(isa, dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
         high = last + S - T + 1 if causal else S
         seen = (high - low + 3) // 4 * 4  # a tile may take keys four at a time
         _tiles(
-            isa, seen, keys[low].ctypes.data, wide * 4, 4, queries_t.ctypes.data,
-            wide * 64, QUERIES // 16, p[low].ctypes.data, QUERIES * 4, wide, 0, scratch,
-        )  # fmt: skip
-        _tiles(
-            isa, seen, values[low].ctypes.data, wide * 4, 4, dout_t.ctypes.data,
-            wide * 64, QUERIES // 16, ds[low].ctypes.data, QUERIES * 4, wide, 0,
+            isa,
+            seen,
+            keys[low].ctypes.data,
+            wide * 4,
+            4,
+            queries_t.ctypes.data,
+            wide * 64,
+            QUERIES // 16,
+            p[low].ctypes.data,
+            QUERIES * 4,
+            wide,
+            0,
             scratch,
-        )  # fmt: skip
+        )
+        _tiles(
+            isa,
+            seen,
+            values[low].ctypes.data,
+            wide * 4,
+            4,
+            dout_t.ctypes.data,
+            wide * 64,
+            QUERIES // 16,
+            ds[low].ctypes.data,
+            QUERIES * 4,
+            wide,
+            0,
+            scratch,
+        )
         if mask.size:
             for i in range(count):
                 for j in range(low, high):
@@ -190,19 +233,50 @@ def _head(isa, dy, q, k, v, mask, causal, window, scale, dq, dk, dv, scratch):
                         p[j, i] = NONE
         _softmax(p, ds, causal, window, first, low, seen, T, S, scale, rows)
         _tiles(
-            isa, seen, p[low].ctypes.data, QUERIES * 4, 4, dout.ctypes.data,
-            QUERIES * 64, wide // 16, dvalues[low].ctypes.data, wide * 4, QUERIES, 1,
+            isa,
+            seen,
+            p[low].ctypes.data,
+            QUERIES * 4,
+            4,
+            dout.ctypes.data,
+            QUERIES * 64,
+            wide // 16,
+            dvalues[low].ctypes.data,
+            wide * 4,
+            QUERIES,
+            1,
             scratch,
-        )  # fmt: skip
+        )
         _tiles(
-            isa, seen, ds[low].ctypes.data, QUERIES * 4, 4, queries.ctypes.data,
-            QUERIES * 64, wide // 16, dkeys[low].ctypes.data, wide * 4, QUERIES, 1,
+            isa,
+            seen,
+            ds[low].ctypes.data,
+            QUERIES * 4,
+            4,
+            queries.ctypes.data,
+            QUERIES * 64,
+            wide // 16,
+            dkeys[low].ctypes.data,
+            wide * 4,
+            QUERIES,
+            1,
             scratch,
-        )  # fmt: skip
+        )
         _tiles(
-            isa, count, ds[low].ctypes.data, 4, QUERIES * 4, panels[0, low].ctypes.data,
-            long * 64, wide // 16, dqueries.ctypes.data, wide * 4, seen, 0, scratch,
-        )  # fmt: skip
+            isa,
+            count,
+            ds[low].ctypes.data,
+            4,
+            QUERIES * 4,
+            panels[0, low].ctypes.data,
+            long * 64,
+            wide // 16,
+            dqueries.ctypes.data,
+            wide * 4,
+            seen,
+            0,
+            scratch,
+        )
         for i in range(count):
             row = line(dq, first + i)
             for d in range(D):

@@ -107,9 +107,16 @@ def _forward(thread, isa, read, w, k_cache, v_cache, room):
                 what, m, c = RESIDUAL, C, room.result
                 if part == 1:
                     attend_all(
-                        read, phase, isa, room.qkv, after.k, after.v, w.scale[layer],
-                        room.context, room.scratch[thread],
-                    )  # fmt: skip
+                        read,
+                        phase,
+                        isa,
+                        room.qkv,
+                        after.k,
+                        after.v,
+                        w.scale[layer],
+                        room.context,
+                        room.scratch[thread],
+                    )
                     K, inputs = KC, _inputs(room.context, room, mine, KC)
                 else:
                     K, inputs = KI, _inputs(room.hidden, room, mine, KI)

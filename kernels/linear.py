@@ -128,9 +128,16 @@ def multiply(
     c = empty((whole_rows(M), width), np.float32)[:M]
     with LOCK:
         _product(
-            isa, get_num_threads(), weight.data, weight.scales, K, a, *narrowed, shift,
+            isa,
+            get_num_threads(),
+            weight.data,
+            weight.scales,
+            K,
+            a,
+            *narrowed,
+            shift,
             c,
-        )  # fmt: skip
+        )
     return c if width == m else np.ascontiguousarray(c[:, :m])
 
 
@@ -259,15 +266,27 @@ def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
             taken = np.int64(0)
             for p in range(first, last, max(1, len(width))):
                 taken = tiles(
-                    isa, data, x, width, bottom - r,
-                    base + p * panel + k0 * PANEL * item, panel,
+                    isa,
+                    data,
+                    x,
+                    width,
+                    bottom - r,
+                    base + p * panel + k0 * PANEL * item,
+                    panel,
                     base_scale + (p * K + k0) // GROUP * PANEL * scales.itemsize,
-                    x.ctypes.data + r * x_row + k0 * x.itemsize, x_row, 4,
+                    x.ctypes.data + r * x_row + k0 * x.itemsize,
+                    x_row,
+                    4,
                     scale_base + r * g_row + k0 // GROUP * 4,
-                    start_base + r * g_row + k0 // GROUP * 4, g_row,
-                    c.ctypes.data + r * c_row + p * PANEL * 4, c_row, k, min(k0, 1),
-                    ahead, pace,
-                )  # fmt: skip
+                    start_base + r * g_row + k0 // GROUP * 4,
+                    g_row,
+                    c.ctypes.data + r * c_row + p * PANEL * 4,
+                    c_row,
+                    k,
+                    min(k0, 1),
+                    ahead,
+                    pace,
+                )
             if taken == 0:
                 break
             r += taken
@@ -290,12 +309,22 @@ def _tile_strip(isa, matrix, first, last, top, bottom, inputs, c):
         for r in range(top, bottom, 32):
             rows = 2 if bottom - r > 16 else 1
             block(
-                isa, data, rows, panels, q.ctypes.data + r * q.strides[0], q.strides[0],
+                isa,
+                data,
+                rows,
+                panels,
+                q.ctypes.data + r * q.strides[0],
+                q.strides[0],
                 inputs.q_scale.ctypes.data + r * inputs.q_scale.strides[0],
-                inputs.q_scale.strides[0], base + p * panel, panel,
-                base_scale + p * scale_panel, scale_panel,
-                c.ctypes.data + r * c.strides[0] + p * PANEL * 4, c.strides[0], K,
-            )  # fmt: skip
+                inputs.q_scale.strides[0],
+                base + p * panel,
+                panel,
+                base_scale + p * scale_panel,
+                scale_panel,
+                c.ctypes.data + r * c.strides[0] + p * PANEL * 4,
+                c.strides[0],
+                K,
+            )
     release(isa)
 
 

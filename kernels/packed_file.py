@@ -123,8 +123,9 @@ def load_packed(folder: str | Path, dtype: str) -> PackedParams:
     if not config.tie_word_embeddings:
         head = Packed(found["head"], found["head_scales"], C, V, dtype, True)
     names = ("data", "scales", "vectors")
-    buffers = Buffers(dtype, *(found[n] for n in names), table, head, found["wpe"],
-                      found["ln_f"])  # fmt: skip
+    buffers = Buffers(
+        dtype, *(found[n] for n in names), table, head, found["wpe"], found["ln_f"]
+    )
     return assemble(config, buffers)
 
 

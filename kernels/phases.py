@@ -152,9 +152,20 @@ def attend_all(read, phase, isa, qkv, k, v, scale, context, scratch):
         block, h = read.blocks[task // H], task % H
         row, begin, end = block[0], block[1], block[2]
         attend(
-            isa, qkv[begin:end, h * D : (h + 1) * D], k[row, h], v[row, h], NO_MASK[0],
-            True, 0, scale, block[3], block[4], end - begin, block[5],
-            context[begin:end, h * D : (h + 1) * D], scratch,
-        )  # fmt: skip
+            isa,
+            qkv[begin:end, h * D : (h + 1) * D],
+            k[row, h],
+            v[row, h],
+            NO_MASK[0],
+            True,
+            0,
+            scale,
+            block[3],
+            block[4],
+            end - begin,
+            block[5],
+            context[begin:end, h * D : (h + 1) * D],
+            scratch,
+        )
         task = claim_next(read.sync, phase, count)
     wait(read.sync, phase, count)

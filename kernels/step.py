@@ -84,9 +84,13 @@ def decode_step(
             # A chunk without an answer computes one, which is left out below.
             last = np.flatnonzero(chunk[:, 3])
             found = _read(
-                buffers, config, cache, np.ascontiguousarray(chunk[:, :3]),
-                last if len(last) else np.zeros(1, np.int64), is_prompt=is_prompt,
-            )  # fmt: skip
+                buffers,
+                config,
+                cache,
+                np.ascontiguousarray(chunk[:, :3]),
+                last if len(last) else np.zeros(1, np.int64),
+                is_prompt=is_prompt,
+            )
             parts.append(found[: len(last)])
         z = np.concatenate(parts)
     for row, new in zip(cache.ids, ids, strict=True):
@@ -142,11 +146,19 @@ def _weights(buffers: Buffers, config: Any) -> Weights:
         numbers += [padded(n, buffers.dtype) for n in (config.n_embd, config.inner_dim)]
         table, head = buffers.table, buffers.head
         buffers.room["weights"] = Weights(
-            table.data, table.scales, buffers.wpe, buffers.data, buffers.scales,
-            buffers.vectors, buffers.ln_f.reshape(-1), head.data, head.scales,
+            table.data,
+            table.scales,
+            buffers.wpe,
+            buffers.data,
+            buffers.scales,
+            buffers.vectors,
+            buffers.ln_f.reshape(-1),
+            head.data,
+            head.scales,
             np.array(numbers),
-            np.array(scale, np.float32), np.float32(config.layer_norm_epsilon),
-        )  # fmt: skip
+            np.array(scale, np.float32),
+            np.float32(config.layer_norm_epsilon),
+        )
     return buffers.room["weights"]
 
 

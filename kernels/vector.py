@@ -201,11 +201,20 @@ def _int8_tile(b, rows, panels, tier, args):
         starts = [const(I32x16, 0)] * rows
         if tier >= AVX512:
             starts = [
-                splat(b, load(b, b.add(
-                    b.add(args["a_sum"], b.mul(args["a_group_row"], n(r))),
-                    b.mul(g, n(4))), I32), 16)
+                splat(
+                    b,
+                    load(
+                        b,
+                        b.add(
+                            b.add(args["a_sum"], b.mul(args["a_group_row"], n(r))),
+                            b.mul(g, n(4)),
+                        ),
+                        I32,
+                    ),
+                    16,
+                )
                 for r in range(rows)
-            ]  # fmt: skip
+            ]
 
         def four(i, ints):
             at = [b.add(base, b.mul(i, n(64))) for base in weights]
@@ -254,11 +263,13 @@ def _tile_function(module, name, rows, panels, kind, tier):
     b = ir.IRBuilder(function.append_basic_block())
     args = dict(zip(_NAMES, function.args, strict=True))
     at = [
-        b.add(b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r))),
-              ir.Constant(I64, 64 * p))
+        b.add(
+            b.add(args["c"], b.mul(args["c_row"], ir.Constant(I64, r))),
+            ir.Constant(I64, 64 * p),
+        )
         for r in range(rows)
         for p in range(panels)
-    ]  # fmt: skip
+    ]
     if kind == types.int8:
         sums = _int8_tile(b, rows, panels, tier, args)
     else:
@@ -273,9 +284,29 @@ def _tile_function(module, name, rows, panels, kind, tier):
 
 
 @intrinsic
-def tiles(typingctx, isa, data, inputs, panels, most, b, b_panel, b_scale, a, a_row,
-          a_step, a_scale, a_sum, a_group_row, c, c_row, k, accumulate, ahead,
-          pace):  # fmt: skip
+def tiles(
+    typingctx,
+    isa,
+    data,
+    inputs,
+    panels,
+    most,
+    b,
+    b_panel,
+    b_scale,
+    a,
+    a_row,
+    a_step,
+    a_scale,
+    a_sum,
+    a_group_row,
+    c,
+    c_row,
+    k,
+    accumulate,
+    ahead,
+    pace,
+):
     """C (+)= A B for the largest tile of at most `most` rows; how many rows it took.
 
     `data` and `inputs` (the arrays of B and A) are here for their types; `panels`, how

@@ -21,9 +21,14 @@ from npgpt.training.mixed import mixed_backend
 from npgpt.training.optim import adamw, new_moments
 
 TINY = GPT2Config(
-    vocab_size=40, n_positions=80, n_embd=32, n_layer=1, n_head=2,
-    bos_token_id=0, eos_token_id=None,
-)  # fmt: skip
+    vocab_size=40,
+    n_positions=80,
+    n_embd=32,
+    n_layer=1,
+    n_head=2,
+    bos_token_id=0,
+    eos_token_id=None,
+)
 
 
 def warm_up(

@@ -156,9 +156,12 @@ def layer_logits(
                 x = model.backend.layer_norm(x, ln.weight, ln.bias, epsilon)
             chosen.append(x)
         rows.append(xp.stack(chosen, axis=1))  # (n, layers, C)
-    return [z.reshape(len(x), len(layers), -1) for z, x in
-            zip(_heads(model, [x.reshape(-1, x.shape[-1]) for x in rows]), rows,
-                strict=True)]  # fmt: skip
+    return [
+        z.reshape(len(x), len(layers), -1)
+        for z, x in zip(
+            _heads(model, [x.reshape(-1, x.shape[-1]) for x in rows]), rows, strict=True
+        )
+    ]
 
 
 def tree_logits(

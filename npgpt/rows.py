@@ -91,10 +91,13 @@ def read_states(model: Any, ids: Rows, cache: KVCache) -> list[list[Any]]:
     for part in chunks_of(padded):
         chunks.append(
             gpt2.hidden_states(
-                model.params, padded[:, part], cache, backend=model.backend,
+                model.params,
+                padded[:, part],
+                cache,
+                backend=model.backend,
                 output_hidden_states=True,
             )[1]
-        )  # fmt: skip
+        )
     cache.crop(ends)
     states = [xp.concat(parts, axis=1) for parts in zip(*chunks, strict=True)]
     return [[x[row, :n] for row, n in enumerate(lengths)] for x in states]

@@ -59,9 +59,14 @@ class MarkovModel:
 
         self.z = np.asarray(z, np.float64)
         self.config = GPT2Config(
-            vocab_size=len(self.z), n_positions=n_positions, n_embd=4, n_layer=1,
-            n_head=1, bos_token_id=0, eos_token_id=eos,
-        )  # fmt: skip
+            vocab_size=len(self.z),
+            n_positions=n_positions,
+            n_embd=4,
+            n_layer=1,
+            n_head=1,
+            bos_token_id=0,
+            eos_token_id=eos,
+        )
         self.tokenizer = None
 
     def new_cache(self, batch: int = 1, n_positions: int | None = None):

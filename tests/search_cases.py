@@ -9,9 +9,13 @@ import numpy as np
 from helpers import TINY, token_ids, unit_tensors
 
 CONFIG = replace(
-    TINY, vocab_size=24, n_positions=40, n_layer=4, eos_token_id=3,
+    TINY,
+    vocab_size=24,
+    n_positions=40,
+    n_layer=4,
+    eos_token_id=3,
     tie_word_embeddings=False,
-)  # fmt: skip
+)
 NEW = 12  # tokens
 
 

@@ -41,16 +41,68 @@ class Odd:
 
 WILD = st.sampled_from(
     [
-        None, True, False, -1, 0, 1, 3, 2**31, 2**63, 2**64, 10**30, -(10**30),
-        1.5, -0.5, 1e300, math.nan, math.inf, -math.inf, np.int64(2), np.float32(0.5),
-        "", "x", "two words", "\0", "a\ud800", "é" * 300, "no/such", "float64", b"x",
-        [], [None], [1], [-1], [10**30], [1.5], ["x"], ["a b"], [[1]], [[1], [2]],
-        [[1, 2], [3]], [[]], [[1], []], [[1.5], [2]], [["x"], ["y"]], (), (1, 2), {},
-        {"a": 1}, {1: 2}, {1}, np.array([]), np.array([1, 2]), np.array(3),
-        np.array([[1], [2]]), np.zeros((2, 0), int), np.array([1.5]), np.array(["a"]),
-        Odd(), Odd, iter(()),
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        3,
+        2**31,
+        2**63,
+        2**64,
+        10**30,
+        -(10**30),
+        1.5,
+        -0.5,
+        1e300,
+        math.nan,
+        math.inf,
+        -math.inf,
+        np.int64(2),
+        np.float32(0.5),
+        "",
+        "x",
+        "two words",
+        "\0",
+        "a\ud800",
+        "é" * 300,
+        "no/such",
+        "float64",
+        b"x",
+        [],
+        [None],
+        [1],
+        [-1],
+        [10**30],
+        [1.5],
+        ["x"],
+        ["a b"],
+        [[1]],
+        [[1], [2]],
+        [[1, 2], [3]],
+        [[]],
+        [[1], []],
+        [[1.5], [2]],
+        [["x"], ["y"]],
+        (),
+        (1, 2),
+        {},
+        {"a": 1},
+        {1: 2},
+        {1},
+        np.array([]),
+        np.array([1, 2]),
+        np.array(3),
+        np.array([[1], [2]]),
+        np.zeros((2, 0), int),
+        np.array([1.5]),
+        np.array(["a"]),
+        Odd(),
+        Odd,
+        iter(()),
     ]
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -130,9 +182,15 @@ def documents():
 
 def plan():
     return dict(
-        model="tales-mini", settings=grid.make_grid([{"num_beams": 2}]), prompts=["a"],
-        seeds=2, max_new_tokens=4, judge=None, backend="numpy", dtype="float32",
-    )  # fmt: skip
+        model="tales-mini",
+        settings=grid.make_grid([{"num_beams": 2}]),
+        prompts=["a"],
+        seeds=2,
+        max_new_tokens=4,
+        judge=None,
+        backend="numpy",
+        dtype="float32",
+    )
 
 
 ROWS = dict(ids=[[1], [2, 3]])
@@ -353,8 +411,13 @@ def test_the_right_arguments_are_right(area):
 
 def test_the_annotation_is_the_rule():
     @checked(NpgptError)
-    def use(n: int | None, *, pair: tuple[float, float] = (0.9, 0.95),
-            names: "list[str]" = (), file: str | Path = "x") -> int:  # fmt: skip
+    def use(
+        n: int | None,
+        *,
+        pair: tuple[float, float] = (0.9, 0.95),
+        names: "list[str]" = (),
+        file: str | Path = "x",
+    ) -> int:
         return n
 
     assert use(None) is None
@@ -392,10 +455,13 @@ def test_every_public_name_is_tried():
     assert names - results - elsewhere <= tried
     for module, area in ((evaluate, "evaluate"), (score, "score"), (plots, "plots")):
         public = {
-            name for name, value in vars(module).items()
-            if callable(value) and getattr(value, "__module__", "") == module.__name__
-            and not name.startswith("_") and not isinstance(value, type)
-        }  # fmt: skip
+            name
+            for name, value in vars(module).items()
+            if callable(value)
+            and getattr(value, "__module__", "") == module.__name__
+            and not name.startswith("_")
+            and not isinstance(value, type)
+        }
         assert public - {"token_logprobs"} <= set(
             CALLS[area]
         )  # arrays, as in npgpt.ops

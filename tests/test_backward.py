@@ -96,8 +96,14 @@ def test_embedding_gradient_adds_up():
 def options():
     T, S = 150, 170  # more than one piece of queries
     seen = (RNG.random((2, T, S)) < 0.5) | np.eye(T, S, S - T, dtype=bool)
-    return [{}, {"causal": False}, {"window": 9}, {"scale": 0.3}, {"mask": seen},
-            {"mask": seen[:1], "causal": False}]  # fmt: skip
+    return [
+        {},
+        {"causal": False},
+        {"window": 9},
+        {"scale": 0.3},
+        {"mask": seen},
+        {"mask": seen[:1], "causal": False},
+    ]
 
 
 @pytest.mark.parametrize("how", options(), ids=lambda how: "-".join(how) or "plain")

@@ -24,9 +24,12 @@ SMALL = ("bench", "--model", "tales-mini", "--quick", "--rounds", "1",
 
 def run(*args, status=0, **environment):
     done = subprocess.run(
-        [NPGPT, *args], capture_output=True, text=True, timeout=300,
+        [NPGPT, *args],
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
     assert done.returncode == status, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done
@@ -37,18 +40,28 @@ def measured(tmp_path_factory):
     """One small run: its standard output, and the folder of what it saved."""
     folder = tmp_path_factory.mktemp("bench")
     done = run(
-        *SMALL, "--json", "--save", str(folder / "kept.json"),
-        "--figure", str(folder / "speed.png"), "--engine", "numpy:float32",
-        "--engine", "numba:float32", "--engine", "transformers:nonsense",
-    )  # fmt: skip
+        *SMALL,
+        "--json",
+        "--save",
+        str(folder / "kept.json"),
+        "--figure",
+        str(folder / "speed.png"),
+        "--engine",
+        "numpy:float32",
+        "--engine",
+        "numba:float32",
+        "--engine",
+        "transformers:nonsense",
+    )
     return done.stdout, folder
 
 
 def test_bench_prints_one_object(measured):
     found = json.loads(measured[0])
     assert {m["engine"] for m in found["measured"]} == {
-        "numpy:float32", "numba:float32",
-    }  # fmt: skip
+        "numpy:float32",
+        "numba:float32",
+    }
     assert {m["task"] for m in found["measured"]} == {"prefill", "decode"}
     for m in found["measured"]:
         rate = m["tokens"] if m["task"] == "prefill" else m["batch"]
@@ -75,9 +88,14 @@ def test_bench_keeps_every_task_as_it_goes():
     config = GPT2Config.from_file(folder / "config.json")
     counts = []
     rounds.compare(
-        str(folder), config, ["numpy:float32"], 1, 1, quick=True,
+        str(folder),
+        config,
+        ["numpy:float32"],
+        1,
+        1,
+        quick=True,
         keep=lambda result: counts.append(len(result["measured"])),
-    )  # fmt: skip
+    )
     tasks = len(rounds.tasks(config, quick=True))
     assert counts == [*range(1, tasks + 1), tasks]
 
@@ -125,14 +143,26 @@ def test_without_numba_there_is_no_reading_rate(monkeypatch):
 
 def test_functions_agree_before_they_are_timed():
     config = GPT2Config(
-        vocab_size=300, n_positions=64, n_embd=64, n_layer=1, n_head=4,
-        bos_token_id=0, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=300,
+        n_positions=64,
+        n_embd=64,
+        n_layer=1,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=None,
+    )
     rows = list(functions.measure(config, seconds=0.01))
     assert {row.function for row in rows} == {
-        "layer_norm", "gelu", "bias_gelu", "softmax", "attention", "linear",
-        "linear_loops", "linear_panels", "cross_entropy",
-    }  # fmt: skip
+        "layer_norm",
+        "gelu",
+        "bias_gelu",
+        "softmax",
+        "attention",
+        "linear",
+        "linear_loops",
+        "linear_panels",
+        "cross_entropy",
+    }
     for row in rows:
         assert row.error < 1e-5, row
         slower = row.numba_seconds >= row.numpy_seconds
@@ -174,11 +204,19 @@ def test_warmup_compiles_once():
 def test_convert_into_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for form in ((), ("--packed",)):
-        done = run("convert", "tales-mini", str(tmp_path / "file" / "x"), *form,
-                   status=1)  # fmt: skip
+        done = run(
+            "convert", "tales-mini", str(tmp_path / "file" / "x"), *form, status=1
+        )
         assert "cannot be written" in done.stderr
-    run("convert", "tales-mini", str(tmp_path / "x"), "--packed", "--dtype", "float16",
-        status=2)  # fmt: skip
+    run(
+        "convert",
+        "tales-mini",
+        str(tmp_path / "x"),
+        "--packed",
+        "--dtype",
+        "float16",
+        status=2,
+    )
 
 
 def test_a_packed_start_maps_the_file_and_any_tier_reads_it(tmp_path, monkeypatch):

@@ -60,17 +60,26 @@ def test_a_tale_told_within_a_tale_does_not_part_it():
 
 
 def test_the_contents_list_says_what_a_title_is():
-    parts = paragraphs("The Cat\nThe Dog", "The Cat", "a", "Good Night", "b", "The Dog",
-                       "c")  # fmt: skip
+    parts = paragraphs(
+        "The Cat\nThe Dog", "The Cat", "a", "Good Night", "b", "The Dog", "c"
+    )
     listed = clean(parts, "list", before=1)
     assert [listed.paragraphs[i] for i in listed.titles] == ["The Cat", "The Dog"]
     assert clean(parts, "none", before=1).titles == []
 
 
 def test_what_stands_around_the_tales_goes():
-    parts = paragraphs("Preface.", "THE CAT", "(1) Chambers, Traditions.", "a (1)",
-                       "* * *", "[From the German.]", "b", "{Picture: p12.jpg}",
-                       "Hyphenation was made consistent.")  # fmt: skip
+    parts = paragraphs(
+        "Preface.",
+        "THE CAT",
+        "(1) Chambers, Traditions.",
+        "a (1)",
+        "* * *",
+        "[From the German.]",
+        "b",
+        "{Picture: p12.jpg}",
+        "Hyphenation was made consistent.",
+    )
     book = clean(parts, "caps", before=1, after=1)
     assert book.paragraphs == ["THE CAT", PROSE + "a", "* * *", PROSE + "b"]
     assert len(book.dropped) == 5
@@ -89,8 +98,10 @@ def test_wrapped_lines_become_paragraphs_and_verse_stays():
 # what is held out
 
 
-@given(st.lists(st.sampled_from(WORDS[:9]), max_size=40),
-       st.lists(st.sampled_from(WORDS[:9]), max_size=40))  # fmt: skip
+@given(
+    st.lists(st.sampled_from(WORDS[:9]), max_size=40),
+    st.lists(st.sampled_from(WORDS[:9]), max_size=40),
+)
 def test_marks_are_the_words_of_shared_runs(held, text):
     shingles = stories.Shingles([" ".join(held)])
     runs = {tuple(held[i : i + 13]) for i in range(len(held) - 12)}
@@ -120,15 +131,22 @@ def test_no_shared_run_is_left_and_the_tale_is_parted_there():
     assert not any(held.marks("\n\n".join(part)).any() for part in parts)
 
 
-@given(st.lists(st.sampled_from(WORDS[:3]), max_size=30),
-       st.lists(st.sampled_from(WORDS[:3]), max_size=30))  # fmt: skip
+@given(
+    st.lists(st.sampled_from(WORDS[:3]), max_size=30),
+    st.lists(st.sampled_from(WORDS[:3]), max_size=30),
+)
 def test_longest_runs_are_the_longest_common_runs(sample, text):
     (found,) = stories.longest_runs([" ".join(sample)], " ".join(text), least=2)
     joined = " ".join(["", *text, ""])
     longest = max(
-        (j - i for i in range(len(sample)) for j in range(i + 1, len(sample) + 1)
-         if " ".join(["", *sample[i:j], ""]) in joined), default=0,
-    )  # fmt: skip
+        (
+            j - i
+            for i in range(len(sample))
+            for j in range(i + 1, len(sample) + 1)
+            if " ".join(["", *sample[i:j], ""]) in joined
+        ),
+        default=0,
+    )
     assert len(found) == (longest if longest >= 2 else 0)
     assert " ".join(["", *found, ""]) in joined or not found
 
@@ -139,10 +157,18 @@ def test_longest_runs_are_the_longest_common_runs(sample, text):
 @pytest.fixture(scope="module")
 def shape():
     """A model and a training small enough for a test."""
-    config = GPT2Config(vocab_size=300, n_positions=32, n_embd=16, n_layer=1, n_head=2,
-                        bos_token_id=0, eos_token_id=0)  # fmt: skip
-    recipe = TrainConfig(steps=6, batch_size=2, context=32, warmup_steps=2,
-                         eval_every=3, save_every=3)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=300,
+        n_positions=32,
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    recipe = TrainConfig(
+        steps=6, batch_size=2, context=32, warmup_steps=2, eval_every=3, save_every=3
+    )
     return config, recipe
 
 

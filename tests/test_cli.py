@@ -23,9 +23,14 @@ ENV = {**os.environ, "COLUMNS": "80"}
 def run(*args, status=0, **options):
     """Run the command; its output. No failure may show a traceback."""
     done = subprocess.run(
-        [NPGPT, *args], capture_output=True, text=True, env=ENV, timeout=120,
-        stdin=options.pop("stdin", subprocess.DEVNULL), **options,
-    )  # fmt: skip
+        [NPGPT, *args],
+        capture_output=True,
+        text=True,
+        env=ENV,
+        timeout=120,
+        stdin=options.pop("stdin", subprocess.DEVNULL),
+        **options,
+    )
     assert done.returncode == status, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
     return done
@@ -36,8 +41,14 @@ def test_generate_continues_the_prompt():
     assert done.stdout.startswith("Once upon a time")
     assert len(done.stdout) > len("Once upon a time\n") + 20
     figures = done.stderr
-    for part in ("prefill 4 tokens", "decode 20", "tok/s", "GB/s of weights", "seed 7",
-                 "temperature(0.8) top_p(0.95)"):  # fmt: skip
+    for part in (
+        "prefill 4 tokens",
+        "decode 20",
+        "tok/s",
+        "GB/s of weights",
+        "seed 7",
+        "temperature(0.8) top_p(0.95)",
+    ):
         assert part in figures
     again = run("generate", "Once upon a time", "--seed", "7", "--max-new-tokens", "20")
     assert again.stdout == done.stdout
@@ -175,9 +186,14 @@ def test_a_closed_pipe_stops_cleanly():
 def test_a_terminal_shows_the_prompt_apart_and_text_as_it_comes():
     master, slave = pty.openpty()
     process = start(
-        "generate", "Once upon", "--greedy", "--max-new-tokens", "60", stdout=slave,
+        "generate",
+        "Once upon",
+        "--greedy",
+        "--max-new-tokens",
+        "60",
+        stdout=slave,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     os.close(slave)
     pieces, deadline = [], time.time() + 60
     while time.time() < deadline:

@@ -30,8 +30,13 @@ GRID = [
 
 
 def plan(**changes):
-    given = {"model": "tales-mini", "settings": make_grid(GRID), "prompts": PROMPTS,
-             "seeds": 3, "max_new_tokens": 8} | changes  # fmt: skip
+    given = {
+        "model": "tales-mini",
+        "settings": make_grid(GRID),
+        "prompts": PROMPTS,
+        "seeds": 3,
+        "max_new_tokens": 8,
+    } | changes
     return Plan(**given)
 
 
@@ -42,8 +47,12 @@ def whole():
 
 def test_every_setting_continues_every_prompt_with_every_seed(whole):
     cells = [(t.setting, t.prompt, t.seed) for t in whole]
-    assert cells == [(s.name, i, 10_000 * i + k) for s in plan().settings
-                     for i in range(2) for k in range(3)]  # fmt: skip
+    assert cells == [
+        (s.name, i, 10_000 * i + k)
+        for s in plan().settings
+        for i in range(2)
+        for k in range(3)
+    ]
     assert all(len(t.ids) <= 8 for t in whole)
     assert len({t.text for t in whole if t.setting == "greedy"}) == len(PROMPTS)
     assert len({t.text for t in whole if t.setting == "temperature=0.7"}) == 6
@@ -158,8 +167,14 @@ def test_yaml_is_read_as_a_reader_means_it(tmp_path):
 
 
 def run(*arguments, cwd, status=0, **options):
-    done = subprocess.run([NPGPT, "compare", *arguments], cwd=cwd, capture_output=True,
-                          text=True, timeout=300, **options)  # fmt: skip
+    done = subprocess.run(
+        [NPGPT, "compare", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -215,10 +230,17 @@ def test_command_fails_in_one_sentence(tmp_path, arguments, status, sentence):
 )
 def test_without_the_extra_an_error_names_it(tmp_path, module, arguments):
     (tmp_path / "grid.yaml").write_text("- {num_beams: 2}")
-    code = (f"import sys; sys.modules[{module!r}] = None; from npgpt.cli import main; "
-            f"main({['compare', 'a', *arguments]!r})")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True,
-                          capture_output=True, timeout=120)  # fmt: skip
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; from npgpt.cli import main; "
+        f"main({['compare', 'a', *arguments]!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode in (1, 2)
     assert "pip install 'npgpt[lab]'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -231,8 +253,17 @@ SMALL = ["--grid", "notebook", "-m", "tales-mini", "--judge", "tales", "--seeds"
 def test_command_writes_table_csv_json_figure_and_samples(tmp_path):
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "MPLBACKEND")}
     arguments = [*PROMPTS, *SMALL, "--out", "a.jsonl"]
-    done = run(*arguments, "--plot", "a.png", "--csv", "a.csv", "--samples", "2",
-               cwd=tmp_path, env=env)  # fmt: skip
+    done = run(
+        *arguments,
+        "--plot",
+        "a.png",
+        "--csv",
+        "a.csv",
+        "--samples",
+        "2",
+        cwd=tmp_path,
+        env=env,
+    )
     names = [setting.name for setting in read_grid("notebook")]
     assert all(name in done.stdout for name in names)
     assert done.stdout.splitlines()[-1].startswith("On the frontier of diversity")
@@ -260,8 +291,9 @@ def test_command_writes_table_csv_json_figure_and_samples(tmp_path):
 def test_killed_and_resumed_loses_the_text_in_flight_at_most(tmp_path, how):
     arguments = [NPGPT, "compare", *PROMPTS, *SMALL, "--out", "a.jsonl", "--json"]
     out = tmp_path / "a.jsonl"
-    with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE) as process:  # fmt: skip
+    with subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         end = time.monotonic() + 120
         while not out.exists() or out.read_bytes().count(b"\n") < 6:
             assert time.monotonic() < end
@@ -269,8 +301,11 @@ def test_killed_and_resumed_loses_the_text_in_flight_at_most(tmp_path, how):
         process.send_signal(how)
         errors = process.stderr.read().decode()
         process.wait(60)
-    kept = [line for line in out.read_bytes().splitlines(keepends=True)
-            if line.endswith(b"\n")]  # fmt: skip
+    kept = [
+        line
+        for line in out.read_bytes().splitlines(keepends=True)
+        if line.endswith(b"\n")
+    ]
     assert 6 <= len(kept) < 1 + 54
     if how == signal.SIGINT:
         assert process.returncode == 130

@@ -31,8 +31,11 @@ PARTS = [b"a", b"b", b"c", b" ", "é".encode(), "ü".encode()]
 
 def matches(pattern, length):
     """Every text of up to `length` characters of the alphabet that matches."""
-    texts = (b"".join(x) for n in range(length + 1)
-             for x in itertools.product(PARTS, repeat=n))  # fmt: skip
+    texts = (
+        b"".join(x)
+        for n in range(length + 1)
+        for x in itertools.product(PARTS, repeat=n)
+    )
     return [text for text in texts if re.fullmatch(pattern, text.decode())]
 
 
@@ -112,9 +115,13 @@ def test_finish_in_time_uses_the_last_token(tales):
     pattern = r" [a-z]+ queen\."
     for budget in range(3, 9):
         g = tales.generate(
-            "The", regex=pattern, finish_in_time=True, max_new_tokens=budget,
-            do_sample=True, seed=budget,
-        )  # fmt: skip
+            "The",
+            regex=pattern,
+            finish_in_time=True,
+            max_new_tokens=budget,
+            do_sample=True,
+            seed=budget,
+        )
         assert re.fullmatch(pattern, g.text)
     with pytest.raises(DecodingError, match="finish_in_time"):
         tales.generate("The", regex="a{400}", finish_in_time=True, max_new_tokens=3)
@@ -136,9 +143,12 @@ def test_every_output_is_json_of_its_schema(tales):
     pytest.importorskip("llguidance")
     for seed in range(3):
         g = tales.generate(
-            "The king:", json_schema=SCHEMA, do_sample=True, seed=seed,
+            "The king:",
+            json_schema=SCHEMA,
+            do_sample=True,
+            seed=seed,
             max_new_tokens=80,
-        )  # fmt: skip
+        )
         value = json.loads(g.text)
         assert list(value) == ["name", "age", "tags"]
         assert isinstance(value["name"], str)
@@ -242,9 +252,11 @@ def test_choice_writes_one_of_its_texts(tales):
 @settings(max_examples=25)  # each example runs the model
 @given(st.data())
 def test_healed_text_begins_with_the_prompt(tales, data):
-    text = data.draw(st.sampled_from(
-        ["Once upon a ti", "The kin", "She said to the qu", "hé", "An old wo", "x"]
-    ))  # fmt: skip
+    text = data.draw(
+        st.sampled_from(
+            ["Once upon a ti", "The kin", "She said to the qu", "hé", "An old wo", "x"]
+        )
+    )
     seed = data.draw(st.integers(0, 50))
     g = tales.generate(
         text, token_healing=True, do_sample=True, seed=seed, max_new_tokens=4
@@ -359,9 +371,13 @@ def test_exact_constrained_sampling_has_the_conditional_law(how, runs, particles
     model = MarkovModel(np.log(p), eos=2)
     model.tokenizer = Letters()
     options = GenerationConfig(
-        do_sample=True, regex=pattern, max_new_tokens=4, exact_constraint=how,
-        exact_rounds=200 if how == "rejection" else 20, smc_particles=particles,
-    )  # fmt: skip
+        do_sample=True,
+        regex=pattern,
+        max_new_tokens=4,
+        exact_constraint=how,
+        exact_rounds=200 if how == "rejection" else 20,
+        smc_particles=particles,
+    )
     law = constrained_law(model, pattern, 4)
     draws = []
     with shapes_unchecked():
@@ -392,8 +408,12 @@ def test_repetition_detection_is_its_definition():
 
 def test_repetition_ends_a_text(tales):
     (the,) = tales.tokenizer.encode(" the")
-    g = tales.generate("Once upon a time", max_new_tokens=60, max_pattern_size=6,
-                       sequence_bias={(the,): 100.0})  # fmt: skip
+    g = tales.generate(
+        "Once upon a time",
+        max_new_tokens=60,
+        max_pattern_size=6,
+        sequence_bias={(the,): 100.0},
+    )
     assert g.finish_reason == "repetition"
     assert g.text == " the the the"
 

@@ -291,9 +291,13 @@ def test_prepare_is_its_parts(tales, tmp_path):
     folder, _ = tales
     heard = []
     result = corpus.prepare(
-        [folder], 320, validation=0.2, seed=3, folder=tmp_path / "ids",
+        [folder],
+        320,
+        validation=0.2,
+        seed=3,
+        folder=tmp_path / "ids",
         progress=lambda *message: heard.append(message),
-    )  # fmt: skip
+    )
     documents = corpus.find_documents([folder])
     train, held = corpus.split(documents, 0.2, 3)
     assert (result.train_documents, result.validation_documents) == (train, held)

@@ -37,8 +37,13 @@ def folder(tmp_path):
 
 
 def run(*arguments, status=1, **options):
-    done = subprocess.run([NPGPT, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=120, **options)  # fmt: skip
+    done = subprocess.run(
+        [NPGPT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr.strip().rpartition("\n")[2]
@@ -126,8 +131,14 @@ def test_a_damaged_training_is_refused(tmp_path, metadata):
     safetensors.numpy.save_file({"a": np.ones(1, np.float32)}, path, metadata)
     ids = np.arange(90) % 40
     with pytest.raises(CheckpointError, match="not a checkpoint of a training"):
-        loop.train(tiny_params(), ids, ids, loop.TrainConfig(context=8), out=tmp_path,
-                    resume=True)  # fmt: skip
+        loop.train(
+            tiny_params(),
+            ids,
+            ids,
+            loop.TrainConfig(context=8),
+            out=tmp_path,
+            resume=True,
+        )
 
 
 def test_a_training_without_its_tensors_is_refused(tmp_path):
@@ -147,8 +158,16 @@ def test_a_training_without_its_tensors_is_refused(tmp_path):
 def test_a_comparison_of_no_readable_weights_is_refused_at_once(folder, tmp_path, what):
     spoil(folder / "model.safetensors", what)
     (tmp_path / "grid.yaml").write_text("- {}\n")
-    sentence = run("compare", "Once", "-m", folder, "--out", tmp_path / "out.jsonl",
-                   "--grid", tmp_path / "grid.yaml")  # fmt: skip
+    sentence = run(
+        "compare",
+        "Once",
+        "-m",
+        folder,
+        "--out",
+        tmp_path / "out.jsonl",
+        "--grid",
+        tmp_path / "grid.yaml",
+    )
     assert "model.safetensors" in sentence
 
 
@@ -223,8 +242,13 @@ def test_names_that_no_file_can_have_are_one_sentence(name):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_under_stdout_is_one_sentence():
     with open("/dev/full", "w") as full:
-        done = subprocess.run([NPGPT, "info", "gpt2"], stdout=full, text=True,
-                              stderr=subprocess.PIPE, timeout=120)  # fmt: skip
+        done = subprocess.run(
+            [NPGPT, "info", "gpt2"],
+            stdout=full,
+            text=True,
+            stderr=subprocess.PIPE,
+            timeout=120,
+        )
     assert done.returncode == 1
     assert done.stderr.startswith("npgpt: cannot go on: ")
     assert len(done.stderr.splitlines()) == 1
@@ -264,8 +288,10 @@ def test_a_folder_is_compared_with_the_published_values_that_are_asked_for(tmp_p
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     done = subprocess.run(
         [NPGPT, "verify", tmp_path, "--published", "gpt2-medium", "--json"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     checks = json.loads(done.stdout)["checks"]
     found = [row for row in checks if row["check"] == "published greedy text"]
     assert len(found) == len(published.MODELS["gpt2-medium"].greedy)

@@ -153,9 +153,13 @@ def test_chain_is_in_the_documented_order_and_prints():
         return z
 
     options = GenerationConfig(
-        do_sample=True, temperature=0.5, top_k=9, top_p=0.9, min_new_tokens=2,
+        do_sample=True,
+        temperature=0.5,
+        top_k=9,
+        top_p=0.9,
+        min_new_tokens=2,
         logits_processor=[shout],
-    )  # fmt: skip
+    )
     chain = build_chain(options, [0])
     assert " ".join(map(str, chain)) == (
         "min_new_tokens(2) shout() temperature(0.5) top_k(9) top_p(0.9)"

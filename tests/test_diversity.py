@@ -28,8 +28,9 @@ NLTK = [
     (FOX[:6], [FOX, DOG], 0.6065306597126334),  # shorter than both: brevity
 ]
 
-texts = st.lists(st.lists(st.integers(0, 5), min_size=4, max_size=15), min_size=3,
-                 max_size=6)  # fmt: skip
+texts = st.lists(
+    st.lists(st.integers(0, 5), min_size=4, max_size=15), min_size=3, max_size=6
+)
 
 
 @pytest.mark.parametrize(("candidate", "references", "expected"), NLTK)
@@ -83,7 +84,13 @@ def test_the_slope_of_zipfs_law_is_found():
 
 
 def test_too_few_tokens_give_nan():
-    for value in (d.distinct_n([], 1), d.distinct_n(["ab"], 3), d.repetition("a", 2),
-                  d.zipf_slope("aaa"), d.self_bleu(["abcd"]), d.bleu("", ["a"]),
-                  d.recent_repetition("", 4)):  # fmt: skip
+    for value in (
+        d.distinct_n([], 1),
+        d.distinct_n(["ab"], 3),
+        d.repetition("a", 2),
+        d.zipf_slope("aaa"),
+        d.self_bleu(["abcd"]),
+        d.bleu("", ["a"]),
+        d.recent_repetition("", 4),
+    ):
         assert math.isnan(value)

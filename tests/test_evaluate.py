@@ -23,22 +23,51 @@ TEXTS = [
     "loved only his gramophone",
 ]
 HELLASWAG = [
-    {"ind": 1, "activity_label": "Sewing", "ctx_a": "A tailor sits at the table.",
-     "ctx_b": "he", "ctx": "A tailor sits at the table. he", "split": "val",
-     "endings": ["takes up a needle and sews.", "is a colour [title] of five.",
-                 "not whereas the upon.", "flies into an equation and the sea."],
-     "label": 0},
-    {"ind": 2, "activity_label": "Cooking", "ctx_a": "[header] How to cook soup "
-     "[title] Take a pot.", "ctx_b": "",
-     "ctx": "[header] How to cook soup [title] Take a pot.",
-     "endings": ["xylophones xylophones.", "Put the pot on the fire.", "Zwq.", "Of."],
-     "label": "1"},
-    {"ind": 3, "activity_label": "Walking", "ctx_a": "The old woman went into the "
-     "wood.", "ctx_b": "she", "ctx": "The old woman went into the wood. she",
-     "endings": ["came to a little house.", "came to a little house, and the door was "
-                 "open, and she went in and sat down by the fire.", "Qx.", "of of of."],
-     "label": 1},
-]  # fmt: skip
+    {
+        "ind": 1,
+        "activity_label": "Sewing",
+        "ctx_a": "A tailor sits at the table.",
+        "ctx_b": "he",
+        "ctx": "A tailor sits at the table. he",
+        "split": "val",
+        "endings": [
+            "takes up a needle and sews.",
+            "is a colour [title] of five.",
+            "not whereas the upon.",
+            "flies into an equation and the sea.",
+        ],
+        "label": 0,
+    },
+    {
+        "ind": 2,
+        "activity_label": "Cooking",
+        "ctx_a": "[header] How to cook soup [title] Take a pot.",
+        "ctx_b": "",
+        "ctx": "[header] How to cook soup [title] Take a pot.",
+        "endings": [
+            "xylophones xylophones.",
+            "Put the pot on the fire.",
+            "Zwq.",
+            "Of.",
+        ],
+        "label": "1",
+    },
+    {
+        "ind": 3,
+        "activity_label": "Walking",
+        "ctx_a": "The old woman went into the wood.",
+        "ctx_b": "she",
+        "ctx": "The old woman went into the wood. she",
+        "endings": [
+            "came to a little house.",
+            "came to a little house, and the door was "
+            "open, and she went in and sat down by the fire.",
+            "Qx.",
+            "of of of.",
+        ],
+        "label": 1,
+    },
+]
 CLOZE = """1 There was once a king who had three sons .
 2 The youngest son was called Hans .
 3 The king said to his sons : `` Go into the world . ''
@@ -138,8 +167,9 @@ def test_hellaswag_is_its_definition(mini, files, style):
     result = zero_shot.multiple_choice(mini, questions, norm)
     right = right_norm = 0
     for question, item in zip(questions, HELLASWAG, strict=True):
-        parts = [continuation(mini, question.context, f" {e}")[0]
-                 for e in question.endings]  # fmt: skip
+        parts = [
+            continuation(mini, question.context, f" {e}")[0] for e in question.endings
+        ]
         sums = np.array([part.sum() for part in parts])
         lengths = [len(p) for p in parts]
         if norm == "characters":
@@ -195,8 +225,10 @@ def test_cloze_scores_the_rest_of_the_sentence_too(mini, files):
     result = zero_shot.multiple_choice(mini, questions)
     right = 0
     for question in questions:
-        sums = [continuation(mini, question.context, f" {ending}")[0].sum()
-                for ending in question.endings]  # fmt: skip
+        sums = [
+            continuation(mini, question.context, f" {ending}")[0].sum()
+            for ending in question.endings
+        ]
         right += np.argmax(sums) == question.label
     assert result.acc == right / 2
     assert result.items == 2
@@ -264,8 +296,12 @@ def test_bad_lines_are_named(tmp_path, reader, content, sentence):
 
 
 def run(*arguments, status=0):
-    done = subprocess.run([NPGPT, "eval", *map(str, arguments)], capture_output=True,
-                          text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [NPGPT, "eval", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -296,8 +332,9 @@ def test_command_prints_what_the_function_returns(files, test, file, keys):
 
 
 def test_command_prints_a_table(files):
-    done = run("hellaswag", files / "hellaswag.jsonl", "-m", "tales-mini",
-               "--style", "lm-eval")  # fmt: skip
+    done = run(
+        "hellaswag", files / "hellaswag.jsonl", "-m", "tales-mini", "--style", "lm-eval"
+    )
     rows = dict(line.split() for line in done.stdout.splitlines())
     assert rows["items"] == "3"
     assert rows["norm"] == "characters"

@@ -97,9 +97,12 @@ def test_one_text_again_and_again_has_no_diversity():
 
 
 def test_figures_average_over_prompts_and_pool_within():
-    rows = [text("a", 0, [1, 2, 3, 4], -4.0), text("a", 1, [1, 2, 3, 4, 5, 6], -11.0),
-            text("a", 10_000, [1, 2, 3, 9], -2.0, 1),
-            text("a", 10_001, [1, 2, 3, 9], -2.0, 1)]  # fmt: skip
+    rows = [
+        text("a", 0, [1, 2, 3, 4], -4.0),
+        text("a", 1, [1, 2, 3, 4, 5, 6], -11.0),
+        text("a", 10_000, [1, 2, 3, 9], -2.0, 1),
+        text("a", 10_001, [1, 2, 3, 9], -2.0, 1),
+    ]
     (found,) = measure(rows)
     assert found.perplexity.value == pytest.approx(math.exp((15 / 10 + 4 / 8) / 2))
     assert found.unique.value == 0.5
@@ -110,10 +113,11 @@ def test_figures_average_over_prompts_and_pool_within():
 def setting(name, x, y, width=0.0):
     zero = Interval(0, 0, 0)
     figures = dict.fromkeys(Measures.__annotations__, zero) | {
-        "name": name, "judge_perplexity": None,
+        "name": name,
+        "judge_perplexity": None,
         "diversity": Interval(x, x - width, x + width),
         "perplexity": Interval(y, y - width, y + width),
-    }  # fmt: skip
+    }
     return Measures(**figures)
 
 
@@ -126,8 +130,10 @@ def test_the_sentence_names_every_setting_once():
     ]
     found = find_frontier(settings)
     assert (found.on, found.near, found.behind) == (
-        ["sure", "varied"], ["close"], ["worse"]
-    )  # fmt: skip
+        ["sure", "varied"],
+        ["close"],
+        ["worse"],
+    )
     assert found.sentence == (
         "On the frontier of diversity against perplexity, from the most probable to "
         "the most diverse: sure, varied; behind it by no more than the intervals: "

@@ -105,9 +105,13 @@ def test_top_k_one_is_greedy(tales):
 def test_sampling_draws_from_the_processed_distribution(tiny):
     prompt, n = token_ids(TINY, 1, 4)[0].tolist(), 4000
     results = tiny.generate(
-        prompt, num_return_sequences=n, do_sample=True, temperature=8.0, top_k=5,
+        prompt,
+        num_return_sequences=n,
+        do_sample=True,
+        temperature=8.0,
+        top_k=5,
         max_new_tokens=1,
-    )  # fmt: skip
+    )
     z = tiny.logits(prompt)[0, -1]
     z = truncation.top_k(reshaping.temperature(z, 8.0), 5).astype(np.float64)
     p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
@@ -174,9 +178,11 @@ def test_stop_strings_cut_across_token_borders(tales):
         cut = text[: text.find(stop)]
         for include in (False, True):
             row = tales.generate(
-                PROMPTS[0], max_new_tokens=30, stop_strings=[stop, "never this"],
+                PROMPTS[0],
+                max_new_tokens=30,
+                stop_strings=[stop, "never this"],
                 include_stop_str_in_output=include,
-            )  # fmt: skip
+            )
             assert row.text == (cut + stop if include else cut)
             assert row.finish_reason == "stop"
 

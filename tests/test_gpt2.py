@@ -298,9 +298,15 @@ def decoded(value):
 
 def nano(shared):
     config = GPT2Config(
-        vocab_size=3, n_positions=11, n_embd=48, n_layer=3, n_head=3,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=3,
+        n_positions=11,
+        n_embd=48,
+        n_layer=3,
+        n_head=3,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     path = shared / "gpt-nano-sort" / "gpt-nano-sort-model.json"
     tensors = {}
     for name, value in json.loads(path.read_text()).items():
@@ -323,14 +329,28 @@ def test_nano_matches_pytorch(shared):
     nano(shared).logits(golden["idx"].astype(int), record)
     taps = record.arrays
     for theirs, ours in {
-        "tok_emb": "wte", "pos_emb": "wpe", "x": "embed", "ln1": "h.0.ln_1",
-        "q": "h.0.attn.q", "k": "h.0.attn.k", "v": "h.0.attn.v",
-        "att": "h.0.attn.scores", "attSm": "h.0.attn.weights", "yProj": "h.0.attn.out",
-        "attnResid": "h.0.resid_mid", "ln2": "h.0.ln_2", "fc": "h.0.mlp.pre",
-        "gelu": "h.0.mlp.act", "mlp": "h.0.mlp.out", "mlpResid": "h.0.resid",
-        "block0": "h.0.resid", "block1": "h.1.resid", "block2": "h.2.resid",
-        "ln_f": "ln_f", "lm_head": "logits",
-    }.items():  # fmt: skip
+        "tok_emb": "wte",
+        "pos_emb": "wpe",
+        "x": "embed",
+        "ln1": "h.0.ln_1",
+        "q": "h.0.attn.q",
+        "k": "h.0.attn.k",
+        "v": "h.0.attn.v",
+        "att": "h.0.attn.scores",
+        "attSm": "h.0.attn.weights",
+        "yProj": "h.0.attn.out",
+        "attnResid": "h.0.resid_mid",
+        "ln2": "h.0.ln_2",
+        "fc": "h.0.mlp.pre",
+        "gelu": "h.0.mlp.act",
+        "mlp": "h.0.mlp.out",
+        "mlpResid": "h.0.resid",
+        "block0": "h.0.resid",
+        "block1": "h.1.resid",
+        "block2": "h.2.resid",
+        "ln_f": "ln_f",
+        "lm_head": "logits",
+    }.items():
         expected = golden[theirs]
         seen = expected > -np.inf
         assert ((taps[ours] > -np.inf) == seen).all()

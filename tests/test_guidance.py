@@ -68,11 +68,13 @@ def kinds(models):
 
     return {
         "negative": (
-            {"guidance_scale": 1.7, "negative_prompt": negative}, classifier_free
+            {"guidance_scale": 1.7, "negative_prompt": negative},
+            classifier_free,
         ),
         "no prompt": ({"guidance_scale": 1.7}, without_prompt),
         "aware": (
-            {"context_aware_alpha": 0.5, "prompt_without_context": negative}, aware
+            {"context_aware_alpha": 0.5, "prompt_without_context": negative},
+            aware,
         ),
         "contrastive": ({"amateur_model": second}, contrastive),
         "improved": ({"amateur_model": second, "contrastive_beta": 0.5}, improved),
@@ -85,11 +87,15 @@ def kinds(models):
             product,
         ),
         "mixture": (
-            {"ensemble_models": second, "ensemble_weights": [0.75, 0.25],
-             "ensemble": "mixture"}, mixture,
+            {
+                "ensemble_models": second,
+                "ensemble_weights": [0.75, 0.25],
+                "ensemble": "mixture",
+            },
+            mixture,
         ),
         "anti": ({"anti_lm_weight": 0.4, "anti_lm_model": second}, anti),
-    }  # fmt: skip
+    }
 
 
 NAMES = ["negative", "no prompt", "aware", "contrastive", "improved", "experts",
@@ -246,9 +252,9 @@ def test_caches_crop_and_reorder_together(models):
     def fresh(ids, prompt, origin):
         other = [7, 8, origin, *ids[len(prompt) :]]
         return sum(
-            m.logits(row)[0, -1] for m, row in
-            ((model, ids), (model, other), (models[1], ids))
-        )  # fmt: skip
+            m.logits(row)[0, -1]
+            for m, row in ((model, ids), (model, other), (models[1], ids))
+        )
 
     np.testing.assert_allclose(z[0], fresh([1, 2, 3, 11], [1, 2], 1), atol=1e-9)
     np.testing.assert_allclose(z[1], fresh([5, 9, 5, 4, 12], [5, 9, 5], 0), atol=1e-9)
@@ -280,14 +286,21 @@ def test_classifier_free_guidance_matches_transformers():
         )
         ids = torch.tensor([prompt])
         expected = other.generate(
-            ids, attention_mask=torch.ones_like(ids), guidance_scale=scale,
-            max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=None,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            guidance_scale=scale,
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
             **more,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        )[0, len(prompt) :].tolist()
         found = own.generate(
-            prompt, guidance_scale=scale, max_new_tokens=6,
+            prompt,
+            guidance_scale=scale,
+            max_new_tokens=6,
             negative_prompt=negative if more else None,
-        )  # fmt: skip
+        )
         assert found.ids == expected
 
 

@@ -43,9 +43,13 @@ def run(server, tmp_path):
         env |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "hf")}
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
         return subprocess.run(
-            [NPGPT, *arguments], env=env | environment, text=True, capture_output=True,
-            timeout=120, cwd=tmp_path,
-        )  # fmt: skip
+            [NPGPT, *arguments],
+            env=env | environment,
+            text=True,
+            capture_output=True,
+            timeout=120,
+            cwd=tmp_path,
+        )
 
     return run
 

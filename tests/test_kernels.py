@@ -326,8 +326,12 @@ def test_tiers_compile_for_processors_that_are_not_here(cpu, kind, tier, instruc
     llvm.initialize_all_asmprinters()
     module = ir.Module()
     module.triple = "x86_64-unknown-linux-gnu"
-    kind = {"int8": types.int8, "float32": types.float32, "bfloat16": types.uint16,
-            "narrow": NARROW}[kind]  # fmt: skip
+    kind = {
+        "int8": types.int8,
+        "float32": types.float32,
+        "bfloat16": types.uint16,
+        "narrow": NARROW,
+    }[kind]
     if tier == AMX:
         function = _block(module, "tile", 2, 2, kind)
     else:

@@ -101,8 +101,11 @@ def test_the_projects_own_runs_are_a_ladder():
     assert min(sizes) < 30e3
     assert max(sizes) > 3e6
     for size in sizes:
-        own = sorted((run["tokens"], run["loss"]) for run in runs
-                     if run["without_embeddings"] == size)  # fmt: skip
+        own = sorted(
+            (run["tokens"], run["loss"])
+            for run in runs
+            if run["without_embeddings"] == size
+        )
         assert len({tokens for tokens, _ in own}) >= 3
         assert own[-1][1] < own[0][1]  # more tokens, less loss
     fitted = fit.fit_runs(runs, bootstraps=10)

@@ -78,9 +78,11 @@ def test_pairs_without_replacement():
 def test_sequences_begin_without_replacement():
     model = MarkovModel(np.tile(Z, (4, 1)))
     options = GenerationConfig(
-        do_sample=True, selector="without_replacement", max_new_tokens=1,
+        do_sample=True,
+        selector="without_replacement",
+        max_new_tokens=1,
         num_return_sequences=4,
-    )  # fmt: skip
+    )
     for seed in range(20):
         first = list(texts(model, options.but(seed=seed), 1))
         assert len(set(first)) == 4
@@ -90,9 +92,11 @@ def test_arithmetic_sampling_shares_out_its_codes():
     """Of N codes a text of probability q takes floor(Nq) or ceil(Nq)."""
     model, N = MarkovModel(LOGITS), 64
     options = GenerationConfig(
-        do_sample=True, selector="arithmetic", max_new_tokens=3,
+        do_sample=True,
+        selector="arithmetic",
+        max_new_tokens=3,
         num_return_sequences=N,
-    )  # fmt: skip
+    )
     for seed in range(5):
         seen = list(texts(model, options.but(seed=seed), 1))
         for text, q in model.law(0, 3).items():

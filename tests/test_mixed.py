@@ -135,13 +135,26 @@ def test_gradients_point_where_exact_ones_do(backend):
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
 def test_bfloat16_learns_as_float32_does(tmp_path, backend, lora):
-    config = TrainConfig(steps=150, batch_size=8, context=16, learning_rate=1e-2,
-                         warmup_steps=2, eval_every=50)  # fmt: skip
+    config = TrainConfig(
+        steps=150,
+        batch_size=8,
+        context=16,
+        learning_rate=1e-2,
+        warmup_steps=2,
+        eval_every=50,
+    )
     losses = {}
     for dtype in ("float32", "bfloat16"):
         settings = replace(config, dtype=dtype)
-        params = train(init_params(TINY), IDS, IDS[:200], settings,
-                       out=tmp_path / dtype, backend=backend, lora=lora)  # fmt: skip
+        params = train(
+            init_params(TINY),
+            IDS,
+            IDS[:200],
+            settings,
+            out=tmp_path / dtype,
+            backend=backend,
+            lora=lora,
+        )
         losses[dtype] = validation_loss(params, IDS[:200], settings, backend)
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.1)

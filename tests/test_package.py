@@ -87,10 +87,24 @@ def test_every_example_in_a_docstring_is_true(tmp_path):
     nothing = tmp_path / "pytest.ini"  # setup.cfg chooses the suite's own files
     nothing.write_text("[pytest]\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--doctest-modules", "--pyargs", *packages,
-         "-q", "-p", "no:cacheprovider", "-c", str(nothing)],
-        capture_output=True, text=True, cwd=ROOT, env=environment,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--doctest-modules",
+            "--pyargs",
+            *packages,
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            str(nothing),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -135,8 +135,13 @@ def test_heads_that_are_not_there_are_refused(tales, text, layer, head, sentence
 
 
 def run(*arguments, cwd, status=0):
-    done = subprocess.run([NPGPT, "plot", *arguments], cwd=cwd, capture_output=True,
-                          text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [NPGPT, "plot", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -31,9 +31,12 @@ def test_shell_examples_run(line, tmp_path):
         pytest.importorskip("numba", reason="numba is an extra")
     program = Path(sys.executable).parent / "npgpt"
     done = subprocess.run(
-        [program, *shlex.split(line)[1:]], capture_output=True, text=True, cwd=tmp_path,
+        [program, *shlex.split(line)[1:]],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

@@ -94,9 +94,14 @@ def test_synthid_matches_reference(recorded):
     table, ids = recorded["synthid_table"], recorded["synthid_ids"].tolist()
     for t, expected in enumerate(recorded["synthid"]):
         y = synthid.synthid(
-            recorded["synthid_z"][t], ids[PROMPT : PROMPT + t], (654, 400, 836), 4, 16,
-            512, table,
-        )  # fmt: skip
+            recorded["synthid_z"][t],
+            ids[PROMPT : PROMPT + t],
+            (654, 400, 836),
+            4,
+            16,
+            512,
+            table,
+        )
         lowest = np.finfo(np.float32).min
         assert ((y > -np.inf) == (expected > lowest)).all()
         # three rounds of products in float32 there, float64 here
@@ -290,8 +295,9 @@ def test_dynamic_temperature_reaches_its_ends():
 def test_edt_is_its_formula():
     z = logs(0.5, 0.25, 0.25)
     H = 1.5 * math.log(2)
-    np.testing.assert_allclose(reshaping.edt(z, 0.3, 0.8, 1.2),
-                               z / (1.2 * 0.8 ** (0.3 / H)))  # fmt: skip
+    np.testing.assert_allclose(
+        reshaping.edt(z, 0.3, 0.8, 1.2), z / (1.2 * 0.8 ** (0.3 / H))
+    )
     np.testing.assert_allclose(reshaping.edt(z, 0.0, 0.8, 1.2), z / 1.2)
 
 

@@ -48,10 +48,15 @@ def runs_of(law, sizes=6, budgets=4, noise=0.0, seed=0):
     """Runs as tools/scaling.py writes them, with the losses of a law."""
     rng = np.random.Generator(np.random.Philox(seed))
     return [
-        {"parameters": N, "without_embeddings": 0.8 * N, "tokens": D,
-         "loss": law.loss(N, D) * math.exp(noise * rng.standard_normal())}
-        for N in np.geomspace(1e5, 4e6, sizes) for D in np.geomspace(3e5, 9e6, budgets)
-    ]  # fmt: skip
+        {
+            "parameters": N,
+            "without_embeddings": 0.8 * N,
+            "tokens": D,
+            "loss": law.loss(N, D) * math.exp(noise * rng.standard_normal()),
+        }
+        for N in np.geomspace(1e5, 4e6, sizes)
+        for D in np.geomspace(3e5, 9e6, budgets)
+    ]
 
 
 # the published models
@@ -73,8 +78,10 @@ def test_shapes_agree_with_the_configs(name):
     assert model.parameters == info.parameters
     assert model.kv_bytes_per_token() == info.kv_bytes_per_token
     assert (model.layers, model.heads, model.context) == (
-        config.n_layer, config.n_head, config.n_positions,
-    )  # fmt: skip
+        config.n_layer,
+        config.n_head,
+        config.n_positions,
+    )
     embeddings = ("token embeddings", "position embeddings")
     rest = info.parameters - sum(info.parameters_by_part[part] for part in embeddings)
     assert model.without_embeddings == rest
@@ -93,8 +100,15 @@ def test_heads_divide_the_width():
 
 
 def test_training_flops_are_six_per_weight_of_a_matrix():
-    config = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=3, n_head=2,
-                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=500,
+        n_positions=64,
+        n_embd=32,
+        n_layer=3,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     tensors = 3 * 12 * 32 * 32 + 500 * 32
     assert laws.training_flops(config, 10, 1) == 10 * (6 * tensors + 12 * 3 * 32)
     # A query sees (T + 1) / 2 keys on average; 2 C for its scores, 2 C for the sum.
@@ -142,15 +156,21 @@ def test_the_optimum_is_the_least_loss(flops):
 def test_answers_spend_the_budget(flops):
     answers = laws.compute_optimal(flops, TRUE)
     assert [a.method for a in answers] == [
-        "approach 1", "approach 2", *laws.LAWS, "our runs",
-    ]  # fmt: skip
+        "approach 1",
+        "approach 2",
+        *laws.LAWS,
+        "our runs",
+    ]
     for answer in answers:
         assert 6 * answer.parameters * answer.tokens == pytest.approx(flops)
 
 
 def test_approach_one_goes_through_its_table():
-    for N, flops, D in [(400e6, 1.92e19, 8e9), (10e9, 1.23e22, 205.1e9),
-                        (67e9, 5.76e23, 1.5e12)]:  # fmt: skip
+    for N, flops, D in [
+        (400e6, 1.92e19, 8e9),
+        (10e9, 1.23e22, 205.1e9),
+        (67e9, 5.76e23, 1.5e12),
+    ]:
         first = laws.compute_optimal(flops)[0]
         assert first.parameters == pytest.approx(N, rel=0.05)
         assert first.tokens == pytest.approx(D, rel=0.06)
@@ -216,9 +236,14 @@ def test_too_few_runs_are_one_sentence(sizes, budgets):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[]", '{"loss": 1}',
-             '{"parameters": 1, "without_embeddings": 1, "tokens": 0, "loss": 2}']
-)  # fmt: skip
+    "line",
+    [
+        "{",
+        "[]",
+        '{"loss": 1}',
+        '{"parameters": 1, "without_embeddings": 1, "tokens": 0, "loss": 2}',
+    ],
+)
 def test_a_damaged_file_of_runs_is_one_sentence(tmp_path, line):
     (tmp_path / "runs.jsonl").write_text(line)
     with pytest.raises(DataError, match=r"runs\.jsonl: not a file"):
@@ -238,16 +263,19 @@ def runs_file(tmp_path):
 
 
 def run(*arguments):
-    return subprocess.run([NPGPT, "scaling", *map(str, arguments)], capture_output=True,
-                          text=True)  # fmt: skip
+    return subprocess.run(
+        [NPGPT, "scaling", *map(str, arguments)], capture_output=True, text=True
+    )
 
 
 def test_the_table_names_every_model():
     done = run()
     assert done.returncode == 0, done.stderr
     for name, parameters in PARAMETERS.items():
-        assert any(name in line and f"{parameters:,}" in line
-                   for line in done.stdout.splitlines())  # fmt: skip
+        assert any(
+            name in line and f"{parameters:,}" in line
+            for line in done.stdout.splitlines()
+        )
 
 
 def test_json_holds_models_answers_and_fit(runs_file):

@@ -191,8 +191,14 @@ def test_a_file_scores_as_its_documents_do(mini, tmp_path):
     path.write_text(SEPARATOR.join(documents), encoding="utf-8", newline="")
     seen, read = [], []
     options = {"window": 40, "stride": 20}
-    score = score_file(mini, path, separator=SEPARATOR, progress=read.append,
-                       on_token=seen.append, **options)  # fmt: skip
+    score = score_file(
+        mini,
+        path,
+        separator=SEPARATOR,
+        progress=read.append,
+        on_token=seen.append,
+        **options,
+    )
     parts = [mini.score(document, **options) for document in documents if document]
     assert score.logprob == pytest.approx(sum(part.logprob for part in parts))
     assert score.num_tokens == sum(part.num_tokens for part in parts)
@@ -210,11 +216,28 @@ def test_documents_are_those_of_split(text, size, separator):
 
 
 NASTY = st.lists(
-    st.sampled_from([*"ab'srt.,-1 \n\t\r", "  ", "\n\n", "\u00a0", "\u3000", "\x1c",
-                     "\u2028", "é", "e\u0301", "漢", "👋", "\ufeff", "<|endoftext|>",
-                     "'ll", "\u200b", "\x85"]),
+    st.sampled_from(
+        [
+            *"ab'srt.,-1 \n\t\r",
+            "  ",
+            "\n\n",
+            "\u00a0",
+            "\u3000",
+            "\x1c",
+            "\u2028",
+            "é",
+            "e\u0301",
+            "漢",
+            "👋",
+            "\ufeff",
+            "<|endoftext|>",
+            "'ll",
+            "\u200b",
+            "\x85",
+        ]
+    ),
     max_size=60,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 def same_in_pieces(tokenizer, text, block):
@@ -296,8 +319,9 @@ def test_what_is_no_utf8_is_found_where_it_stands():
 
 
 def run(*arguments, stdin=b"", status=0):
-    done = subprocess.run([NPGPT, "score", *arguments], input=stdin,
-                          capture_output=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [NPGPT, "score", *arguments], input=stdin, capture_output=True, timeout=120
+    )
     assert done.returncode == status, done.stderr
     assert b"Traceback" not in done.stderr
     return done.stdout.decode()
@@ -319,9 +343,22 @@ def test_command_prints_the_figures(tmp_path, tales):
 
 def test_command_takes_documents_windows_and_backslashes(mini):
     text = SEPARATOR.join([TEXT, TEXT])
-    value = json.loads(run("-", "--json", "-m", "tales-mini", "--separator",
-                           r"\n\n<|endoftext|>\n\n", "--window", "32", "--stride", "8",
-                           "--no-bos", stdin=text.encode()))  # fmt: skip
+    value = json.loads(
+        run(
+            "-",
+            "--json",
+            "-m",
+            "tales-mini",
+            "--separator",
+            r"\n\n<|endoftext|>\n\n",
+            "--window",
+            "32",
+            "--stride",
+            "8",
+            "--no-bos",
+            stdin=text.encode(),
+        )
+    )
     expected = mini.score(TEXT, window=32, stride=8, bos=False)
     assert value["num_tokens"] == 2 * expected.num_tokens
     assert value["loss"] == pytest.approx(expected.loss, abs=1e-5)
@@ -337,8 +374,13 @@ def test_command_writes_tokens_as_rows_where_it_is_piped(mini):
 def test_command_colours_tokens_on_a_terminal():
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"}
-    with subprocess.Popen([NPGPT, "score", "-"], stdin=subprocess.PIPE, stdout=theirs,
-                          stderr=subprocess.DEVNULL, env=env) as done:  # fmt: skip
+    with subprocess.Popen(
+        [NPGPT, "score", "-"],
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env=env,
+    ) as done:
         done.stdin.write(b"Once upon a time\nqua")
         done.stdin.close()
         os.close(theirs)
@@ -366,7 +408,8 @@ def test_command_colours_tokens_on_a_terminal():
     ],
 )
 def test_command_fails_in_one_sentence(arguments, stdin, sentence):
-    done = subprocess.run([NPGPT, "score", *arguments], input=stdin,
-                          capture_output=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [NPGPT, "score", *arguments], input=stdin, capture_output=True, timeout=120
+    )
     assert done.returncode == 1
     assert sentence in done.stderr.decode().splitlines()[-1]

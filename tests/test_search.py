@@ -31,9 +31,13 @@ def test_wide_beam_is_exact_search(alpha, early_stopping):
     exact = law(TOY, [0], 3, **options)
     best = max(exact, key=lambda text: np.log(exact[text]) / len(text) ** alpha)
     found = TOY.generate(
-        [0], max_new_tokens=3, num_beams=27, length_penalty=alpha,
-        early_stopping=early_stopping, **options,
-    )  # fmt: skip
+        [0],
+        max_new_tokens=3,
+        num_beams=27,
+        length_penalty=alpha,
+        early_stopping=early_stopping,
+        **options,
+    )
     if early_stopping is not True:  # True may stop before a better text has ended
         assert tuple(found.ids) == best
     text = tuple(found.ids)
@@ -43,9 +47,13 @@ def test_wide_beam_is_exact_search(alpha, early_stopping):
 def test_score_is_what_its_tokens_add_up_to(tiny):
     for kind in ("hf", "gnmt"):
         found = tiny.generate(
-            PROMPTS[0], max_new_tokens=9, num_beams=3, length_penalty=0.7,
-            length_normalization=kind, num_return_sequences=3,
-        )  # fmt: skip
+            PROMPTS[0],
+            max_new_tokens=9,
+            num_beams=3,
+            length_penalty=0.7,
+            length_normalization=kind,
+            num_return_sequences=3,
+        )
         for text in found:
             norm = length_norm(len(text.ids), 0.7, kind)
             assert text.score == pytest.approx(sum(text.logprobs) / norm)
@@ -131,9 +139,14 @@ def test_stochastic_beams_are_drawn_without_replacement():
     drawn = []
     for seed in range(800):
         a, b = TOY.generate(
-            [0], max_new_tokens=2, num_beams=2, stochastic_beams=True, seed=seed,
-            num_return_sequences=2, eos_token_id=2,
-        )  # fmt: skip
+            [0],
+            max_new_tokens=2,
+            num_beams=2,
+            stochastic_beams=True,
+            seed=seed,
+            num_return_sequences=2,
+            eos_token_id=2,
+        )
         drawn.append((tuple(a.ids), tuple(b.ids)))
     expected = {
         (a, b): p[a] * p[b] / (1 - p[a]) for a, b in itertools.permutations(p, 2)
@@ -155,9 +168,12 @@ def test_diversity_penalty_keeps_groups_apart(tiny):
 def test_forced_words_are_in_the_text(tiny, words):
     for prompt in PROMPTS:
         found = tiny.generate(
-            prompt, max_new_tokens=12, num_beams=4, force_words_ids=words,
+            prompt,
+            max_new_tokens=12,
+            num_beams=4,
+            force_words_ids=words,
             num_return_sequences=2,
-        )[0]  # fmt: skip
+        )[0]
         for entry in words:
             phrases = [entry] if isinstance(entry[0], int) else entry
             assert any(
@@ -213,8 +229,9 @@ def test_best_of_n_is_the_likeliest_of_the_samples(tiny):
 
 
 def test_cot_decoding_is_its_formula(tiny):
-    found = tiny.generate(PROMPTS[0], max_new_tokens=5, cot_branches=4,
-                          num_return_sequences=4)  # fmt: skip
+    found = tiny.generate(
+        PROMPTS[0], max_new_tokens=5, cot_branches=4, num_return_sequences=4
+    )
     z = tiny.logits(PROMPTS[0])[0, -1]
     assert {text.ids[0] for text in found} == set(np.argsort(-z)[:4].tolist())
     for text in found:
@@ -246,9 +263,12 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
     moved, changed = [], 0
     for seed in range(1000):
         options = GenerationConfig(
-            max_new_tokens=3, do_sample=True, power_alpha=alpha, seed=seed,
+            max_new_tokens=3,
+            do_sample=True,
+            power_alpha=alpha,
+            seed=seed,
             eos_token_id=eos,
-        )  # fmt: skip
+        )
         chain = _Chain(TOY, [0], options, 0)
         u = chain._context(0).uniforms(1, 99)[0]
         text = texts[int(np.searchsorted(np.cumsum(p), u))]
@@ -267,9 +287,14 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
 def test_power_sampling_reaches_its_law():
     expected = law(TOY, [0], 2, power=3.0)
     found = TOY.generate(
-        [0], max_new_tokens=2, num_return_sequences=400, do_sample=True,
-        power_alpha=3.0, power_steps=8, power_block=2,
-    )  # fmt: skip
+        [0],
+        max_new_tokens=2,
+        num_return_sequences=400,
+        do_sample=True,
+        power_alpha=3.0,
+        power_steps=8,
+        power_block=2,
+    )
     assert_follows([tuple(text.ids) for text in found], expected)
 
 
@@ -304,8 +329,9 @@ def test_ranks_of_beams_are_those_of_reading_the_text(tales, more):
     for beams in (2, 5):
         text = tales.generate("The king", max_new_tokens=14, num_beams=beams, **more)
         z = tales.logits(text.prompt_ids + text.ids)[0, len(text.prompt_ids) - 1 : -1]
-        ranks = [int((row > row[id]).sum()) + 1
-                 for row, id in zip(z, text.ids, strict=True)]  # fmt: skip
+        ranks = [
+            int((row > row[id]).sum()) + 1 for row, id in zip(z, text.ids, strict=True)
+        ]
         assert text.ranks == ranks
         worst = max(worst, *ranks)
     assert worst > 1

@@ -55,9 +55,15 @@ def run(kind, seed, options):
         config = GenerationConfig.of(options)
         ends = Ends(own, prompt, config)
         search = DiverseBeamSearch(
-            prompt, build_chain(config), config, ends, config.num_beams,
-            config.num_beam_groups, config.diversity_penalty, count_ended=0,
-        )  # fmt: skip
+            prompt,
+            build_chain(config),
+            config,
+            ends,
+            config.num_beams,
+            config.num_beam_groups,
+            config.diversity_penalty,
+            count_ended=0,
+        )
         run_beams(own, [prompt], [search], config)
         texts = search.results()[: config.num_beams]
         sequences = named_by_first_end([text.ids for text in texts], seed)
@@ -153,8 +159,9 @@ def test_search_matches_transformers_live(which, tmp_path):
     seeds = (100, 109) if which == "new" else (100, 150)
     subprocess.run(
         [sys.executable, script, which, "--seeds", *map(str, seeds), "--output", file],
-        check=True, env=env,
-    )  # fmt: skip
+        check=True,
+        env=env,
+    )
     with np.load(file) as recorded, shapes_unchecked():
         for kind, (source, _) in KINDS.items():
             if source == which:

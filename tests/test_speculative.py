@@ -67,9 +67,12 @@ RULES = {"temperature": 0.8, "frequency_penalty": 0.6, "top_p": 0.95, "eos_token
 def texts(model, n, prompt=(0, 1, 0, 1), length=3, **options):
     with shapes_unchecked():
         found = model.generate(
-            list(prompt), max_new_tokens=length, num_return_sequences=n,
-            do_sample=True, **options,
-        )  # fmt: skip
+            list(prompt),
+            max_new_tokens=length,
+            num_return_sequences=n,
+            do_sample=True,
+            **options,
+        )
     return [tuple(text.ids) for text in found]
 
 
@@ -127,9 +130,16 @@ def mixture(w):
 
 def test_ensemble_verification_draws_from_the_mixture():
     found = texts(
-        TARGET, N, (1,), 3, seed=9, assistant_model=DRAFTER, num_assistant_tokens=2,
-        assistant_ensemble_weight=0.8, assistant_confidence_threshold=0.0,
-    )  # fmt: skip
+        TARGET,
+        N,
+        (1,),
+        3,
+        seed=9,
+        assistant_model=DRAFTER,
+        num_assistant_tokens=2,
+        assistant_ensemble_weight=0.8,
+        assistant_confidence_threshold=0.0,
+    )
     assert_follows(found, law(mixture(0.8), [1], 3))
 
 
@@ -138,10 +148,13 @@ def test_greedy_ensemble_is_the_argmax_of_the_mixture(tokens):
     prompts, differ = [[0], [1], [2]], 0
     for w in (0.2, 0.5, 0.8):
         found = TARGET.generate(
-            prompts, max_new_tokens=7, assistant_model=DRAFTER,
-            num_assistant_tokens=tokens, assistant_ensemble_weight=w,
+            prompts,
+            max_new_tokens=7,
+            assistant_model=DRAFTER,
+            num_assistant_tokens=tokens,
+            assistant_ensemble_weight=w,
             repetition_penalty=1.1,
-        )  # fmt: skip
+        )
         for prompt, text in zip(prompts, found, strict=True):
             ids = list(prompt)
             for _ in range(7):  # the chain acts on each model, then they are mixed
@@ -257,9 +270,13 @@ def test_early_exit_reads_every_token_once_with_every_layer(sampling, monkeypatc
     monkeypatch.setattr(KVCache, "write", counted)
     target = GPT2(tiny_params(CASES["inverse_layer"], 2))  # three layers
     found = target.generate(
-        PROMPTS[0], max_new_tokens=12, assistant_early_exit=2, num_assistant_tokens=4,
-        assistant_confidence_threshold=0.0, **sampling,
-    )  # fmt: skip
+        PROMPTS[0],
+        max_new_tokens=12,
+        assistant_early_exit=2,
+        num_assistant_tokens=4,
+        assistant_confidence_threshold=0.0,
+        **sampling,
+    )
     assert len(found.ids) == 12
     assert read == [read[0]] * 3
     assert read[0] >= len(PROMPTS[0]) + 11
@@ -314,8 +331,10 @@ def test_the_whole_context_can_be_used(pair):
         plain = pair[0].generate(prompt, max_new_tokens=room - 2)
         for kind in GREEDY:
             options = options_of(kind, pair[1])
-            for how in ({"max_new_tokens": room - 2},
-                        {"max_new_tokens": 99, "overflow": "stop"}):  # fmt: skip
+            for how in (
+                {"max_new_tokens": room - 2},
+                {"max_new_tokens": 99, "overflow": "stop"},
+            ):
                 found = pair[0].generate(prompt, **how, **options)
                 assert found.ids == plain.ids, (kind, how)
 

@@ -60,9 +60,12 @@ def test_arithmetic_rows_equal_their_unbatched_run():
     """In float64: a code is divided by p at each token, and its rounding too."""
     tales = npgpt_package.GPT2.from_pretrained("tales", dtype="float64")
     options = dict(
-        do_sample=True, seed=5, max_new_tokens=3, selector="arithmetic",
+        do_sample=True,
+        seed=5,
+        max_new_tokens=3,
+        selector="arithmetic",
         num_return_sequences=2,
-    )  # fmt: skip
+    )
     together = tales.generate(PROMPTS, **options)
     for i, prompt in enumerate(PROMPTS):
         alone = tales.generate([prompt], **options)
@@ -109,8 +112,16 @@ def test_look_sees_what_generate_does(tales):
 def test_sample_draws_png_and_svg_and_no_formulas(tmp_path):
     for suffix, status in ((".png", 0), (".svg", 0), (".bmp", 1)):
         path = tmp_path / f"figure{suffix}"
-        done = npgpt("sample", "for $2 or $\\x{", "-m", "tales-mini", "--top-k", "5",
-                     "--figure", str(path))  # fmt: skip
+        done = npgpt(
+            "sample",
+            "for $2 or $\\x{",
+            "-m",
+            "tales-mini",
+            "--top-k",
+            "5",
+            "--figure",
+            str(path),
+        )
         assert done.exit_code == status
         assert path.exists() == (status == 0)
     assert "a figure is written as .png or .svg" in done.output
@@ -119,9 +130,16 @@ def test_sample_draws_png_and_svg_and_no_formulas(tmp_path):
 def test_sample_shows_the_stages_and_writes_a_figure(tmp_path):
     figure = tmp_path / "figure.png"
     result = npgpt(
-        "sample", "Once upon a", "--show", "--top-k", "50", "--top-p", "0.9",
-        "--figure", str(figure),
-    )  # fmt: skip
+        "sample",
+        "Once upon a",
+        "--show",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.9",
+        "--figure",
+        str(figure),
+    )
     assert result.exit_code == 0
     for part in ("the model", "top_k(50)", "top_p(0.9)", "cut", "drew u = ", "' time'"):
         assert part in result.output

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parent.parent / "tools"
-SCRIPTS = ("bench_peers", "bench_training", "random_checkpoint", "scaling",
-           "train_bundled")  # fmt: skip
+SCRIPTS = (
+    "bench_peers",
+    "bench_training",
+    "random_checkpoint",
+    "scaling",
+    "train_bundled",
+)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -30,9 +30,16 @@ from npgpt.training.lora import LoraConfig, attach, lora_backend, merge, new_lor
 
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)
 QUICK = TrainConfig(
-    steps=12, batch_size=2, accumulate=2, context=16, learning_rate=1e-2,
-    warmup_steps=2, eval_every=4, save_every=5, dropout=0.1,
-)  # fmt: skip
+    steps=12,
+    batch_size=2,
+    accumulate=2,
+    context=16,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    eval_every=4,
+    save_every=5,
+    dropout=0.1,
+)
 FILES = ("loss.jsonl", "checkpoint.safetensors", "model.safetensors", "config.json")
 
 
@@ -68,9 +75,14 @@ def ten_steps(decay_all, backend, dtype):
         )
         norms.append(optim.clip_by_global_norm(grads, 1.0))
         optim.adamw(
-            params, grads, moments, step + 1, decay_all=decay_all, backend=backend,
+            params,
+            grads,
+            moments,
+            step + 1,
+            decay_all=decay_all,
+            backend=backend,
             **ADAMW,
-        )  # fmt: skip
+        )
         losses.append(loss)
     return losses, norms, leaves(params)
 
@@ -370,9 +382,12 @@ def test_lora_gradients_are_finite_differences(matrices):
 
     def run_(tables=False):
         return loss_and_gradients(
-            attach(params, lora), ids, targets, backend=lora_backend(NUMPY),
+            attach(params, lora),
+            ids,
+            targets,
+            backend=lora_backend(NUMPY),
             tables=tables,
-        )  # fmt: skip
+        )
 
     _, grads = run_()
     assert grads.wte.weight is None
@@ -420,9 +435,17 @@ def test_gpt2_learns_as_in_llm_c(shared, backend):
         loss, grads = loss_and_gradients(params, ids, targets, backend=backend)
         assert loss == pytest.approx(expected, abs=1e-2), step  # llm.c's tolerance
         optim.adamw(
-            params, grads, moments, step + 1, learning_rate=1e-4, betas=(0.9, 0.999),
-            epsilon=1e-8, weight_decay=0.01, decay_all=True, backend=backend,
-        )  # fmt: skip
+            params,
+            grads,
+            moments,
+            step + 1,
+            learning_rate=1e-4,
+            betas=(0.9, 0.999),
+            epsilon=1e-8,
+            weight_decay=0.01,
+            decay_all=True,
+            backend=backend,
+        )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")

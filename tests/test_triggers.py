@@ -98,9 +98,13 @@ def test_lazy_grammar_lets_the_text_begin_freely(tales):
     bound = 0
     for seed in range(6):
         g = tales.generate(
-            "Once upon a time", grammar='root ::= " the " [a-z]+ "!"',
-            trigger_words=[" the "], max_new_tokens=60, do_sample=True, seed=seed,
-        )  # fmt: skip
+            "Once upon a time",
+            grammar='root ::= " the " [a-z]+ "!"',
+            trigger_words=[" the "],
+            max_new_tokens=60,
+            do_sample=True,
+            seed=seed,
+        )
         before, trigger, after = g.text.partition(" the ")
         if trigger and g.finish_reason == "eos":
             bound += 1

@@ -79,8 +79,9 @@ def run(own, tmp_path, *args):
     path.write_text(own)
     return subprocess.run(
         [NPGPT, "verify", "tales-mini", "--ops", str(path), *args],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
 
 
 def checks_of(own, tmp_path):

@@ -42,16 +42,36 @@ def tried(function):
 SEPARATORS = ["\n\n", "|", "<|endoftext|>", "ab", " "]
 texts = st.lists(
     st.sampled_from(
-        ["Once upon a time", "the king", " ", "\n", "\r\n", "\t", "é", "👋", "漢",
-         "\0", "\ufeff", "<|endoftext|>", "[PAD]", *SEPARATORS]
-    ), max_size=12,
-).map("".join)  # fmt: skip
+        [
+            "Once upon a time",
+            "the king",
+            " ",
+            "\n",
+            "\r\n",
+            "\t",
+            "é",
+            "👋",
+            "漢",
+            "\0",
+            "\ufeff",
+            "<|endoftext|>",
+            "[PAD]",
+            *SEPARATORS,
+        ]
+    ),
+    max_size=12,
+).map("".join)
 sizes = st.one_of(st.none(), st.integers(-1, 9), st.sampled_from([512, 513, 10**30]))
 
 
 @one_file
-@given(text=texts, separator=st.sampled_from([None, "", *SEPARATORS]),
-       bos=st.booleans(), window=sizes, stride=sizes)  # fmt: skip
+@given(
+    text=texts,
+    separator=st.sampled_from([None, "", *SEPARATORS]),
+    bos=st.booleans(),
+    window=sizes,
+    stride=sizes,
+)
 def test_a_file_is_refused_or_scored_as_its_documents_are(
     mini, tmp_path, text, separator, bos, window, stride
 ):
@@ -60,9 +80,15 @@ def test_a_file_is_refused_or_scored_as_its_documents_are(
     options = dict(bos=bos, window=window, stride=stride)
     tokens, read = [], []
     whole, refusal = tried(
-        lambda: score.score_file(mini, path, separator=separator, progress=read.append,
-                                 on_token=tokens.append, **options)
-    )  # fmt: skip
+        lambda: score.score_file(
+            mini,
+            path,
+            separator=separator,
+            progress=read.append,
+            on_token=tokens.append,
+            **options,
+        )
+    )
     documents = text.split(separator) if separator else [text]
     documents = [d for d in documents if len(mini.tokenizer.encode(d)) > (not bos)]
     if refusal:
@@ -99,11 +125,15 @@ def test_bytes_are_refused_or_are_a_text(mini, tmp_path, raw, bos):
 
 ITEMS = {
     "hellaswag": {
-        "ctx": "A tailor sat.", "activity_label": "Sewing", "ctx_a": "A tailor sat.",
-        "ctx_b": "he", "endings": ["sews a coat", "eats [the] table"], "label": "1",
+        "ctx": "A tailor sat.",
+        "activity_label": "Sewing",
+        "ctx_a": "A tailor sat.",
+        "ctx_b": "he",
+        "endings": ["sews a coat", "eats [the] table"],
+        "label": "1",
     },
     "lambada": {"text": "Once upon a time there was a king"},
-}  # fmt: skip
+}
 
 
 def answered_alone(model, question, norm):
@@ -117,8 +147,11 @@ def answered_alone(model, question, norm):
 
 
 @one_file
-@given(item=damaged(ITEMS["hellaswag"]), style=st.sampled_from(zero_shot.STYLES),
-       limit=st.one_of(st.none(), st.integers(-1, 2)))  # fmt: skip
+@given(
+    item=damaged(ITEMS["hellaswag"]),
+    style=st.sampled_from(zero_shot.STYLES),
+    limit=st.one_of(st.none(), st.integers(-1, 2)),
+)
 def test_a_damaged_question_is_refused_or_answered(mini, tmp_path, item, style, limit):
     path = tmp_path / "hellaswag"
     path.write_text(json.dumps(item))
@@ -216,8 +249,10 @@ def test_wild_readings_are_refused_or_those_of_the_whole_row(rows, keep):
         assert h.shape == (len(new), TINY.n_embd)
 
 
-@given(nodes=st.lists(st.tuples(st.integers(-1, 40), st.integers(-2, 6)), max_size=7),
-       more=st.lists(number, max_size=1))  # fmt: skip
+@given(
+    nodes=st.lists(st.tuples(st.integers(-1, 40), st.integers(-2, 6)), max_size=7),
+    more=st.lists(number, max_size=1),
+)
 def test_a_wild_tree_is_refused_or_all_its_branches(nodes, more):
     tokens = [token for token, _ in nodes]
     parents = [parent for _, parent in nodes] + more
@@ -270,8 +305,10 @@ def test_wild_texts_are_refused_or_drawn(mini, tmp_path, text, layer, head, suff
     _, refusal = tried(lambda: attention.save(figure, path))
     if refusal:
         n = len(mini.encode(text))
-        fits = all(x is None or 0 <= x < m for x, m in (
-            (layer, mini.config.n_layer), (head, mini.config.n_head)))  # fmt: skip
+        fits = all(
+            x is None or 0 <= x < m
+            for x, m in ((layer, mini.config.n_layer), (head, mini.config.n_head))
+        )
         assert not fits or n > attention.MOST_TOKENS or not suffix
         assert not path.exists()
         return
@@ -285,9 +322,19 @@ RECORDING = dict(ids=np.array([[1, 2]]), source=np.array("us"), logits=np.ones(6
 
 
 @one_file
-@given(cut=st.integers(0, 900), name=st.sampled_from([*RECORDING, None]),
-       value=st.sampled_from([np.array([[99]]), np.array(None), np.ones((2, 0)),
-                              np.array("x"), np.full(64, np.nan)]))  # fmt: skip
+@given(
+    cut=st.integers(0, 900),
+    name=st.sampled_from([*RECORDING, None]),
+    value=st.sampled_from(
+        [
+            np.array([[99]]),
+            np.array(None),
+            np.ones((2, 0)),
+            np.array("x"),
+            np.full(64, np.nan),
+        ]
+    ),
+)
 def test_a_damaged_recording_is_refused_or_differs(tmp_path, cut, name, value):
     path = tmp_path / "reference.npz"
     recording = dict(RECORDING) if name is None else {**RECORDING, name: value}

@@ -116,9 +116,23 @@ def test_warmup(here, words):
 
 
 @few
-@given(prompts=st.lists(values, max_size=2), words=options(
-    "--grid", "--model", "--judge", "--backend", "--dtype", "--threads", "--out",
-    "--by", "--samples", "--csv", "--plot", "--json"))  # fmt: skip
+@given(
+    prompts=st.lists(values, max_size=2),
+    words=options(
+        "--grid",
+        "--model",
+        "--judge",
+        "--backend",
+        "--dtype",
+        "--threads",
+        "--out",
+        "--by",
+        "--samples",
+        "--csv",
+        "--plot",
+        "--json",
+    ),
+)
 @example(prompts=["Once"], words=["--jobs", "100000"])
 def test_compare(here, prompts, words):
     for module in ("joblib", "yaml"):
@@ -201,12 +215,17 @@ def shell(tmp_path_factory):
     server.repositories["me/gated"] = files
     server.gated.add("me/gated")
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env |= {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HOME": str(tmp_path_factory.mktemp("hf")), "NO_PROXY": "127.0.0.1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
+    env |= {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HOME": str(tmp_path_factory.mktemp("hf")),
+        "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-    process = subprocess.Popen([sys.executable, "-c", SHELL], env=env,
-                               stderr=subprocess.DEVNULL, **pipes)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHELL], env=env, stderr=subprocess.DEVNULL, **pipes
+    )
 
     def ask(*words):
         process.stdin.write(json.dumps(words) + "\n")
@@ -227,9 +246,13 @@ REVISIONS = ("main", COMMIT, COMMIT[:7], "", "x", "..", "../../x", "refs/pr/1", 
              "é", "?x=1#y", "a" * 300)  # fmt: skip
 
 
-@given(name=names, revision=st.none() | st.sampled_from(REVISIONS),
-       more=st.lists(st.sampled_from(["--json", "--json", "extra", "--no-such"]),
-                     max_size=1))  # fmt: skip
+@given(
+    name=names,
+    revision=st.none() | st.sampled_from(REVISIONS),
+    more=st.lists(
+        st.sampled_from(["--json", "--json", "extra", "--no-such"]), max_size=1
+    ),
+)
 def test_download(shell, name, revision, more):
     words = [name, *more] if revision is None else [name, "--revision", revision, *more]
     status, output, known = shell("download", *words)

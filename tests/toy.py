@@ -28,9 +28,14 @@ class Toy(Generator):
         self.early = self.table if early is None else np.asarray(early, np.float64)
         n = len(self.table)
         self.config = GPT2Config(
-            vocab_size=n, n_positions=n_positions, n_embd=1, n_layer=2, n_head=1,
-            bos_token_id=0, eos_token_id=None,
-        )  # fmt: skip
+            vocab_size=n,
+            n_positions=n_positions,
+            n_embd=1,
+            n_layer=2,
+            n_head=1,
+            bos_token_id=0,
+            eos_token_id=None,
+        )
         self.tokenizer = None
         self.readings = 0
 

@@ -28,8 +28,15 @@ def make(engine, B, T):
     from npgpt.training.batches import batch
     from npgpt.training.loop import init_params
 
-    config = GPT2Config(vocab_size=4096, n_positions=512, n_embd=256, n_layer=6,
-                        n_head=4, bos_token_id=0, eos_token_id=0)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=4096,
+        n_positions=512,
+        n_embd=256,
+        n_layer=6,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     params = init_params(config)
     ids = np.random.default_rng(0).integers(0, 4096, 200_000).astype(np.uint16)
     settings = dict(learning_rate=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
@@ -107,10 +114,20 @@ def main():
     workers = {}
     for engine in engines:
         workers[engine] = subprocess.Popen(
-            [sys.executable, __file__, "--work", engine, "--batch", str(B),
-             "--context", str(T)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                __file__,
+                "--work",
+                engine,
+                "--batch",
+                str(B),
+                "--context",
+                str(T),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         workers[engine].stdout.readline()
     times, losses, peaks = ({engine: [] for engine in engines} for _ in range(3))
     for turn in range(options.rounds + 1):
@@ -126,8 +143,10 @@ def main():
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()
-    print(f"{len(os.sched_getaffinity(0))} cores, batch {B} x {T}, "
-          f"medians of {options.rounds} steps")  # fmt: skip
+    print(
+        f"{len(os.sched_getaffinity(0))} cores, batch {B} x {T}, "
+        f"medians of {options.rounds} steps"
+    )
     speed = {e: B * T / statistics.median(times[e]) for e in engines}
     for engine in engines:
         first, *_, last = losses[engine]

@@ -18,8 +18,13 @@ V, T, PROMPT = 24, 14, 6
 EOS = [3, 5]
 SEQUENCES = {(7,): 1.5, (1, 2): -2.0, (4, 4, 9): 3.0}
 BAD = [[8], [2, 1], [0, 6, 6]]
-SYNTHID = dict(ngram_len=4, keys=[654, 400, 836], sampling_table_size=512,
-               sampling_table_seed=0, context_history_size=16)  # fmt: skip
+SYNTHID = dict(
+    ngram_len=4,
+    keys=[654, 400, 836],
+    sampling_table_size=512,
+    sampling_table_seed=0,
+    context_history_size=16,
+)
 
 
 def processors():
@@ -78,8 +83,10 @@ def run(processor, z, ids):
 def cases(n, seed):
     """{name: outputs (n, V)} with the inputs as "z" and "ids"."""
     z, ids = inputs(n, seed)
-    out = {name: np.stack([run(p, z[i], ids[i]) for i in range(n)])
-           for name, p in processors().items()}  # fmt: skip
+    out = {
+        name: np.stack([run(p, z[i], ids[i]) for i in range(n)])
+        for name, p in processors().items()
+    }
     first = processors()["begin_suppress"]
     out["begin_suppress_first"] = np.stack(
         [run(first, z[i], ids[i, :PROMPT]) for i in range(n)]
@@ -104,8 +111,12 @@ def synthid(seed, steps=40):
         for t in range(steps)
     ]
     table = processor.sampling_table.numpy()
-    return dict(synthid_z=z, synthid_ids=ids, synthid_table=table,
-                synthid=torch.stack(scores).numpy())  # fmt: skip
+    return dict(
+        synthid_z=z,
+        synthid_ids=ids,
+        synthid_table=table,
+        synthid=torch.stack(scores).numpy(),
+    )
 
 
 if __name__ == "__main__":

@@ -126,9 +126,11 @@ def record_case(config):
     mask = torch.ones_like(ids)
     mask[0, :4] = 0  # a prompt of 3 tokens beside one of 7, padded on the left
     arrays["ragged"] = model.generate(
-        torch.where(mask == 0, 0, ids), attention_mask=mask, do_sample=False,
+        torch.where(mask == 0, 0, ids),
+        attention_mask=mask,
+        do_sample=False,
         max_new_tokens=12,
-    ).numpy()  # fmt: skip
+    ).numpy()
     return arrays
 
 

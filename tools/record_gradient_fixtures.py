@@ -32,8 +32,10 @@ def ten_steps(decay_all):
     model = TorchGPT2(tiny_params(TINY), torch.float64)
     adamw = torch.optim.AdamW(
         parameter_groups(model, ADAMW["weight_decay"], decay_all),
-        lr=ADAMW["learning_rate"], betas=ADAMW["betas"], eps=ADAMW["epsilon"],
-    )  # fmt: skip
+        lr=ADAMW["learning_rate"],
+        betas=ADAMW["betas"],
+        eps=ADAMW["epsilon"],
+    )
     losses, norms = [], []
     for step in range(10):
         ids = torch.tensor(token_ids(TINY, 2, 8, seed=step))

@@ -52,10 +52,14 @@ class Rung:
         """The model's config."""
         head = HEAD if self.width < 128 else 2 * HEAD
         return GPT2Config(
-            vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=self.width,
-            n_layer=self.layers, n_head=self.width // head, bos_token_id=0,
+            vocab_size=VOCABULARY,
+            n_positions=CONTEXT,
+            n_embd=self.width,
+            n_layer=self.layers,
+            n_head=self.width // head,
+            bos_token_id=0,
             eos_token_id=0,
-        )  # fmt: skip
+        )
 
     def recipe(self, seed: int = 0) -> TrainConfig:
         """The schedule: 5 % warm-up, a rate that falls with the width, and a batch
@@ -65,11 +69,18 @@ class Rung:
         batch = max(1, round(2 * (self.tokens / 125_000) ** 0.5))
         steps = round(self.tokens / (batch * CONTEXT))
         return TrainConfig(
-            steps=steps, batch_size=batch, context=CONTEXT, warmup_steps=steps // 20,
-            learning_rate=3e-3 * (96 / self.width) ** 0.5, final_fraction=0.01,
-            seed=seed, eval_every=steps, eval_tokens=60_000, save_every=200,
+            steps=steps,
+            batch_size=batch,
+            context=CONTEXT,
+            warmup_steps=steps // 20,
+            learning_rate=3e-3 * (96 / self.width) ** 0.5,
+            final_fraction=0.01,
+            seed=seed,
+            eval_every=steps,
+            eval_tokens=60_000,
+            save_every=200,
             dtype="bfloat16",
-        )  # fmt: skip
+        )
 
     @property
     def flops(self) -> float:
@@ -100,17 +111,25 @@ def run(rung: Rung, data: corpus.Corpus, out: Path, backend: str, seed: int) -> 
     recipe, shape = rung.recipe(seed), rung.shape
     tokens = recipe.steps * recipe.tokens_per_step
     if tokens > len(data.train):
-        raise SystemExit(f"{tokens:,} tokens are more than one pass over the text, "
-                         f"{len(data.train):,}; give it more text")  # fmt: skip
+        raise SystemExit(
+            f"{tokens:,} tokens are more than one pass over the text, "
+            f"{len(data.train):,}; give it more text"
+        )
     folder = out / f"run-{rung.layers}-{rung.width}-{rung.tokens}-{seed}"
     last: dict[str, Any] = {}
     keep_freed_memory()
     start = time.perf_counter()
     train(
-        init_params(shape, seed), data.train, data.validation, recipe, out=folder,
-        backend=backend, resume=(folder / CHECKPOINT).exists(), report=last.update,
+        init_params(shape, seed),
+        data.train,
+        data.validation,
+        recipe,
+        out=folder,
+        backend=backend,
+        resume=(folder / CHECKPOINT).exists(),
+        report=last.update,
         bits_per_byte=data.bits_per_byte,
-    )  # fmt: skip
+    )
     seconds = time.perf_counter() - start
     shutil.rmtree(folder)
     sizes = describe(shape)
@@ -143,8 +162,13 @@ def run(rung: Rung, data: corpus.Corpus, out: Path, backend: str, seed: int) -> 
 def load(text: Path, out: Path) -> corpus.Corpus:
     """The ids, with a vocabulary of the ladder's own."""
     tokenizer = Tokenizer.from_folder(out) if out.exists() else None
-    data = corpus.prepare([text], tokenizer or VOCABULARY, validation=0.01,
-                          window=CONTEXT, folder=out / "ids")  # fmt: skip
+    data = corpus.prepare(
+        [text],
+        tokenizer or VOCABULARY,
+        validation=0.01,
+        window=CONTEXT,
+        folder=out / "ids",
+    )
     data.tokenizer.save(out)
     return data
 
@@ -161,9 +185,11 @@ def plan(speed: float, sizes: int | None) -> None:
         total += rung.flops / rate
         flops += rung.flops
         parameters = describe(rung.shape).parameters
-        print(f"{rung.layers} x {rung.width:<4} {parameters:>10,} parameters "
-              f"{rung.tokens:>10,} tokens {rung.flops:>9.2e} FLOPs "
-              f"{rung.flops / rate / 60:>6.1f} min")  # fmt: skip
+        print(
+            f"{rung.layers} x {rung.width:<4} {parameters:>10,} parameters "
+            f"{rung.tokens:>10,} tokens {rung.flops:>9.2e} FLOPs "
+            f"{rung.flops / rate / 60:>6.1f} min"
+        )
     print(f"{flops:.2e} FLOPs, {total / 60:.0f} minutes, and validation")
 
 
@@ -196,9 +222,11 @@ def main() -> None:
         record = run(rung, data, options.out, options.backend, options.seed)
         with path.open("a", encoding="utf-8") as stream:
             print(json.dumps(record), file=stream, flush=True)
-        print(f"{record['parameters']:>10,} parameters {record['tokens']:>10,} tokens: "
-              f"{record['loss']:.4f} nats, {record['seconds']:.0f} s, "
-              f"{record['flops'] / record['seconds']:.1e} FLOP/s")  # fmt: skip
+        print(
+            f"{record['parameters']:>10,} parameters {record['tokens']:>10,} tokens: "
+            f"{record['loss']:.4f} nats, {record['seconds']:.0f} s, "
+            f"{record['flops'] / record['seconds']:.1e} FLOP/s"
+        )
 
 
 if __name__ == "__main__":

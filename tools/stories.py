@@ -154,11 +154,12 @@ def _titles(paragraphs: list[str], style: str, listed: str) -> list[int]:
     # A title and its second line are one; a title stands before prose. Who "began:" is
     # within a tale, and tells the next one in it.
     return [
-        i for i in heads
+        i
+        for i in heads
         if i - 1 not in heads
         and not (i and re.search(r"(:|began|follows|words)\W*$", paragraphs[i - 1]))
         and any(len(p) > 90 for p in paragraphs[i + 1 : i + 4])
-    ]  # fmt: skip
+    ]
 
 
 def _is_title(text: str) -> bool:

@@ -36,17 +36,33 @@ VOCABULARY, SAMPLES = 4096, 100
 CARD = Path(__file__).with_name("model_card.md")
 MODELS = {  # the small one first: it is soon done
     name: (
-        GPT2Config(vocab_size=VOCABULARY, n_positions=512, n_embd=width, n_layer=layers,
-                   n_head=heads, bos_token_id=0, eos_token_id=0),
-        TrainConfig(steps=steps, batch_size=batch, context=512, learning_rate=rate,
-                    warmup_steps=200, final_fraction=0.02, dtype="bfloat16",
-                    eval_every=250, eval_tokens=100_000, save_every=100),
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_positions=512,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            bos_token_id=0,
+            eos_token_id=0,
+        ),
+        TrainConfig(
+            steps=steps,
+            batch_size=batch,
+            context=512,
+            learning_rate=rate,
+            warmup_steps=200,
+            final_fraction=0.02,
+            dtype="bfloat16",
+            eval_every=250,
+            eval_tokens=100_000,
+            save_every=100,
+        ),
     )
     for name, layers, heads, width, steps, batch, rate in (
         ("tales-mini", 3, 3, 96, 4500, 16, 4e-3),
         ("tales", 6, 4, 256, 7500, 8, 1.5e-3),
     )
-}  # fmt: skip
+}
 SEPARATOR = f"\n\n{stories.END}\n\n"
 FILES = (("tales", "1"), ("novels", "2"))  # and the tier that the manifest gives them
 
@@ -121,9 +137,13 @@ def load_corpus(out: Path) -> Corpus:
     tokenizer = Tokenizer.from_folder(out) or VOCABULARY
     with bar("corpus") as tell:
         result = corpus.prepare(
-            files, tokenizer, validation=0.01, window=512, folder=out / "ids",
+            files,
+            tokenizer,
+            validation=0.01,
+            window=512,
+            folder=out / "ids",
             progress=lambda what, n, total: tell(n, total, what),
-        )  # fmt: skip
+        )
     if tokenizer is VOCABULARY:
         result.tokenizer.save(out)
     return result
@@ -148,10 +168,16 @@ def train_model(
 
         keep_freed_memory()
         params = train(
-            init_params(shape, recipe.seed), data.train, data.validation, recipe,
-            out=run, backend=backend, resume=(run / CHECKPOINT).exists(), report=report,
+            init_params(shape, recipe.seed),
+            data.train,
+            data.validation,
+            recipe,
+            out=run,
+            backend=backend,
+            resume=(run / CHECKPOINT).exists(),
+            report=report,
             bits_per_byte=data.bits_per_byte,
-        )  # fmt: skip
+        )
     data.tokenizer.save(folder)
     checkpoint.save(params, folder, "float16")
 
@@ -178,10 +204,17 @@ def measure(folder: Path, passages: list[str], text: str, backend: str) -> dict:
     with bar("samples") as tell:
         samples = []
         for seed in range(SAMPLES):
-            samples.append(model.generate(
-                [model.config.bos_token_id], max_new_tokens=200, do_sample=True,
-                temperature=0.8, top_p=0.95, seed=seed, overflow="stop",
-            ).text)  # fmt: skip
+            samples.append(
+                model.generate(
+                    [model.config.bos_token_id],
+                    max_new_tokens=200,
+                    do_sample=True,
+                    temperature=0.8,
+                    top_p=0.95,
+                    seed=seed,
+                    overflow="stop",
+                ).text
+            )
             tell(1, SAMPLES)
     runs = stories.longest_runs(samples, text)
     longest = max(runs, key=len)
@@ -294,8 +327,10 @@ def main() -> None:
             cleaned = json.loads((out / "clean.json").read_text())
             (folder / "README.md").write_text(card(folder, recipe, cleaned), "utf-8")
             found = json.loads((folder / "measure.json").read_text())
-            print(f"{folder}: {found['bits_per_byte']:.4f} bits per byte, longest run "
-                  f"{found['longest_run_words']} words")  # fmt: skip
+            print(
+                f"{folder}: {found['bits_per_byte']:.4f} bits per byte, longest run "
+                f"{found['longest_run_words']} words"
+            )
 
 
 def write_json(path: Path, value: dict) -> None:

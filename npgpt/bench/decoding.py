@@ -90,16 +90,32 @@ def measure(
         return Comparison(name, rows * n / middle, base, goal, agrees, spread)
 
     found = [
-        comparison("beam search, 4 beams", "beam", "greedy", 3.0,
-                   _scored_rightly(model, prompt, texts["beam"]), rows=4),
-        comparison("prompt lookup, a text that repeats", "lookup", "greedy, quoting",
-                   1.5, same_text(texts["lookup"], texts["greedy, quoting"])),
-    ]  # fmt: skip
+        comparison(
+            "beam search, 4 beams",
+            "beam",
+            "greedy",
+            3.0,
+            _scored_rightly(model, prompt, texts["beam"]),
+            rows=4,
+        ),
+        comparison(
+            "prompt lookup, a text that repeats",
+            "lookup",
+            "greedy, quoting",
+            1.5,
+            same_text(texts["lookup"], texts["greedy, quoting"]),
+        ),
+    ]
     if assistant is not None:
         found.append(
-            comparison("greedy with an assistant", "assisted", "greedy", 0.0,
-                       same_text(texts["assisted"], texts["greedy"]))
-        )  # fmt: skip
+            comparison(
+                "greedy with an assistant",
+                "assisted",
+                "greedy",
+                0.0,
+                same_text(texts["assisted"], texts["greedy"]),
+            )
+        )
     return found
 
 

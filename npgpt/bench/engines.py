@@ -154,9 +154,13 @@ class LlamaCpp:
         if not path.exists():
             write_gguf(folder, path, kind)
         self.model = llama_cpp.Llama(
-            str(path), n_ctx=0, n_threads=threads, n_threads_batch=threads,
-            n_batch=1024, verbose=False,
-        )  # fmt: skip
+            str(path),
+            n_ctx=0,
+            n_threads=threads,
+            n_threads_batch=threads,
+            n_batch=1024,
+            verbose=False,
+        )
         self.context = 0
 
     def prefill(self, T: int) -> float:

@@ -15,9 +15,11 @@ COLOURS = {"numpy": "#8c8c8c", "numba": "#1f5fa8", "transformers": "#d9912b",
 
 def function_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Part (a) as text."""
-    yield (f"{'function':<14}{'shape':<20}{'NumPy':>10}{'Numba':>10}{'times':>7}"
-           f"{'GB/s':>7}{'GFLOP/s':>9}{'ceiling':>8}{'error':>9}{'compile':>9}"
-           f"{'pays after':>11}")  # fmt: skip
+    yield (
+        f"{'function':<14}{'shape':<20}{'NumPy':>10}{'Numba':>10}{'times':>7}"
+        f"{'GB/s':>7}{'GFLOP/s':>9}{'ceiling':>8}{'error':>9}{'compile':>9}"
+        f"{'pays after':>11}"
+    )
     for row in rows:
         faster = row["numpy_seconds"] / row["numba_seconds"]
         pays = row["pays_after_calls"]
@@ -36,8 +38,10 @@ def model_lines(result: dict[str, Any]) -> Iterator[str]:
     """Parts (b) to (d) as text."""
     if result["read_ceiling"]:
         yield f"read ceiling {result['read_ceiling'] / 1e9:.1f} GB/s"
-    yield (f"{'engine':<24}{'task':<9}{'tokens':>7}{'batch':>6}{'time':>11}"
-           f"{'spread':>8}{'tok/s':>10}{'roofline':>10}{'reached':>9}")  # fmt: skip
+    yield (
+        f"{'engine':<24}{'task':<9}{'tokens':>7}{'batch':>6}{'time':>11}"
+        f"{'spread':>8}{'tok/s':>10}{'roofline':>10}{'reached':>9}"
+    )
     for m in result["measured"]:
         roof = m["roofline"]
         reached = f"{m['tokens_per_second'] / roof:>9.0%}" if roof else f"{'':>9}"
@@ -76,8 +80,10 @@ def markdown(result: dict[str, Any]) -> Iterator[str]:
     yield f"{result['machine']}."
     if "functions" in result:
         yield ""
-        yield ("| function | shape | NumPy | Numba | times | ceiling | compile "
-               "| pays after |")  # fmt: skip
+        yield (
+            "| function | shape | NumPy | Numba | times | ceiling | compile "
+            "| pays after |"
+        )
         yield "|---|---|--:|--:|--:|--:|--:|--:|"
     for row in result.get("functions", []):
         pays = row["pays_after_calls"]
@@ -152,8 +158,11 @@ def figure(result: dict[str, Any], title: str, path: str | Path) -> None:
             if m["roofline"]:
                 axis.plot([m["roofline"]] * 2, [y - 0.4, y + 0.4], "k:", lw=1.5)
         axis.set_yticks(range(len(rows)), [m["engine"] for m in rows])
-        axis.set_xlabel("tokens a second (dotted: what memory allows)"
-                        if axis is axes[0] else "tokens a second")  # fmt: skip
+        axis.set_xlabel(
+            "tokens a second (dotted: what memory allows)"
+            if axis is axes[0]
+            else "tokens a second"
+        )
         axis.set_title(what)
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.15)

@@ -21,9 +21,12 @@ CONTEXTS = (16, 512, 1000)
 BATCHES = (1, 8)
 OWN = ("numpy:float32", "numba:float32", "numba:bfloat16", "numba:int8")
 PEERS = (
-    "transformers:float32", "transformers:bfloat16",
-    "llama.cpp:F32", "llama.cpp:F16", "llama.cpp:Q8_0",
-)  # fmt: skip
+    "transformers:float32",
+    "transformers:bfloat16",
+    "llama.cpp:F32",
+    "llama.cpp:F16",
+    "llama.cpp:Q8_0",
+)
 PATIENCE = 8.0  # seconds: an engine slower than this reads no longer prompts
 STEPS = 24  # decoded tokens of one sample, at least
 TEXT = 112  # positions of a text: a sample of one row goes on to here from context 16

@@ -15,18 +15,26 @@ from npgpt.errors import BackendError
 from npgpt.model import GPT2
 
 MODEL = click.option(
-    "--model", "-m", "name", default="tales", show_default=True,
+    "--model",
+    "-m",
+    "name",
+    default="tales",
+    show_default=True,
     help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
-)  # fmt: skip
+)
 BACKEND = click.option(
-    "--backend", default="numpy", show_default=True,
+    "--backend",
+    default="numpy",
+    show_default=True,
     type=click.Choice(["auto", *BACKENDS]),
     help="What computes; auto takes the fastest one here and names it.",
-)  # fmt: skip
+)
 DTYPE = click.option(
-    "--dtype", default="float32", show_default=True,
+    "--dtype",
+    default="float32",
+    show_default=True,
     help="What it computes in: float32, float64; numba: float32, bfloat16, int8.",
-)  # fmt: skip
+)
 
 
 def _set_threads(context: click.Context, option: click.Option, n: int | None) -> None:
@@ -35,9 +43,12 @@ def _set_threads(context: click.Context, option: click.Option, n: int | None) ->
 
 
 THREADS = click.option(
-    "--threads", type=click.IntRange(1), expose_value=False, callback=_set_threads,
+    "--threads",
+    type=click.IntRange(1),
+    expose_value=False,
+    callback=_set_threads,
     help="Threads of the numba backend  [default: physical cores]",
-)  # fmt: skip
+)
 
 
 def model_options(function: Callable) -> Callable:

@@ -67,9 +67,10 @@ def strategy_options(function: Callable) -> Callable:
     for option in reversed(command_options):
         function = option(function)
     return click.option(
-        "--chain", help="Order of the rules: hf, llama.cpp, vllm, or names: "
+        "--chain",
+        help="Order of the rules: hf, llama.cpp, vllm, or names: "
         '"penalties;top_k;temperature"  [default: hf]',
-    )(function)  # fmt: skip
+    )(function)
 
 
 def _option(parameter: Parameter, section: str, strategy: str) -> Callable:
@@ -86,9 +87,15 @@ def _option(parameter: Parameter, section: str, strategy: str) -> Callable:
     what = f"{strategy[0].upper()}{strategy[1:]}: " if strategy else ""
     what += parameter.help + " @FILE reads it." * (parameter.name in FILES)
     return click.option(
-        option_name(parameter.name), parameter.name, is_flag=flag, default=None,
-        flag_value=True if flag else None, cls=Option, help=what + tail, **kind,
-    )  # fmt: skip
+        option_name(parameter.name),
+        parameter.name,
+        is_flag=flag,
+        default=None,
+        flag_value=True if flag else None,
+        cls=Option,
+        help=what + tail,
+        **kind,
+    )
 
 
 def _metavar(parameter: Parameter) -> str:

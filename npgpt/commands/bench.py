@@ -21,39 +21,92 @@ from npgpt.storage.tensorfile import write_atomically
 
 
 @click.command()
-@click.option("--model", "-m", "name", default="tales", show_default=True,
-              help="A bundled model, or a folder.")  # fmt: skip
-@click.option("--random", "size", type=click.Choice(list(PUBLISHED)),
-              help="Random weights of a published size.")  # fmt: skip
+@click.option(
+    "--model",
+    "-m",
+    "name",
+    default="tales",
+    show_default=True,
+    help="A bundled model, or a folder.",
+)
+@click.option(
+    "--random",
+    "size",
+    type=click.Choice(list(PUBLISHED)),
+    help="Random weights of a published size.",
+)
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
-@click.option("--engine", "engines", multiple=True,
-              help="Only these, e.g. numba:int8 or llama.cpp:Q8_0.")  # fmt: skip
-@click.option("--functions/--no-functions", default=True, show_default=True,
-              help="Each function by itself, NumPy against Numba.")  # fmt: skip
-@click.option("--end-to-end/--no-end-to-end", default=True, show_default=True,
-              help="Whole models: prompts and decoding.")  # fmt: skip
-@click.option("--decoding", is_flag=True,
-              help="Only decoding: what a rule costs, beams, drafts.")  # fmt: skip
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    help="Only these, e.g. numba:int8 or llama.cpp:Q8_0.",
+)
+@click.option(
+    "--functions/--no-functions",
+    default=True,
+    show_default=True,
+    help="Each function by itself, NumPy against Numba.",
+)
+@click.option(
+    "--end-to-end/--no-end-to-end",
+    default=True,
+    show_default=True,
+    help="Whole models: prompts and decoding.",
+)
+@click.option(
+    "--decoding", is_flag=True, help="Only decoding: what a rule costs, beams, drafts."
+)
 @click.option("--assistant-model", help="The smaller model, for --decoding.")
-@click.option("--backend", default="auto", show_default=True,
-              type=click.Choice(["auto", *BACKENDS]),
-              help="What computes, for --decoding.")  # fmt: skip
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1),
-              help="How often the engines take turns.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1),
-              help="Threads  [default: physical cores]")  # fmt: skip
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", *BACKENDS]),
+    help="What computes, for --decoding.",
+)
+@click.option(
+    "--rounds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How often the engines take turns.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), help="Threads  [default: physical cores]"
+)
 @click.option("--quick", is_flag=True, help="The shortest prompt and context only.")
-@click.option("--figure", "picture", type=click.Path(dir_okay=False),
-              help="Draw the result into this PNG or SVG file.")  # fmt: skip
-@click.option("--save", type=click.Path(dir_okay=False), help="Keep the JSON object in "
-              "this file, from the first result on.")  # fmt: skip
+@click.option(
+    "--figure",
+    "picture",
+    type=click.Path(dir_okay=False),
+    help="Draw the result into this PNG or SVG file.",
+)
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False),
+    help="Keep the JSON object in this file, from the first result on.",
+)
 @click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 @json_option
-def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
-            functions: bool, end_to_end: bool, decoding: bool,
-            assistant_model: str | None, backend: str, rounds: int, threads: int | None,
-            quick: bool, picture: str | None, save: str | None, markdown: bool,
-            as_json: bool) -> None:  # fmt: skip
+def command(
+    name: str,
+    size: str | None,
+    peers: bool,
+    engines: tuple[str, ...],
+    functions: bool,
+    end_to_end: bool,
+    decoding: bool,
+    assistant_model: str | None,
+    backend: str,
+    rounds: int,
+    threads: int | None,
+    quick: bool,
+    picture: str | None,
+    save: str | None,
+    markdown: bool,
+    as_json: bool,
+) -> None:
     """Measure functions and whole models; every engine in a process of its own.
 
     With --decoding: the default chain, every truncation, beam search against separate
@@ -62,8 +115,15 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
     Example: npgpt bench --random gpt2 --peers --figure speed.png
     """
     if decoding:
-        _decoding(size or name, size is not None, assistant_model, backend, rounds,
-                  threads, as_json)  # fmt: skip
+        _decoding(
+            size or name,
+            size is not None,
+            assistant_model,
+            backend,
+            rounds,
+            threads,
+            as_json,
+        )
         return
     from npgpt.bench import report, rounds
     from npgpt.bench.worker import Worker
@@ -102,8 +162,9 @@ def command(name: str, size: str | None, peers: bool, engines: tuple[str, ...],
         if functions:
             say("functions, from an empty cache of compiled kernels")
             empty = stack.enter_context(tempfile.TemporaryDirectory())
-            worker = Worker("functions:float32", str(folder), threads,
-                            NUMBA_CACHE_DIR=empty)  # fmt: skip
+            worker = Worker(
+                "functions:float32", str(folder), threads, NUMBA_CACHE_DIR=empty
+            )
             keep({"functions": worker.ask("functions")})
             worker.close()
             lines += report.function_lines(result["functions"])
@@ -148,8 +209,15 @@ def _machine(threads: int) -> str:
     return f"{processor}, {threads} threads, tier {current()}"
 
 
-def _decoding(name: str, random: bool, assistant: str | None, backend: str,
-              rounds: int, threads: int | None, as_json: bool) -> None:  # fmt: skip
+def _decoding(
+    name: str,
+    random: bool,
+    assistant: str | None,
+    backend: str,
+    rounds: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """The figures of npgpt.bench.rules and, for one model, npgpt.bench.decoding."""
     from npgpt.bench import decoding, rules
     from npgpt.commands._shared import chosen_backend, load_model
@@ -169,9 +237,14 @@ def _decoding(name: str, random: bool, assistant: str | None, backend: str,
     costs = list(rules.measure(runs=10 * rounds))
     found = decoding.measure(model, other, rounds=rounds)
     if as_json:
-        echo_json({"model": name, "backend": backend,
-                   "rules": [one.to_dict() for one in costs],
-                   "decoding": [one.to_dict() for one in found]})  # fmt: skip
+        echo_json(
+            {
+                "model": name,
+                "backend": backend,
+                "rules": [one.to_dict() for one in costs],
+                "decoding": [one.to_dict() for one in found],
+            }
+        )
         return
     click.echo(f"# one row of {rules.V:,} logits, NumPy")
     for cost in costs:

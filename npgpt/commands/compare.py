@@ -34,10 +34,20 @@ COLUMN = 36  # characters of a sample text's column
 
 @click.command()
 @click.argument("prompts", nargs=-1, required=True)
-@click.option("--grid", default="notebook", show_default=True, help="A YAML file of "
-              f"settings, or a preset: {', '.join(PRESETS)}.")  # fmt: skip
-@click.option("--model", "-m", "name", default="tales", show_default=True,
-              help="A bundled model, a folder, or one of the Hub.")  # fmt: skip
+@click.option(
+    "--grid",
+    default="notebook",
+    show_default=True,
+    help=f"A YAML file of settings, or a preset: {', '.join(PRESETS)}.",
+)
+@click.option(
+    "--model",
+    "-m",
+    "name",
+    default="tales",
+    show_default=True,
+    help="A bundled model, a folder, or one of the Hub.",
+)
 @click.option("--judge", help="A larger model, which scores the texts too.")
 @backend_options
 @click.option(
@@ -45,23 +55,56 @@ COLUMN = 36  # characters of a sample text's column
 )
 @click.option("--max-new-tokens", default=64, show_default=True, help="Tokens a text.")
 @click.option("--jobs", default=1, show_default=True, help="Processes; -1: one a core.")
-@click.option("--out", "-o", type=click.Path(path_type=Path, dir_okay=False),
-              help="Keep the texts here, a line of JSON each; if it was interrupted, "
-              "the same command goes on.")  # fmt: skip
-@click.option("--by", default="diversity", show_default=True,
-              type=click.Choice([d.replace("_", "-") for d in DIVERSITIES]),
-              help="Diversity of the frontier; diversity: 1 - self-BLEU.")  # fmt: skip
-@click.option("--samples", default=0, type=click.IntRange(0), metavar="N",
-              help="Show N texts of each setting, side by side.")  # fmt: skip
-@click.option("--csv", "table", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write the figures as CSV.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False),
-              help="Draw the frontier; .png or .svg.")  # fmt: skip
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep the texts here, a line of JSON each; if it was interrupted, "
+    "the same command goes on.",
+)
+@click.option(
+    "--by",
+    default="diversity",
+    show_default=True,
+    type=click.Choice([d.replace("_", "-") for d in DIVERSITIES]),
+    help="Diversity of the frontier; diversity: 1 - self-BLEU.",
+)
+@click.option(
+    "--samples",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Show N texts of each setting, side by side.",
+)
+@click.option(
+    "--csv",
+    "table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the figures as CSV.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the frontier; .png or .svg.",
+)
 @json_option
-def command(prompts: tuple[str, ...], grid: str, name: str, judge: str | None,
-            backend: str, dtype: str, seeds: int, max_new_tokens: int, jobs: int,
-            out: Path | None, by: str, samples: int, table: Path | None,
-            plot: Path | None, as_json: bool) -> None:  # fmt: skip
+def command(
+    prompts: tuple[str, ...],
+    grid: str,
+    name: str,
+    judge: str | None,
+    backend: str,
+    dtype: str,
+    seeds: int,
+    max_new_tokens: int,
+    jobs: int,
+    out: Path | None,
+    by: str,
+    samples: int,
+    table: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Compare decoding settings: how varied are the texts, and how probable?
 
     Every setting of the grid continues every PROMPT with every seed.
@@ -76,9 +119,15 @@ def command(prompts: tuple[str, ...], grid: str, name: str, judge: str | None,
         raise click.UsageError("--jobs must be 1 or more, or -1 for one a core")
     try:
         plan = Plan(
-            name, read_grid(grid, hub.resolve), prompts, seeds, max_new_tokens, judge,
-            chosen_backend(backend), dtype,
-        )  # fmt: skip
+            name,
+            read_grid(grid, hub.resolve),
+            prompts,
+            seeds,
+            max_new_tokens,
+            judge,
+            chosen_backend(backend),
+            dtype,
+        )
     except GridError as error:
         raise click.UsageError(str(error)) from None
     texts = _run(plan, out, jobs)
@@ -112,8 +161,14 @@ def _run(plan: Plan, out: Path | None, jobs: int) -> list[Text]:
         nonlocal bar, have
         have = there
         if bar is None:  # texts of an earlier run are no part of the speed
-            bar = tqdm(total=total, initial=there, unit="text", desc="comparing",
-                       leave=False, disable=None)  # fmt: skip
+            bar = tqdm(
+                total=total,
+                initial=there,
+                unit="text",
+                desc="comparing",
+                leave=False,
+                disable=None,
+            )
         else:
             bar.update()
 
@@ -195,8 +250,10 @@ def _print_samples(plan: Plan, texts: list[Text], samples: int) -> None:
             table = Table(*map(escape, group), show_lines=True, expand=True)
             for column in table.columns:
                 column.ratio = 1
-            rows = [[t.text for t in texts if (t.setting, t.prompt) == (one, i)]
-                    for one in group]  # fmt: skip
+            rows = [
+                [t.text for t in texts if (t.setting, t.prompt) == (one, i)]
+                for one in group
+            ]
             for row in list(zip(*rows, strict=True))[:samples]:
                 table.add_row(*(escape(text.strip()) for text in row))
             console.print(table)
@@ -241,15 +298,21 @@ def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) 
     click.echo(f"wrote {path}", err=True)
 
 
-def _fields(plan: Plan, texts: list[Text], measures: list[Measures],
-            frontier: Frontier, samples: int) -> dict[str, Any]:  # fmt: skip
+def _fields(
+    plan: Plan,
+    texts: list[Text],
+    measures: list[Measures],
+    frontier: Frontier,
+    samples: int,
+) -> dict[str, Any]:
     options = {setting.name: setting.options for setting in plan.settings}
     settings = []
     for m in measures:
         found: dict[str, Any] = {
-            "name": m.name, "options": options[m.name],
+            "name": m.name,
+            "options": options[m.name],
             "frontier": m.name in frontier.on,
-        } | {key: x and x._asdict() for key, x in _figures(m).items()}  # fmt: skip
+        } | {key: x and x._asdict() for key, x in _figures(m).items()}
         if samples:
             found["samples"] = [
                 {"prompt": plan.prompts[i], "seed": t.seed, "text": t.text}
@@ -260,10 +323,20 @@ def _fields(plan: Plan, texts: list[Text], measures: list[Measures],
             ]
         settings.append(found)
     return {
-        "model": plan.model, "judge": plan.judge, "backend": plan.backend,
-        "dtype": plan.dtype, "prompts": list(plan.prompts), "seeds": plan.seeds,
-        "max_new_tokens": plan.max_new_tokens, "settings": settings,
-        "frontier": {"x": frontier.x, "y": frontier.y, "on": frontier.on,
-                     "near": frontier.near, "behind": frontier.behind},
+        "model": plan.model,
+        "judge": plan.judge,
+        "backend": plan.backend,
+        "dtype": plan.dtype,
+        "prompts": list(plan.prompts),
+        "seeds": plan.seeds,
+        "max_new_tokens": plan.max_new_tokens,
+        "settings": settings,
+        "frontier": {
+            "x": frontier.x,
+            "y": frontier.y,
+            "on": frontier.on,
+            "near": frontier.near,
+            "behind": frontier.behind,
+        },
         "sentence": frontier.sentence,
-    }  # fmt: skip
+    }

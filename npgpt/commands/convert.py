@@ -16,10 +16,19 @@ PACKED = ("float32", "bfloat16", "int8")
 @click.command()
 @click.argument("model")
 @click.argument("folder", type=click.Path(file_okay=False))
-@click.option("--dtype", default="bfloat16", show_default=True,
-              type=click.Choice([*PLAIN, "int8"]), help="Stored numbers.")  # fmt: skip
-@click.option("--packed", is_flag=True, help="In the order in which the Numba kernels "
-              "read them: the next start is a memory map.")  # fmt: skip
+@click.option(
+    "--dtype",
+    default="bfloat16",
+    show_default=True,
+    type=click.Choice([*PLAIN, "int8"]),
+    help="Stored numbers.",
+)
+@click.option(
+    "--packed",
+    is_flag=True,
+    help="In the order in which the Numba kernels "
+    "read them: the next start is a memory map.",
+)
 @json_option
 def command(model: str, folder: str, dtype: str, packed: bool, as_json: bool) -> None:
     """Write MODEL into FOLDER in another dtype, or packed for the Numba kernels.

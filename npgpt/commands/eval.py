@@ -26,8 +26,9 @@ def command() -> None:
 
 def test_options(function: Callable) -> Callable:
     """FILE, --limit, the model's options and --json."""
-    limit = click.option("--limit", type=click.IntRange(1), help="Only the first so "
-                         "many items.")  # fmt: skip
+    limit = click.option(
+        "--limit", type=click.IntRange(1), help="Only the first so many items."
+    )
     return click.argument("file", type=click.Path())(
         model_options(limit(json_option(function)))
     )
@@ -45,9 +46,13 @@ def lambada(file: str, limit: int | None, **options: Any) -> None:
 
 @command.command("hellaswag")
 @test_options
-@click.option("--style", type=click.Choice(zero_shot.STYLES), default="llm.c",
-              show_default=True, help="Whose text and whose acc_norm: per token, or "
-              "per character.")  # fmt: skip
+@click.option(
+    "--style",
+    type=click.Choice(zero_shot.STYLES),
+    default="llm.c",
+    show_default=True,
+    help="Whose text and whose acc_norm: per token, or per character.",
+)
 def hellaswag(file: str, limit: int | None, style: str, **options: Any) -> None:
     """Choose among endings. FILE: HellaSwag's jsonl with ctx, endings and label.
 
@@ -68,8 +73,15 @@ def cloze(file: str, limit: int | None, **options: Any) -> None:
     _run(zero_shot.read_cloze(file, limit), zero_shot.multiple_choice, **options)
 
 
-def _run(items: list[Any], test: Callable, name: str, backend: str, dtype: str,
-         as_json: bool, **options: Any) -> None:  # fmt: skip
+def _run(
+    items: list[Any],
+    test: Callable,
+    name: str,
+    backend: str,
+    dtype: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
     from tqdm import tqdm
 
     model = load_model(name, backend, dtype)
@@ -78,8 +90,14 @@ def _run(items: list[Any], test: Callable, name: str, backend: str, dtype: str,
         result = asdict(test(model, items, progress=bar.update, **options))
     seconds = time.perf_counter() - start
     if as_json:
-        echo_json({"model": name, "backend": model.backend.name, "dtype": model.dtype,
-                   **result})  # fmt: skip
+        echo_json(
+            {
+                "model": name,
+                "backend": model.backend.name,
+                "dtype": model.dtype,
+                **result,
+            }
+        )
     else:
         for label, value in result.items():
             shown = f"{value:.4f}" if isinstance(value, float) else value

@@ -29,19 +29,34 @@ from npgpt.scaling.sizes import describe
     "--temperature", default=0.8, show_default=True, help="0 is greedy search."
 )
 @click.option("--top-k", type=int, help="Keep the k most probable tokens.")
-@click.option("--top-p", type=float, help="Keep the nucleus of this probability  "
-              "[default: 0.95 when sampling]")  # fmt: skip
+@click.option(
+    "--top-p",
+    type=float,
+    help="Keep the nucleus of this probability  [default: 0.95 when sampling]",
+)
 @click.option("--greedy", is_flag=True, help="The most probable token at every step.")
 @click.option("--seed", type=int, help="Same seed, same text  [default: a new one]")
 @click.option("--num-return-sequences", "-n", default=1, help="Texts to write.")
 @click.option("--stop", "stop_strings", multiple=True, help="End before this text.")
-@click.option("--overflow", default="error", show_default=True,
-              type=click.Choice(OVERFLOW), help="Beyond the model's positions: refuse, "
-              "end, or keep the last half and go on.")  # fmt: skip
+@click.option(
+    "--overflow",
+    default="error",
+    show_default=True,
+    type=click.Choice(OVERFLOW),
+    help="Beyond the model's positions: refuse, end, or keep the last half and go on.",
+)
 @strategy_options
 @json_option
-def command(prompt: str | None, name: str, backend: str, dtype: str, as_json: bool,
-            greedy: bool, seed: int | None, **options: Any) -> None:  # fmt: skip
+def command(
+    prompt: str | None,
+    name: str,
+    backend: str,
+    dtype: str,
+    as_json: bool,
+    greedy: bool,
+    seed: int | None,
+    **options: Any,
+) -> None:
     """Continue PROMPT, or the text on stdin (PROMPT left out or "-").
 
     Example: npgpt generate "Once upon a time" --seed 7 --min-p 0.05

@@ -34,8 +34,9 @@ def command(model: str, as_json: bool) -> None:
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
-        echo_json({"model": model, "config": config.to_dict(), **sizes,
-                   "kernels": _kernels()})  # fmt: skip
+        echo_json(
+            {"model": model, "config": config.to_dict(), **sizes, "kernels": _kernels()}
+        )
         return
     rows = [
         ("layers", f"{config.n_layer}"),
@@ -57,8 +58,13 @@ def command(model: str, as_json: bool) -> None:
         rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
     kernels = _kernels()
     if kernels is not None:
-        rows.append(("kernels", f"tier {kernels['tier']}, {kernels['threads']} threads "
-                                f"(has {', '.join(kernels['tiers'])})"))  # fmt: skip
+        rows.append(
+            (
+                "kernels",
+                f"tier {kernels['tier']}, {kernels['threads']} threads "
+                f"(has {', '.join(kernels['tiers'])})",
+            )
+        )
     for name, value in rows:
         click.echo(f"{name:<22} {value}")
 
@@ -70,8 +76,11 @@ def _kernels() -> dict[str, Any] | None:
     from npgpt.kernels import tiers
     from npgpt.kernels.compiling import set_threads
 
-    return {"tier": tiers.current(), "tiers": list(tiers.available()),
-            "threads": set_threads()}  # fmt: skip
+    return {
+        "tier": tiers.current(),
+        "tiers": list(tiers.available()),
+        "threads": set_threads(),
+    }
 
 
 def _si(x: float) -> str:

@@ -13,9 +13,13 @@ from npgpt.commands._shared import load_model, model_options
 def out_option(name: str) -> Any:
     """--out with a default of its own."""
     return click.option(
-        "--out", "-o", default=name, show_default=True, type=click.Path(path_type=Path),
+        "--out",
+        "-o",
+        default=name,
+        show_default=True,
+        type=click.Path(path_type=Path),
         help="Where to; .png or .svg.",
-    )  # fmt: skip
+    )
 
 
 @click.group()
@@ -48,8 +52,15 @@ def mask(T: int, S: int | None, window: int | None, out: Path) -> None:
 @click.option("--layer", type=int, help="From 0  [default: all, as a grid]")
 @click.option("--head", type=int, help="From 0  [default: all, as a grid]")
 @out_option("attention.png")
-def attention(text: str, name: str, backend: str, dtype: str, layer: int | None,
-              head: int | None, out: Path) -> None:  # fmt: skip
+def attention(
+    text: str,
+    name: str,
+    backend: str,
+    dtype: str,
+    layer: int | None,
+    head: int | None,
+    out: Path,
+) -> None:
     """Attention weights over the tokens of TEXT: of one head, or a grid of heads.
 
     Example: npgpt plot attention "The king loved his daughter" --layer 2 --head 1

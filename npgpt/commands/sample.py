@@ -30,9 +30,19 @@ from npgpt.model import GPT2
 @click.option("--figure", type=click.Path(path_type=Path), help="Write it as a figure.")
 @strategy_options
 @json_option
-def command(prompt: str, name: str, backend: str, dtype: str, as_json: bool,
-            greedy: bool, seed: int, show: bool, tokens: int, figure: Path | None,
-            **options: Any) -> None:  # fmt: skip
+def command(
+    prompt: str,
+    name: str,
+    backend: str,
+    dtype: str,
+    as_json: bool,
+    greedy: bool,
+    seed: int,
+    show: bool,
+    tokens: int,
+    figure: Path | None,
+    **options: Any,
+) -> None:
     """The next-token distribution after PROMPT, before and after each element.
 
     What was cut, what was rescaled, the uniform number drawn, the token taken. Nothing
@@ -112,8 +122,11 @@ def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
     return {
         "stages": [
             {
-                "name": stage.name, "left": stage.left, "entropy": stage.entropy,
-                "cut": stage.cut, "rescaled": stage.rescaled,
+                "name": stage.name,
+                "left": stage.left,
+                "entropy": stage.entropy,
+                "cut": stage.cut,
+                "rescaled": stage.rescaled,
                 "tokens": [
                     {"id": id, "text": _text(model, id), "p": float(stage.p[id])}
                     for id in shown
@@ -126,7 +139,7 @@ def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
         "token_id": choice.token_id,
         "token": _text(model, choice.token_id),
         "interval": list(choice.interval),
-    }  # fmt: skip
+    }
 
 
 def draw(model: GPT2, prompt: str, choice: Choice, shown: list[int]) -> Any:
@@ -172,8 +185,14 @@ def _draw_stage(
     axis.barh(places, before[shown], fill=False, edgecolor="#888888", linewidth=0.6)
     for place, id in enumerate(shown):
         if stage.p[id] == 0:
-            axis.text(before[id], place, " cut", fontsize=7, color="#b03030",
-                      verticalalignment="center")  # fmt: skip
+            axis.text(
+                before[id],
+                place,
+                " cut",
+                fontsize=7,
+                color="#b03030",
+                verticalalignment="center",
+            )
     what = f"cut {stage.cut:.1%}" if stage.cut > 0 else ""
     what = ", ".join(word for word in (what, "rescaled" * stage.rescaled) if word)
     axis.set_title(f"{stage.name}\n{stage.left:,} tokens\n{what}", fontsize=9)
@@ -193,5 +212,6 @@ def _draw_uniform(axis: Any, choice: Choice) -> None:
     axis.set_xlim(0, 1)
     axis.set_yticks([])
     axis.tick_params(labelsize=8)
-    axis.set_xlabel(f"the last distribution, in the order of ids; u = {choice.u:.4f}",
-                    fontsize=8)  # fmt: skip
+    axis.set_xlabel(
+        f"the last distribution, in the order of ids; u = {choice.u:.4f}", fontsize=8
+    )

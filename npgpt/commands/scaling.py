@@ -13,17 +13,31 @@ from npgpt.scaling.laws import PUBLISHED, Answer, compute_optimal
 
 
 @click.command()
-@click.option("--flops", type=float, help="A budget: how large a model, how many "
-              "tokens?")  # fmt: skip
-@click.option("--runs", "path", type=click.Path(path_type=Path), help="Runs of "
-              "tools/scaling.py to fit  [default: the project's own]")  # fmt: skip
-@click.option("--count", type=click.Choice(COUNTS), default="all", show_default=True,
-              help="Which parameters of the runs N counts.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw the runs, "
-              "their law and the papers' slopes; .png or .svg.")  # fmt: skip
+@click.option(
+    "--flops", type=float, help="A budget: how large a model, how many tokens?"
+)
+@click.option(
+    "--runs",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Runs of tools/scaling.py to fit  [default: the project's own]",
+)
+@click.option(
+    "--count",
+    type=click.Choice(COUNTS),
+    default="all",
+    show_default=True,
+    help="Which parameters of the runs N counts.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Draw the runs, their law and the papers' slopes; .png or .svg.",
+)
 @json_option
-def command(flops: float | None, path: Path | None, count: str, plot: Path | None,
-            as_json: bool) -> None:  # fmt: skip
+def command(
+    flops: float | None, path: Path | None, count: str, plot: Path | None, as_json: bool
+) -> None:
     """GPT-1, GPT-2 and GPT-3 by their shapes, and the law of our own training runs.
 
     With --flops: the best number of parameters and tokens by Hoffmann et al.'s three
@@ -41,12 +55,14 @@ def command(flops: float | None, path: Path | None, count: str, plot: Path | Non
 
         attention.save(figure.plot_scaling(runs, fit), plot)
     if as_json:
-        echo_json({
-            "models": [model.summary() for model in PUBLISHED],
-            "flops": flops,
-            "answers": [asdict(answer) for answer in answers],
-            "fit": fit and _summary(fit),
-        })  # fmt: skip
+        echo_json(
+            {
+                "models": [model.summary() for model in PUBLISHED],
+                "flops": flops,
+                "answers": [asdict(answer) for answer in answers],
+                "fit": fit and _summary(fit),
+            }
+        )
         return
     if plot is not None:
         click.echo(plot)
@@ -70,23 +86,31 @@ def _summary(fit: Fit) -> dict:
 
 
 def _echo_models() -> None:
-    click.echo("model         layers heads  width context       parameters "
-               "training FLOPs  KV a token")  # fmt: skip
+    click.echo(
+        "model         layers heads  width context       parameters "
+        "training FLOPs  KV a token"
+    )
     for m in PUBLISHED:
         spent = "unknown" if m.flops is None else f"{m.flops:.2e}"
         kv = f"{m.kv_bytes_per_token() / 1024:,.0f} KiB"
-        click.echo(f"{m.name:<13}{m.layers:>7}{m.heads:>6}{m.width:>7}{m.context:>8}"
-                   f"{m.parameters:>17,}{spent:>15}{kv:>12}")  # fmt: skip
-    click.echo("FLOPs: 6 N D for GPT-3's 300 B tokens; D of GPT-1 and 2 is unknown."
-               "\nKV: keys and values of all layers, in 16 bits.")  # fmt: skip
+        click.echo(
+            f"{m.name:<13}{m.layers:>7}{m.heads:>6}{m.width:>7}{m.context:>8}"
+            f"{m.parameters:>17,}{spent:>15}{kv:>12}"
+        )
+    click.echo(
+        "FLOPs: 6 N D for GPT-3's 300 B tokens; D of GPT-1 and 2 is unknown."
+        "\nKV: keys and values of all layers, in 16 bits."
+    )
 
 
 def _echo_answers(answers: list[Answer]) -> None:
     click.echo(f"{'by':<24}{'parameters':>12}{'tokens':>11}{'tokens/N':>10}{'loss':>8}")
     for a in answers:
         loss = "" if a.loss is None else f"{a.loss:.3f}"
-        click.echo(f"{a.method:<24}{a.parameters:>12.3g}{a.tokens:>11.3g}"
-                   f"{a.tokens / a.parameters:>10.1f}{loss:>8}")  # fmt: skip
+        click.echo(
+            f"{a.method:<24}{a.parameters:>12.3g}{a.tokens:>11.3g}"
+            f"{a.tokens / a.parameters:>10.1f}{loss:>8}"
+        )
 
 
 def _echo_fit(fit: Fit) -> None:

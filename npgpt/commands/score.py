@@ -23,20 +23,45 @@ EDGES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # probability from which the next on
 @click.command()
 @click.argument("file", type=click.Path(allow_dash=True))
 @model_options
-@click.option("--separator", help="What stands between documents that are scored each "
-              "for itself; \\n and \\t are understood.")  # fmt: skip
-@click.option("--window", type=int, help="Tokens read at once  [default: all that the "
-              "model has positions for]")  # fmt: skip
-@click.option("--stride", type=int, help="Tokens that each further window adds; fewer "
-              "give each more context  [default: the window, no overlap]")  # fmt: skip
-@click.option("--bos/--no-bos", default=True, help="Let the text follow "
-              "<|endoftext|>, or leave its first token out.")  # fmt: skip
-@click.option("--tokens/--no-tokens", default=None, help="Every token, coloured by its "
-              "probability; piped: log-probability, id, text  [default: on a "
-              "terminal]")  # fmt: skip
+@click.option(
+    "--separator",
+    help="What stands between documents that are scored each "
+    "for itself; \\n and \\t are understood.",
+)
+@click.option(
+    "--window",
+    type=int,
+    help="Tokens read at once  [default: all that the model has positions for]",
+)
+@click.option(
+    "--stride",
+    type=int,
+    help="Tokens that each further window adds; fewer "
+    "give each more context  [default: the window, no overlap]",
+)
+@click.option(
+    "--bos/--no-bos",
+    default=True,
+    help="Let the text follow <|endoftext|>, or leave its first token out.",
+)
+@click.option(
+    "--tokens/--no-tokens",
+    default=None,
+    help="Every token, coloured by its "
+    "probability; piped: log-probability, id, text  [default: on a "
+    "terminal]",
+)
 @json_option
-def command(file: str, name: str, backend: str, dtype: str, separator: str | None,
-            tokens: bool | None, as_json: bool, **options: Any) -> None:  # fmt: skip
+def command(
+    file: str,
+    name: str,
+    backend: str,
+    dtype: str,
+    separator: str | None,
+    tokens: bool | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Log-probability, perplexity and bits per byte of the text in FILE ("-": stdin).
 
     Example: npgpt score story.txt --stride 128
@@ -76,9 +101,12 @@ def _progress(file: str, hidden: bool) -> Any:
     known = file != "-" and os.path.isfile(file)
     return tqdm(
         total=os.path.getsize(file) if known else None,
-        unit="B", unit_scale=True, desc="scoring", leave=False,
+        unit="B",
+        unit_scale=True,
+        desc="scoring",
+        leave=False,
         disable=True if hidden else None,  # None: where stderr is no terminal
-    )  # fmt: skip
+    )
 
 
 def _painter(tokens: bool | None, as_json: bool) -> Callable | None:

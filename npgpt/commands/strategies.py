@@ -29,8 +29,10 @@ def command(name: str | None, as_json: bool) -> None:
     found = [s for s in STRATEGIES if s.code.casefold() == name.casefold()]
     found = found or [find(name)]
     if as_json:
-        fields = [_fields(strategy) | {"example": worked_example(strategy)}
-                  for strategy in found]  # fmt: skip
+        fields = [
+            _fields(strategy) | {"example": worked_example(strategy)}
+            for strategy in found
+        ]
         echo_json(fields[0] if len(fields) == 1 else {found[0].code: fields})
         return
     for i, strategy in enumerate(found):
@@ -45,8 +47,12 @@ def _explain(strategy: Strategy) -> None:
     where = function.__module__.replace(".", "/") + ".py"
     click.secho(f"{strategy.name} ({strategy.code})", bold=True)
     click.echo(strategy.line)
-    rows = [("formula", strategy.formula), ("source", f"{where}:{start}"),
-            ("paper", strategy.paper), ("acts as", strategy.kind)]  # fmt: skip
+    rows = [
+        ("formula", strategy.formula),
+        ("source", f"{where}:{start}"),
+        ("paper", strategy.paper),
+        ("acts as", strategy.kind),
+    ]
     rows += [(p.name, _describe(p)) for p in strategy.parameters]
     if not strategy.parameters and strategy.switched_by:
         rows.append(("turned on", f"{strategy.switched_by}={strategy.equals}"))

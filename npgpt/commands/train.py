@@ -34,22 +34,50 @@ def _number(name: str, kind: Any, help: str) -> Any:
 
 @click.command()
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
-@click.option("--out", "-o", required=True, type=click.Path(file_okay=False),
-              help="The model's folder.")  # fmt: skip
-@click.option("--preset", default="tiny", show_default=True,
-              type=click.Choice(PRESETS), help="Size and settings.")  # fmt: skip
-@click.option("--tokenizer", metavar="train:N|FOLDER", help="Train a vocabulary of N "
-              "tokens, or take a model's  [default: train, the preset's "
-              "size]")  # fmt: skip
-@click.option("--init-from", metavar="MODEL", help="Fine-tune this model (a bundled "
-              "one, a folder, gpt2) instead of starting at random.")  # fmt: skip
-@click.option("--lora-rank", type=click.IntRange(1), help="Train low-rank "
-              "additions of this rank alone; merged when saved.")  # fmt: skip
-@click.option("--lora-alpha", type=float, help="Their scale, times the rank  "
-              "[default: twice the rank]")  # fmt: skip
-@click.option("--lora-matrix", "lora_matrices", multiple=True,
-              help="Only this matrix of every block: attn.c_attn, attn.c_proj, "
-              "mlp.c_fc, mlp.c_proj; may be repeated.")  # fmt: skip
+@click.option(
+    "--out",
+    "-o",
+    required=True,
+    type=click.Path(file_okay=False),
+    help="The model's folder.",
+)
+@click.option(
+    "--preset",
+    default="tiny",
+    show_default=True,
+    type=click.Choice(PRESETS),
+    help="Size and settings.",
+)
+@click.option(
+    "--tokenizer",
+    metavar="train:N|FOLDER",
+    help="Train a vocabulary of N "
+    "tokens, or take a model's  [default: train, the preset's "
+    "size]",
+)
+@click.option(
+    "--init-from",
+    metavar="MODEL",
+    help="Fine-tune this model (a bundled "
+    "one, a folder, gpt2) instead of starting at random.",
+)
+@click.option(
+    "--lora-rank",
+    type=click.IntRange(1),
+    help="Train low-rank additions of this rank alone; merged when saved.",
+)
+@click.option(
+    "--lora-alpha",
+    type=float,
+    help="Their scale, times the rank  [default: twice the rank]",
+)
+@click.option(
+    "--lora-matrix",
+    "lora_matrices",
+    multiple=True,
+    help="Only this matrix of every block: attn.c_attn, attn.c_proj, "
+    "mlp.c_fc, mlp.c_proj; may be repeated.",
+)
 @_number("steps", click.IntRange(1), "Updates of the weights")
 @_number("batch-size", click.IntRange(1), "Windows of a pass")
 @_number("accumulate", click.IntRange(1), "Passes of a step")
@@ -63,25 +91,54 @@ def _number(name: str, kind: Any, help: str) -> Any:
 @_number("dropout", float, "Share of numbers that are zeroed")
 @_number("eval-every", click.IntRange(1), "Steps between validations, with a sample")
 @_number("save-every", click.IntRange(1), "Steps between checkpoints")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of what "
-              "products take; bfloat16 is faster where the processor multiplies it "
-              "(backend numba)  [default: the preset's]")  # fmt: skip
-@click.option("--validation", default=0.1, show_default=True,
-              help="Share of the text that is held out, whole documents.")  # fmt: skip
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of what "
+    "products take; bfloat16 is faster where the processor multiplies it "
+    "(backend numba)  [default: the preset's]",
+)
+@click.option(
+    "--validation",
+    default=0.1,
+    show_default=True,
+    help="Share of the text that is held out, whole documents.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of weights and order.")
 @click.option("--prompt", default="", help="What the samples begin with.")
-@click.option("--sample-tokens", default=60, show_default=True, type=click.IntRange(0),
-              help="Length of the samples; 0: none.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on where the run in this folder "
-              "stopped; give the same options again.")  # fmt: skip
+@click.option(
+    "--sample-tokens",
+    default=60,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Length of the samples; 0: none.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where the run in this folder stopped; give the same options again.",
+)
 @BACKEND
 @THREADS
 @json_option
-def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | None,
-            init_from: str | None, lora_rank: int | None, lora_alpha: float | None,
-            lora_matrices: tuple[str, ...], validation: float, seed: int, prompt: str,
-            sample_tokens: int, resume: bool, backend: str, as_json: bool,
-            **given: Any) -> None:  # fmt: skip
+def command(
+    corpus: tuple[str, ...],
+    out: str,
+    preset: str,
+    tokenizer: str | None,
+    init_from: str | None,
+    lora_rank: int | None,
+    lora_alpha: float | None,
+    lora_matrices: tuple[str, ...],
+    validation: float,
+    seed: int,
+    prompt: str,
+    sample_tokens: int,
+    resume: bool,
+    backend: str,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Train a model on text files (or folders of .txt); <|endoftext|> parts documents.
 
     The folder loads in `npgpt generate --model FOLDER` and in transformers; loss.jsonl
@@ -110,9 +167,13 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
     settings = replace(_defaults(preset, params, lora), seed=seed, **chosen)
     show = _Show(settings, prompt, sample_tokens)
     data = corpora.prepare(
-        corpus, vocabulary, validation=validation, seed=seed, window=settings.context,
+        corpus,
+        vocabulary,
+        validation=validation,
+        seed=seed,
+        window=settings.context,
         progress=show.reading,
-    )  # fmt: skip
+    )
     if params is None:
         size = data.tokenizer.vocab_size
         config = PRESETS[preset].config(
@@ -124,10 +185,18 @@ def command(corpus: tuple[str, ...], out: str, preset: str, tokenizer: str | Non
     keep_freed_memory()
     with show:
         train(
-            params, data.train, data.validation, settings, out=folder, backend=engine,
-            tokenizer=data.tokenizer, lora=lora, resume=resume, report=show,
+            params,
+            data.train,
+            data.validation,
+            settings,
+            out=folder,
+            backend=engine,
+            tokenizer=data.tokenizer,
+            lora=lora,
+            resume=resume,
+            report=show,
             bits_per_byte=data.bits_per_byte,
-        )  # fmt: skip
+        )
     lines = curve.read_curve(folder / "loss.jsonl")
     figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
     attention.save(figure, folder / "loss.png")
@@ -213,8 +282,9 @@ class _Show:
         click.echo(
             f"{self.parameters:,} parameters, {len(data.train):,} tokens to learn "
             f"from, {len(data.validation):,} to validate, {self.settings.steps:,} "
-            f"steps of {self.settings.tokens_per_step:,} tokens", err=True,
-        )  # fmt: skip
+            f"steps of {self.settings.tokens_per_step:,} tokens",
+            err=True,
+        )
 
     def __enter__(self) -> _Show:
         from rich.console import Console
@@ -222,11 +292,15 @@ class _Show:
 
         if sys.stderr.isatty():
             self.bar = Progress(
-                TextColumn("step {task.completed}/{task.total}"), BarColumn(),
-                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} "
-                           "tok/s"), TimeRemainingColumn(),
-                console=Console(stderr=True), transient=True,
-            )  # fmt: skip
+                TextColumn("step {task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn(
+                    "loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tok/s"
+                ),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
             self.task = self.bar.add_task(
                 "", total=self.settings.steps, loss=0.0, speed=0.0
             )
@@ -243,8 +317,9 @@ class _Show:
             self.speed, self.loss = event["tokens_per_second"], event["loss"]
             self.left = event["seconds_left"]
             if self.bar is not None:
-                self.bar.update(self.task, completed=event["step"], loss=self.loss,
-                                speed=self.speed)  # fmt: skip
+                self.bar.update(
+                    self.task, completed=event["step"], loss=self.loss, speed=self.speed
+                )
             return
         line = f"step {event['step']}: "
         if event["step"] and self.speed:

@@ -40,9 +40,15 @@ from npgpt.verification.published import MODELS
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, model: str, backend: str, dtype: str, own: str | None,
-    published: str | None, every: bool, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    model: str,
+    backend: str,
+    dtype: str,
+    own: str | None,
+    published: str | None,
+    every: bool,
+    as_json: bool,
+) -> None:
     """Compare MODEL's numbers with recorded and published ones, and with themselves.
 
     Float64 against float32, cached against uncached, batch against single, backend

@@ -9,9 +9,13 @@ from npgpt.errors import BackendError
 
 
 @click.command()
-@click.option("--dtype", "dtypes", multiple=True,
-              type=click.Choice(["float32", "bfloat16", "int8"]),
-              help="Only for these  [default: all]")  # fmt: skip
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    type=click.Choice(["float32", "bfloat16", "int8"]),
+    help="Only for these  [default: all]",
+)
 @json_option
 def command(dtypes: tuple[str, ...], as_json: bool) -> None:
     """Compile the Numba kernels for this processor into the cache on disk.

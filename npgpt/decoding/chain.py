@@ -32,9 +32,12 @@ BANS = (  # Hugging Face's order; what it lacks stands beside its kin
     "ignore_eos",
 )  # fmt: skip
 PENALTIES = (
-    "encoder_repetition_penalty", "repetition_penalty", "presence_penalty",
-    "frequency_penalty", "penalty_decoding",
-)  # fmt: skip
+    "encoder_repetition_penalty",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "penalty_decoding",
+)
 NGRAMS = ("no_repeat_ngram", "encoder_no_repeat_ngram", "dry")
 LAST = ("skew", "fsd", "watermark", "renormalize")
 

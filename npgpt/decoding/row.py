@@ -43,8 +43,15 @@ class Row:
     and the state of its selector.
     """
 
-    def __init__(self, index: int, prompt: Prompt, sequence: int, tokenizer: Any,
-                 options: GenerationConfig, selector: Selector):  # fmt: skip
+    def __init__(
+        self,
+        index: int,
+        prompt: Prompt,
+        sequence: int,
+        tokenizer: Any,
+        options: GenerationConfig,
+        selector: Selector,
+    ):
         self.index = index
         self.ids = list(prompt.ids)
         self.prompt_length = len(prompt.ids)

@@ -43,53 +43,63 @@ def build_selector(options: GenerationConfig) -> Selector:
     if o.trace_decode_token_ids:
         given = o.trace_decode_token_ids
         return _stateless(
-            "forced", f"{len(given)} tokens",
+            "forced",
+            f"{len(given)} tokens",
             lambda ids, z, c: selectors.forced(z, given, c.step),
-        )  # fmt: skip
+        )
     if o.greedy:
         return _stateless("greedy", "", lambda ids, z, c: selectors.greedy(z))
     if o.mirostat == 1:
         tau, eta, m = o.mirostat_tau, o.mirostat_eta, o.mirostat_m
         return Selector(
-            "mirostat", f"{tau}, {eta}, {m}", lambda c: 2 * tau,
+            "mirostat",
+            f"{tau}, {eta}, {m}",
+            lambda c: 2 * tau,
             lambda ids, z, c, mu: feedback.mirostat(z, c.uniform(), mu, tau, eta, m),
-        )  # fmt: skip
+        )
     if o.mirostat == 2:
         tau, eta = o.mirostat_tau, o.mirostat_eta
         return Selector(
-            "mirostat_v2", f"{tau}, {eta}", lambda c: 2 * tau,
+            "mirostat_v2",
+            f"{tau}, {eta}",
+            lambda c: 2 * tau,
             lambda ids, z, c, mu: feedback.mirostat_v2(z, c.uniform(), mu, tau, eta),
-        )  # fmt: skip
+        )
     if o.is_set("adaptive_target"):
         target, decay = o.adaptive_target, o.adaptive_decay
         return Selector(
-            "adaptive_p", f"{target}, {decay}",
+            "adaptive_p",
+            f"{target}, {decay}",
             lambda c: feedback.adaptive_start(target, decay),
             lambda ids, z, c, state: feedback.adaptive_p(
                 z, c.uniform(), state, target, decay
             ),
-        )  # fmt: skip
+        )
     if o.watermark == "gumbel":
         from npgpt.decoding.watermarks import watermark
 
         key, width = o.hashing_key, o.context_width
         return _stateless(
-            "gumbel_watermark", f"{width}",
+            "gumbel_watermark",
+            f"{width}",
             lambda ids, z, c: watermark.gumbel(z, ids, key, width),
-        )  # fmt: skip
+        )
     if o.selector == "gumbel_max":
         return _stateless(
-            "gumbel_max", "",
+            "gumbel_max",
+            "",
             lambda ids, z, c: selectors.gumbel_max(z, c.uniforms(len(z))),
-        )  # fmt: skip
+        )
     if o.selector == "arithmetic":
         n = o.num_return_sequences
         return Selector(
-            "arithmetic", f"{n} codes", lambda c: _code(c, n),
+            "arithmetic",
+            f"{n} codes",
+            lambda c: _code(c, n),
             lambda ids, z, c, code: selectors.arithmetic(
                 z, code, c.uniform(randomness.CODE)
             ),
-        )  # fmt: skip
+        )
     if o.selector == "without_replacement":
         return _stateless("without_replacement", "", _first_without_replacement)
     return _stateless(
@@ -99,9 +109,11 @@ def build_selector(options: GenerationConfig) -> Selector:
 
 def _stateless(name: str, setting: str, choose: Callable) -> Selector:
     return Selector(
-        name, setting, lambda c: None,
+        name,
+        setting,
+        lambda c: None,
         lambda ids, z, c, state: (choose(ids, z, c), state),
-    )  # fmt: skip
+    )
 
 
 def _shared(c: Context) -> Context:

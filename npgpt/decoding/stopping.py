@@ -25,8 +25,11 @@ class StopStrings:
     def push(self, text: str) -> str:
         """The text that can be shown after these characters."""
         self._held += text
-        found = [(at + len(stop), at) for stop in self.stops
-                 if (at := self._held.find(stop)) >= 0]  # fmt: skip
+        found = [
+            (at + len(stop), at)
+            for stop in self.stops
+            if (at := self._held.find(stop)) >= 0
+        ]
         if found:
             end, start = min(found)  # the one that is complete first
             self.found = True

@@ -170,8 +170,10 @@ def read_hellaswag(
         if len(endings) < 2 or not all(isinstance(e, str) and e for e in endings):
             raise DataError(f"{where}: endings must be two texts or more")
         if type(label) is not int or not 0 <= label < len(endings):
-            raise DataError(f"{where}: label must be 0 to {len(endings) - 1}, not "
-                            f"{label!r}; the test file comes without")  # fmt: skip
+            raise DataError(
+                f"{where}: label must be 0 to {len(endings) - 1}, not "
+                f"{label!r}; the test file comes without"
+            )
         if style == "llm.c":
             context = _field(item, "ctx", str, where)
         else:
@@ -201,8 +203,9 @@ def read_cloze(file: str | Path, limit: int | None = None) -> list[Question]:
             break
         number, _, text = line.partition(" ")
         if number != str(len(story) + 1):
-            raise DataError(f"{where}: expected a line that begins with "
-                            f"'{len(story) + 1} '")  # fmt: skip
+            raise DataError(
+                f"{where}: expected a line that begins with '{len(story) + 1} '"
+            )
         text, *fields = text.split("\t")
         if not fields:
             story.append(text.strip())
@@ -229,8 +232,10 @@ def _answers(model: Any, context: str, endings: Sequence[str]) -> list[_Answer]:
     # What does not fit is cut from the context's beginning, as both harnesses do.
     room = model.config.n_positions - max(map(len, targets)) + 1
     if room < 1:
-        raise DataError(f"an ending has more tokens than the model's "
-                        f"{model.config.n_positions} positions")  # fmt: skip
+        raise DataError(
+            f"an ending has more tokens than the model's "
+            f"{model.config.n_positions} positions"
+        )
     ids = model.encode(context)[-room:]
     cache = model.new_cache(1)
     first = model.next_logits([ids], cache)  # (1, V)

@@ -101,8 +101,10 @@ def plot_attention(
     """
     ids = model.encode(text)
     config = model.config
-    for name, value, n in (("layer", layer, config.n_layer),
-                           ("head", head, config.n_head)):  # fmt: skip
+    for name, value, n in (
+        ("layer", layer, config.n_layer),
+        ("head", head, config.n_head),
+    ):
         if value is not None and not 0 <= value < n:
             raise PlotError(f"{name} {value} is not there; it has {name}s 0 to {n - 1}")
     if len(ids) > MOST_TOKENS:
@@ -197,8 +199,15 @@ def _one_head(
         for i, j in zip(*np.tril_indices(T), strict=True):
             if weights[i, j] >= 0.005:
                 colour = "white" if weights[i, j] > 0.55 else "#333333"
-                axes.text(j, i, f"{weights[i, j]:.2f}".removeprefix("0"), ha="center",
-                          va="center", color=colour, fontsize=7)  # fmt: skip
+                axes.text(
+                    j,
+                    i,
+                    f"{weights[i, j]:.2f}".removeprefix("0"),
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=7,
+                )
     bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=24)
     bar.set_label("weight (each row sums to 1)")
     bar.outline.set_visible(False)
@@ -250,8 +259,9 @@ def _grid(
     shown = " ".join("".join(labels).replace("␣", " ").replace("↵", " ").split())
     shown = shown if len(shown) <= 60 else shown[:58] + "…"
     figure.suptitle(f"Attention weights over “{shown}”", fontsize=12, parse_math=False)
-    bar = figure.colorbar(image, ax=pictures, shrink=0.6, aspect=30,
-                          ticks=[0, 0.05, 0.2, 0.5, 1])  # fmt: skip
+    bar = figure.colorbar(
+        image, ax=pictures, shrink=0.6, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1]
+    )
     bar.set_label("weight (each row sums to 1; colours by its root)")
     bar.outline.set_visible(False)
     return figure

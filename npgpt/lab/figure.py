@@ -43,13 +43,28 @@ def plot_frontier(
     figure = Figure(figsize=(8, 5.6), layout="constrained")
     axes = figure.subplots()
     at = {name: (x.value, y.value) for name, x, y in points}
-    axes.plot(*zip(*(at[name] for name in frontier.on), strict=True), color=_ON,
-              linewidth=1, alpha=0.5, zorder=1, label="frontier")  # fmt: skip
+    axes.plot(
+        *zip(*(at[name] for name in frontier.on), strict=True),
+        color=_ON,
+        linewidth=1,
+        alpha=0.5,
+        zorder=1,
+        label="frontier",
+    )
     for name, x, y in points:
         on = name in frontier.on
-        axes.errorbar(x.value, y.value, xerr=_arms(x), yerr=_arms(y), fmt="o",
-                      color=_ON if on else _OFF, markersize=6 if on else 5,
-                      elinewidth=0.9, capsize=2, zorder=3 if on else 2)  # fmt: skip
+        axes.errorbar(
+            x.value,
+            y.value,
+            xerr=_arms(x),
+            yerr=_arms(y),
+            fmt="o",
+            color=_ON if on else _OFF,
+            markersize=6 if on else 5,
+            elinewidth=0.9,
+            capsize=2,
+            zorder=3 if on else 2,
+        )
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     steps = (1, 2, 5) if high < 300 * low else (1,)  # 5, 10, 20 where 10 stands alone
@@ -88,16 +103,27 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
         down, up = y.value - _arms(y)[0][0], y.value + _arms(y)[1][0]
         corners = [(left, y.value), (right, y.value), (x.value, down), (x.value, up)]
         a, b, c, d = axes.transData.transform(corners)
-        taken += [Bbox([[a[0] - 5, a[1] - 3], [b[0] + 5, b[1] + 3]]),
-                  Bbox([[c[0] - 3, c[1] - 5], [d[0] + 3, d[1] + 5]])]  # fmt: skip
+        taken += [
+            Bbox([[a[0] - 5, a[1] - 3], [b[0] + 5, b[1] + 3]]),
+            Bbox([[c[0] - 3, c[1] - 5], [d[0] + 3, d[1] + 5]]),
+        ]
     inside = axes.get_window_extent(renderer)
     for name, x, y in sorted(points, key=lambda point: point[0] not in frontier.on):
         color = _ON if name in frontier.on else "#666666"
         best, fewest = None, math.inf
         for dx, dy, ha, va in _SIDES:
-            text = axes.annotate(name, (x.value, y.value), (dx, dy), ha=ha, va=va,
-                                 textcoords="offset points", fontsize=8, color=color,
-                                 parse_math=False, zorder=4)  # fmt: skip
+            text = axes.annotate(
+                name,
+                (x.value, y.value),
+                (dx, dy),
+                ha=ha,
+                va=va,
+                textcoords="offset points",
+                fontsize=8,
+                color=color,
+                parse_math=False,
+                zorder=4,
+            )
             box = text.get_window_extent(renderer)
             hits = box.count_overlaps(taken) + (box.x0 < inside.x0) * 2
             hits += (box.x1 > inside.x1) * 2 + (box.y0 < inside.y0) * 2
@@ -109,7 +135,17 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
                 text.remove()
         taken.append(best.get_window_extent(renderer))
         if abs(best.xyann[1]) > 6:  # away from its point: a line leads there
-            axes.annotate("", (x.value, y.value), best.xyann, color=color, zorder=2,
-                          textcoords="offset points",
-                          arrowprops={"arrowstyle": "-", "color": color,
-                                      "linewidth": 0.5, "shrinkA": 0})  # fmt: skip
+            axes.annotate(
+                "",
+                (x.value, y.value),
+                best.xyann,
+                color=color,
+                zorder=2,
+                textcoords="offset points",
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": color,
+                    "linewidth": 0.5,
+                    "shrinkA": 0,
+                },
+            )

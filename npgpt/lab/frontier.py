@@ -258,11 +258,15 @@ def find_frontier(
     best.sort(key=lambda i: (ys[i].value, xs[i].value))
     rest = [i for i in range(len(measures)) if i not in best]
     clear = [
-        i for i in rest
+        i
+        for i in rest
         if any(xs[j].low > xs[i].high and ys[j].high < ys[i].low for j in best)
-    ]  # fmt: skip
+    ]
     names = [m.name for m in measures]
     return Frontier(
-        x, y, [names[i] for i in best], [names[i] for i in rest if i not in clear],
+        x,
+        y,
+        [names[i] for i in best],
+        [names[i] for i in rest if i not in clear],
         [names[i] for i in clear],
-    )  # fmt: skip
+    )

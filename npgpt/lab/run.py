@@ -174,9 +174,16 @@ def write(plan: Plan, setting: Setting, prompt: int, seed: int) -> Text:
             target = judge.encode(made.text) if made.text else []
         judged, tokens = continuation_logprob(judge, context, target), len(target)
     return Text(
-        setting.name, prompt, seed, made.text, made.ids, made.finish_reason,
-        continuation_logprob(model, made.prompt_ids, made.ids), judged, tokens,
-    )  # fmt: skip
+        setting.name,
+        prompt,
+        seed,
+        made.text,
+        made.ids,
+        made.finish_reason,
+        continuation_logprob(model, made.prompt_ids, made.ids),
+        judged,
+        tokens,
+    )
 
 
 def continuation_logprob(model: Any, context: list[int], target: list[int]) -> float:

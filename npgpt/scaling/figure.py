@@ -36,8 +36,14 @@ def _losses(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
     for size, colour in zip(sizes, colours, strict=True):
         own = sorted((r for r in runs if r[key] == size), key=lambda r: r["tokens"])
         D = np.array([run["tokens"] for run in own])
-        axes.plot(6 * size * D, [r["loss"] for r in own], "o", color=colour, ms=5,
-                  label=f"{size / 1e6:.2g} M")  # fmt: skip
+        axes.plot(
+            6 * size * D,
+            [r["loss"] for r in own],
+            "o",
+            color=colour,
+            ms=5,
+            label=f"{size / 1e6:.2g} M",
+        )
         if fit:
             D = np.geomspace(D[0] / 1.5, D[-1] * 1.5, 60)
             axes.plot(6 * size * D, fit.law.loss(size, D), color=colour, lw=1)
@@ -47,8 +53,11 @@ def _losses(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
         best = [fit.law.loss(*fit.law.optimum(c)) for c in C]
         axes.plot(C, best, "--", color="#333333", lw=1.2, label="least, by the law")
         law = fit.law
-        axes.set_title(f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.2f} + "
-                       f"{law.B:.3g}/D^{law.beta:.2f}", fontsize=10)  # fmt: skip
+        axes.set_title(
+            f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.2f} + "
+            f"{law.B:.3g}/D^{law.beta:.2f}",
+            fontsize=10,
+        )
     axes.set_xscale("log")
     axes.set_xlabel("training FLOPs, C = 6 N D")
     axes.set_ylabel("validation loss, nats a token")
@@ -63,20 +72,31 @@ def _slopes(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
         start = fit.law.optimum(middle)[0]
         low, high = fit.interval("exponent")
         edges = (start * (C / middle) ** low, start * (C / middle) ** high)
-        axes.fill_between(C, np.minimum(*edges), np.maximum(*edges), color="#333333",
-                          alpha=0.12, lw=0)  # fmt: skip
+        axes.fill_between(
+            C, np.minimum(*edges), np.maximum(*edges), color="#333333", alpha=0.12, lw=0
+        )
         a = fit.law.exponent
-        axes.plot(C, start * (C / middle) ** a, color="#333333", lw=2,
-                  label=f"our runs: {a:.2f} ({low:.2f} to {high:.2f})")  # fmt: skip
+        axes.plot(
+            C,
+            start * (C / middle) ** a,
+            color="#333333",
+            lw=2,
+            label=f"our runs: {a:.2f} ({low:.2f} to {high:.2f})",
+        )
     else:
         C, middle = np.geomspace(1e18, 1e25, 40), 5.76e23
         start = compute_optimal(middle)[0].parameters
         known = [model for model in PUBLISHED if model.flops]
-        axes.plot([m.flops for m in known], [m.parameters for m in known], "k.",
-                  label="GPT-3's sizes")  # fmt: skip
+        axes.plot(
+            [m.flops for m in known],
+            [m.parameters for m in known],
+            "k.",
+            label="GPT-3's sizes",
+        )
     for (name, a), colour in zip(EXPONENTS.items(), _COLOURS, strict=True):
-        axes.plot(C, start * (C / middle) ** a, color=colour, lw=1.2,
-                  label=f"{name}: {a:.2f}")  # fmt: skip
+        axes.plot(
+            C, start * (C / middle) ** a, color=colour, lw=1.2, label=f"{name}: {a:.2f}"
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("training FLOPs, C")

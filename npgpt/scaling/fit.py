@@ -37,8 +37,14 @@ class Fit:
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
         """The bootstrap's middle `level` of a constant, or of the exponent a."""
         E, A, alpha, B, beta = self.samples.T
-        values = {"E": E, "A": A, "alpha": alpha, "B": B, "beta": beta,
-                  "exponent": beta / (alpha + beta)}[name]  # fmt: skip
+        values = {
+            "E": E,
+            "A": A,
+            "alpha": alpha,
+            "B": B,
+            "beta": beta,
+            "exponent": beta / (alpha + beta),
+        }[name]
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
@@ -99,11 +105,16 @@ def _grid(least: float) -> np.ndarray:
     """Starts (S, 5) of (log A', alpha, log B', beta, log E) around the middle run."""
     shares = (0.1, 0.4)  # of each term in the loss there
     exponents = (0.15, 0.35, 0.6)
-    return np.array([
-        (math.log(least * a), alpha, math.log(least * b), beta, math.log(least * e))
-        for a in shares for b in shares for e in (0.2, 0.7)
-        for alpha in exponents for beta in exponents
-    ])  # fmt: skip
+    return np.array(
+        [
+            (math.log(least * a), alpha, math.log(least * b), beta, math.log(least * e))
+            for a in shares
+            for b in shares
+            for e in (0.2, 0.7)
+            for alpha in exponents
+            for beta in exponents
+        ]
+    )
 
 
 def _terms(
@@ -111,9 +122,9 @@ def _terms(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """log of the law (S, n), each term's share of it (S, n, 3), centred logs (n, 2)."""
     n, d = np.log(N) - np.log(N).mean(), np.log(D) - np.log(D).mean()
-    logs = np.stack([
-        x[:, :1] - x[:, 1:2] * n, x[:, 2:3] - x[:, 3:4] * d, x[:, 4:] + 0 * n
-    ], axis=-1)  # fmt: skip
+    logs = np.stack(
+        [x[:, :1] - x[:, 1:2] * n, x[:, 2:3] - x[:, 3:4] * d, x[:, 4:] + 0 * n], axis=-1
+    )
     top = logs.max(-1, keepdims=True)
     total = np.exp(logs - top).sum(-1, keepdims=True)
     law = top + np.log(total)
@@ -121,9 +132,14 @@ def _terms(
 
 
 def _solve(
-    x: np.ndarray, N: np.ndarray, D: np.ndarray, L: np.ndarray, weights: np.ndarray,
-    delta: float = 1e-3, steps: int = 300,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    x: np.ndarray,
+    N: np.ndarray,
+    D: np.ndarray,
+    L: np.ndarray,
+    weights: np.ndarray,
+    delta: float = 1e-3,
+    steps: int = 300,
+) -> tuple[np.ndarray, np.ndarray]:
     """Levenberg-Marquardt on all starts (S, 5) at once; Huber by reweighting."""
 
     def evaluate(
@@ -139,8 +155,16 @@ def _solve(
     damping = np.full(len(x), 1e-2)
     for _ in range(steps):
         n, d = logs[:, 0], logs[:, 1]
-        J = np.stack([share[..., 0], -share[..., 0] * n, share[..., 1],
-                      -share[..., 1] * d, share[..., 2]], axis=-1)  # fmt: skip
+        J = np.stack(
+            [
+                share[..., 0],
+                -share[..., 0] * n,
+                share[..., 1],
+                -share[..., 1] * d,
+                share[..., 2],
+            ],
+            axis=-1,
+        )
         w = weights * delta / np.maximum(np.abs(r), delta)
         H = np.einsum("sn,sni,snj->sij", w, J, J)
         g = np.einsum("sn,sni,sn->si", w, J, r)

@@ -148,11 +148,29 @@ LAWS = {
 # Compute-optimal (N, D) by Hoffmann et al.'s tables 3 and A3.
 _SIZES = (400e6, 1e9, 10e9, 67e9, 175e9, 280e9, 520e9, 1e12, 10e12)
 _TOKENS = {
-    "approach 1": (8e9, 20.2e9, 205.1e9, 1.5e12, 3.7e12, 5.9e12, 11e12, 21.2e12,
-                   216.2e12),
-    "approach 2": (7.7e9, 20e9, 219.5e9, 1.7e12, 4.3e12, 7.1e12, 13.4e12, 26.5e12,
-                   292e12),
-}  # fmt: skip
+    "approach 1": (
+        8e9,
+        20.2e9,
+        205.1e9,
+        1.5e12,
+        3.7e12,
+        5.9e12,
+        11e12,
+        21.2e12,
+        216.2e12,
+    ),
+    "approach 2": (
+        7.7e9,
+        20e9,
+        219.5e9,
+        1.7e12,
+        4.3e12,
+        7.1e12,
+        13.4e12,
+        26.5e12,
+        292e12,
+    ),
+}
 EXPONENTS = {  # a of N_opt ~ C^a, as the papers print it
     "Kaplan et al. 2020": 0.73,
     "Chinchilla, approach 1": 0.50,

@@ -29,8 +29,13 @@ from npgpt.support.files import check_readable
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PACKED = "packed.safetensors"  # npgpt convert --packed
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
-           "flax_model.msgpack", "model.ckpt.index")  # fmt: skip
+PICKLES = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "model.ckpt.index",
+)
 _BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # causal masks
 
 

@@ -22,10 +22,12 @@ from npgpt.support.arguments import checked
 from npgpt.tokenizer import FILES, PAIRS
 
 ALIASES = {
-    **{name: f"openai-community/{name}"
-       for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
+    **{
+        name: f"openai-community/{name}"
+        for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+    },
     "distilgpt2": "distilbert/distilgpt2",
-}  # fmt: skip
+}
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -109,15 +111,21 @@ def download(name: str, revision: str | None = None, weights: bool = True) -> Pa
                 "the folder that holds the cache"
             )
         return folder
-    info = _ask(repository, "its list of files", HfApi().model_info, repository,
-                revision=revision)  # fmt: skip
+    info = _ask(
+        repository,
+        "its list of files",
+        HfApi().model_info,
+        repository,
+        revision=revision,
+    )
     files = {sibling.rfilename for sibling in info.siblings or ()}
     folders = set()
 
     def fetch(file: str) -> Path:
         _ask(repository, file, _fetch_resumably, repository, file, revision)
-        path = Path(_ask(repository, file, hf_hub_download, repository, file,
-                         revision=revision))  # fmt: skip
+        path = Path(
+            _ask(repository, file, hf_hub_download, repository, file, revision=revision)
+        )
         folders.add(path.parent)
         return path
 
@@ -262,13 +270,17 @@ def _sentence(repository: str, what: str, error: Exception) -> str:
     hub = constants.ENDPOINT
     where = f"{repository}: cannot download {what}"
     if isinstance(error, errors.GatedRepoError):
-        return (f"{where}, the repository is gated; accept its terms at "
-                f"{hub}/{repository} and set HF_TOKEN to your token")  # fmt: skip
+        return (
+            f"{where}, the repository is gated; accept its terms at "
+            f"{hub}/{repository} and set HF_TOKEN to your token"
+        )
     status = getattr(getattr(error, "response", None), "status_code", None)
     unknown = isinstance(error, errors.RepositoryNotFoundError)
     if unknown or (status == 401 and get_token() is None):
-        return (f"{repository}: no such repository at {hub}, or a private one; check "
-                "the name, or set HF_TOKEN to your token")  # fmt: skip
+        return (
+            f"{repository}: no such repository at {hub}, or a private one; check "
+            "the name, or set HF_TOKEN to your token"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repository}: no such revision; give a branch, a tag or a commit"
     if status == 404:
@@ -279,9 +291,13 @@ def _sentence(repository: str, what: str, error: Exception) -> str:
         return f"{where}, {hub} answered with status {status}; try again later"
     reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
     if isinstance(error, PermissionError) or getattr(error, "errno", None) is not None:
-        return (f"{where} into the cache {constants.HF_HUB_CACHE} ({reason}); let "
-                "HF_HOME name a folder with room to write")  # fmt: skip
+        return (
+            f"{where} into the cache {constants.HF_HUB_CACHE} ({reason}); let "
+            "HF_HOME name a folder with room to write"
+        )
     if "Consistency check failed" in reason:
         return f"{where}, what arrived is not of the announced size; try again"
-    return (f"{where} from {hub} ({reason}); check the connection and HF_ENDPOINT, and "
-            "call again: it goes on where it stopped")  # fmt: skip
+    return (
+        f"{where} from {hub} ({reason}); check the connection and HF_ENDPOINT, and "
+        "call again: it goes on where it stopped"
+    )

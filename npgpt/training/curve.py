@@ -46,8 +46,14 @@ def plot_curve(lines: list[dict[str, Any]], title: str = "Training") -> Figure:
         text = f"{last['validation_loss']:.3f} nats a token"
         if "bits_per_byte" in last:
             text += f"\n{last['bits_per_byte']:.3f} bits a byte"
-        axes.annotate(text, (x[-1], y[-1]), xytext=(-6, 18), ha="right",
-                      textcoords="offset points", fontsize=9)  # fmt: skip
+        axes.annotate(
+            text,
+            (x[-1], y[-1]),
+            xytext=(-6, 18),
+            ha="right",
+            textcoords="offset points",
+            fontsize=9,
+        )
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
     axes.set_title(title, fontsize=11)

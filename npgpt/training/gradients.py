@@ -118,9 +118,15 @@ def loss_and_gradients(
     ids = check_ids(ids, config)
     hidden = hidden_states(params, ids, backend=backend, tap=tape)
     loss, dx, dhead = through_head(
-        hidden, params.lm_head.weight, targets, config,
-        backend=backend, ignore_index=ignore_index, count=count, table_too=tables,
-    )  # fmt: skip
+        hidden,
+        params.lm_head.weight,
+        targets,
+        config,
+        backend=backend,
+        ignore_index=ignore_index,
+        count=count,
+        table_too=tables,
+    )
     del hidden
     dx = tape.backward("ln_f", dx)
     last = f"h.{config.n_layer - 1}.resid" if config.n_layer else "embed"
@@ -220,9 +226,14 @@ def through_head(
 
 
 def _through_block(
-    dx: Array, x: Array, block: Block, i: int, config: GPT2Config, backend: Backend,
+    dx: Array,
+    x: Array,
+    block: Block,
+    i: int,
+    config: GPT2Config,
+    backend: Backend,
     tape: Tape,
-) -> tuple[Array, Block]:  # fmt: skip
+) -> tuple[Array, Block]:
     """dE/dx and the gradients of block i, from dE/d(its result)."""
     name = f"h.{i}"
     dx = tape.backward(f"{name}.resid", dx)

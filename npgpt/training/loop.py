@@ -183,9 +183,13 @@ def train(
 
 
 def _step(
-    state: State, base: GPT2Params, ids: np.ndarray, config: TrainConfig,
-    backend: Backend, lora: LoraConfig | None,
-) -> dict[str, Any]:  # fmt: skip
+    state: State,
+    base: GPT2Params,
+    ids: np.ndarray,
+    config: TrainConfig,
+    backend: Backend,
+    lora: LoraConfig | None,
+) -> dict[str, Any]:
     """Gradients of one step's windows, added up, then AdamW; the line of the curve."""
     number = state.step + 1
     model = state.params if lora is None else attach(base, state.params)
@@ -195,16 +199,22 @@ def _step(
         x, y = batch(ids, index, config.batch_size, config.context, config.seed)
         tap = Dropout(config.dropout, config.seed, index) if config.dropout else no_tap
         loss, more = loss_and_gradients(
-            model, x, y, backend=backend, tap=tap, tables=lora is None,
+            model,
+            x,
+            y,
+            backend=backend,
+            tap=tap,
+            tables=lora is None,
             count=config.tokens_per_step,
-        )  # fmt: skip
+        )
         more = more if lora is None else collect(more, state.params)
         total += loss
         if grads is None:
             grads = more
         else:
-            for sum_, one in zip(leaves(grads).values(), leaves(more).values(),
-                                 strict=True):  # fmt: skip
+            for sum_, one in zip(
+                leaves(grads).values(), leaves(more).values(), strict=True
+            ):
                 sum_ += one
     norm = optim.clip_by_global_norm(grads, config.clip_norm)
     if not math.isfinite(total) or not math.isfinite(norm):
@@ -214,14 +224,24 @@ def _step(
             f"{norm:.4g}; lower the learning rate (what step {kept} saved is kept)"
         )
     rate = optim.learning_rate(
-        number, peak=config.learning_rate, warmup=config.warmup_steps,
-        steps=config.steps, floor=config.final_fraction,
-    )  # fmt: skip
+        number,
+        peak=config.learning_rate,
+        warmup=config.warmup_steps,
+        steps=config.steps,
+        floor=config.final_fraction,
+    )
     optim.adamw(
-        state.params, grads, state.moments, number, learning_rate=rate,
-        backend=backend, betas=config.betas, epsilon=config.epsilon,
-        weight_decay=config.weight_decay, decay_all=config.decay_all,
-    )  # fmt: skip
+        state.params,
+        grads,
+        state.moments,
+        number,
+        learning_rate=rate,
+        backend=backend,
+        betas=config.betas,
+        epsilon=config.epsilon,
+        weight_decay=config.weight_decay,
+        decay_all=config.decay_all,
+    )
     return {"step": number, "loss": total, "learning_rate": rate, "gradient_norm": norm}
 
 

@@ -27,10 +27,14 @@ class Preset:
     def config(self, vocab_size: int, context: int, end: int | None) -> GPT2Config:
         """The model's config with this vocabulary, this context and this end token."""
         return GPT2Config(
-            vocab_size=vocab_size, n_positions=context, n_embd=self.n_embd,
-            n_layer=self.n_layer, n_head=self.n_head, bos_token_id=end,
+            vocab_size=vocab_size,
+            n_positions=context,
+            n_embd=self.n_embd,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            bos_token_id=end,
             eos_token_id=end,
-        )  # fmt: skip
+        )
 
 
 PRESETS = {
@@ -64,7 +68,13 @@ PRESETS = {
 
 # What fine-tuning starts from; LoRA's few numbers take a larger rate.
 FINE_TUNE = TrainConfig(
-    steps=300, batch_size=4, context=256, learning_rate=1e-4, warmup_steps=20,
-    weight_decay=0.01, eval_every=50, save_every=50,
-)  # fmt: skip
+    steps=300,
+    batch_size=4,
+    context=256,
+    learning_rate=1e-4,
+    warmup_steps=20,
+    weight_decay=0.01,
+    eval_every=50,
+    save_every=50,
+)
 LORA_RATE = 1e-3

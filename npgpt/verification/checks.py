@@ -138,9 +138,10 @@ def compare(
 def check_weights(params: gpt2.GPT2Params) -> Iterator[Check]:
     """No weight is NaN or infinite: the number of tensors that hold one."""
     bad = [
-        name for name, x in checkpoint.named_tensors(params).items()
+        name
+        for name, x in checkpoint.named_tensors(params).items()
         if not np.isfinite(np.sum(x))
-    ]  # fmt: skip
+    ]
     label = bad[0] if bad else "all"
     yield Check("weights are finite", label, float(len(bad)), 0.0, "a count of tensors")
 
@@ -152,14 +153,25 @@ def check_recorded(model: GPT2, path: str | Path) -> Iterator[Check]:
         with open(path, "rb") as stream, np.load(stream) as file:
             recorded = {name: file[name] for name in file.files}
         ids, source = recorded.pop("ids"), str(recorded.pop("source"))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-            BadZipFile, MemoryError) as error:  # fmt: skip
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        BadZipFile,
+        MemoryError,
+    ) as error:
         raise CheckpointError(f"{path}: not a recording of a model ({error})") from None
     arrays = {name: spread(array) for name, array in record(model, ids).items()}
     yield from compare(
-        f"as {source}", arrays, recorded, tolerance(model),
+        f"as {source}",
+        arrays,
+        recorded,
+        tolerance(model),
         f"{model.dtype}, {model.config.n_layer} layers",
-    )  # fmt: skip
+    )
 
 
 def check_precision(

@@ -56,9 +56,14 @@ def test_synthid_equals_transformers(seed):
     ids = live["synthid_ids"].tolist()
     for t, expected in enumerate(live["synthid"]):
         y = synthid(
-            live["synthid_z"][t], ids[record.PROMPT : record.PROMPT + t],
-            tuple(record.SYNTHID["keys"]), 4, 16, 512, live["synthid_table"],
-        )  # fmt: skip
+            live["synthid_z"][t],
+            ids[record.PROMPT : record.PROMPT + t],
+            tuple(record.SYNTHID["keys"]),
+            4,
+            16,
+            512,
+            live["synthid_table"],
+        )
         seen = expected > np.finfo(np.float32).min
         np.testing.assert_allclose(y[seen], expected[seen], atol=2e-5)
 
@@ -92,20 +97,34 @@ def test_whole_chain_equals_transformers_list(seed):
     from npgpt.decoding.chain import build_chain, run_chain
 
     settings = dict(
-        repetition_penalty=1.3, no_repeat_ngram_size=3, bad_words_ids=[[4], [2, 1]],
-        temperature=0.8, top_k=12, top_p=0.9, min_p=0.02, typical_p=0.95,
-        epsilon_cutoff=0.001, eta_cutoff=0.002, suppress_tokens=[7], min_new_tokens=3,
-        do_sample=True, max_new_tokens=20,
-    )  # fmt: skip
+        repetition_penalty=1.3,
+        no_repeat_ngram_size=3,
+        bad_words_ids=[[4], [2, 1]],
+        temperature=0.8,
+        top_k=12,
+        top_p=0.9,
+        min_p=0.02,
+        typical_p=0.95,
+        epsilon_cutoff=0.001,
+        eta_cutoff=0.002,
+        suppress_tokens=[7],
+        min_new_tokens=3,
+        do_sample=True,
+        max_new_tokens=20,
+    )
     model = GPT2LMHeadModel(GPT2Config(vocab_size=24, n_embd=8, n_layer=1, n_head=1))
     theirs = Theirs(eos_token_id=5, pad_token_id=0, max_length=40, **settings)
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, 9, 14).tolist()
     theirs._eos_token_tensor = torch.tensor([5])
     processors = model._get_logits_processor(
-        theirs, input_ids_seq_length=6, encoder_input_ids=torch.tensor([ids[:6]]),
-        prefix_allowed_tokens_fn=None, logits_processor=[], device="cpu",
-    )  # fmt: skip
+        theirs,
+        input_ids_seq_length=6,
+        encoder_input_ids=torch.tensor([ids[:6]]),
+        prefix_allowed_tokens_fn=None,
+        logits_processor=[],
+        device="cpu",
+    )
     chain = build_chain(GenerationConfig(**settings), [5])
     for _ in range(50):
         z = (rng.standard_normal(24) * 2).astype(np.float32)

@@ -25,13 +25,18 @@ def configs(draw):
     heads = draw(st.integers(1, 4))
     # at least 3 wide: a norm of two numbers leaves their order alone, and no gradient
     return GPT2Config(
-        vocab_size=draw(st.integers(5, 300)), n_positions=draw(st.integers(80, 200)),
-        n_embd=heads * draw(st.integers(3, 20)), n_layer=draw(st.integers(1, 3)),
-        n_head=heads, n_inner=draw(st.sampled_from([None, 7, 64])),
+        vocab_size=draw(st.integers(5, 300)),
+        n_positions=draw(st.integers(80, 200)),
+        n_embd=heads * draw(st.integers(3, 20)),
+        n_layer=draw(st.integers(1, 3)),
+        n_head=heads,
+        n_inner=draw(st.sampled_from([None, 7, 64])),
         activation_function=draw(st.sampled_from(["gelu_new", "gelu", "relu", "silu"])),
         scale_attn_by_inverse_layer_idx=draw(st.booleans()),
-        tie_word_embeddings=draw(st.booleans()), bos_token_id=0, eos_token_id=None,
-    )  # fmt: skip
+        tie_word_embeddings=draw(st.booleans()),
+        bos_token_id=0,
+        eos_token_id=None,
+    )
 
 
 @settings(deadline=None, max_examples=25)
@@ -69,8 +74,15 @@ def test_transformers_loads_what_was_trained(tmp_path):
     import torch
     from transformers import GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=40, n_positions=24, n_embd=16, n_layer=2, n_head=2,
-                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=40,
+        n_positions=24,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     ids = (np.arange(2000) ** 2 % 40).astype(np.uint16)
     settings_ = TrainConfig(steps=5, batch_size=2, context=16)
     params = train(init_params(config), ids, ids[:100], settings_, out=tmp_path)

@@ -85,10 +85,13 @@ def test_greedy_generation_on_50_random_prompts(gpt2_shape):
     for _ in range(50):
         prompt = rng.integers(0, 50257, rng.integers(1, 20)).tolist()
         expected = theirs.generate(
-            torch.tensor([prompt]), do_sample=False, max_new_tokens=new,
+            torch.tensor([prompt]),
+            do_sample=False,
+            max_new_tokens=new,
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            eos_token_id=None, pad_token_id=0,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+            eos_token_id=None,
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
         ids = ours.generate(prompt, max_new_tokens=new, eos_token_id=()).ids
         z = np.sort(ours.logits(prompt + expected)[0, len(prompt) - 1 : -1], axis=-1)
         gaps = (z[:, -1] - z[:, -2]).tolist()
@@ -113,9 +116,16 @@ def test_we_read_what_transformers_saves(tmp_path):
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(n_layer=2, n_embd=64, n_head=4, vocab_size=100, n_positions=32,
-                   bos_token_id=0, eos_token_id=0)
-    )  # fmt: skip
+        GPT2Config(
+            n_layer=2,
+            n_embd=64,
+            n_head=4,
+            vocab_size=100,
+            n_positions=32,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
     ids = np.arange(20)[None]
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         model.to(dtype).save_pretrained(tmp_path / "one")

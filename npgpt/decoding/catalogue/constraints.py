@@ -5,9 +5,11 @@ from __future__ import annotations
 from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 FINISH = Parameter(
-    "finish_in_time", "flag", False,
+    "finish_in_time",
+    "flag",
+    False,
     "Keep only what can still reach the constraint's end within max_new_tokens.",
-)  # fmt: skip
+)
 
 STRATEGIES = (
     Strategy(

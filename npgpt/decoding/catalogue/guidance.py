@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
-ALPHA = Parameter("contrastive_alpha", "number", 0.1,
-                  "Plausible: p of at least this share of the largest.", 0,
-                  1)  # fmt: skip
+ALPHA = Parameter(
+    "contrastive_alpha",
+    "number",
+    0.1,
+    "Plausible: p of at least this share of the largest.",
+    0,
+    1,
+)
 ANTI = "anti_lm_weight"
 
 STRATEGIES = (

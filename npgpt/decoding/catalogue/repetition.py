@@ -5,9 +5,11 @@ from __future__ import annotations
 from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 IGNORE = Parameter(
-    "penalties_ignore_prompt", "flag", False,
+    "penalties_ignore_prompt",
+    "flag",
+    False,
     "Presence and frequency count generated tokens only, as OpenAI and vLLM do.",
-)  # fmt: skip
+)
 
 STRATEGIES = (
     Strategy(

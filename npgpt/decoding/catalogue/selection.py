@@ -8,9 +8,12 @@ DO_SAMPLE = Parameter(
     "do_sample", "flag", False, "Draw from the distribution, not its maximum."
 )
 SELECTOR = Parameter(
-    "selector", "choice", "inverse_cdf", "How a token is drawn.",
+    "selector",
+    "choice",
+    "inverse_cdf",
+    "How a token is drawn.",
     choices=("inverse_cdf", "gumbel_max", "arithmetic", "without_replacement"),
-)  # fmt: skip
+)
 
 STRATEGIES = (
     Strategy(

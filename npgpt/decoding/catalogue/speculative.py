@@ -5,18 +5,34 @@ from __future__ import annotations
 from npgpt.decoding.catalogue.entry import Parameter, Strategy
 
 TOKENS = Parameter("num_assistant_tokens", "whole", 20, "Tokens a draft.", 1)
-SCHEDULE = Parameter("num_assistant_tokens_schedule", "choice", "constant",
-                     "Fixed, or longer after a draft that stood.",
-                     choices=("constant", "heuristic"))  # fmt: skip
-CONFIDENCE = Parameter("assistant_confidence_threshold", "number", 0.4,
-                       "A draft ends with a token less probable; 0: never.", 0,
-                       1)  # fmt: skip
-VERIFICATION = Parameter("verification", "choice", "speculative",
-                         "Accept by p/q, or draw from p and compare.",
-                         choices=("speculative", "match"))  # fmt: skip
+SCHEDULE = Parameter(
+    "num_assistant_tokens_schedule",
+    "choice",
+    "constant",
+    "Fixed, or longer after a draft that stood.",
+    choices=("constant", "heuristic"),
+)
+CONFIDENCE = Parameter(
+    "assistant_confidence_threshold",
+    "number",
+    0.4,
+    "A draft ends with a token less probable; 0: never.",
+    0,
+    1,
+)
+VERIFICATION = Parameter(
+    "verification",
+    "choice",
+    "speculative",
+    "Accept by p/q, or draw from p and compare.",
+    choices=("speculative", "match"),
+)
 LOSSY = ("typical_acceptance", "typical_delta", "assistant_ensemble_weight")
-PACE = ("num_assistant_tokens", "num_assistant_tokens_schedule",
-        "assistant_confidence_threshold")  # fmt: skip
+PACE = (
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold",
+)
 
 STRATEGIES = (
     Strategy(

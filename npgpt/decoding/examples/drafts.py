@@ -59,12 +59,15 @@ def assisted_greedy() -> str:
     draft = ids[1:]
     verdict = acceptance.verify_greedy(lambda i, tokens: model.z[ids[i]], draft)
     argmax = _argmaxes(model, ids)
-    return "\n".join([
-        "after 'the'", "",
-        f"  drafted            {say(draft)}",
-        f"  the model's argmax {say(argmax)} after each",
-        f"  stands             {verdict.accepted} drafted: {say(verdict.tokens)}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "after 'the'",
+            "",
+            f"  drafted            {say(draft)}",
+            f"  the model's argmax {say(argmax)} after each",
+            f"  stands             {verdict.accepted} drafted: {say(verdict.tokens)}",
+        ]
+    )
 
 
 def matched() -> str:
@@ -137,9 +140,13 @@ def lookahead() -> str:
         model, [[0]], options, lambda chain: drafter, drafter.nodes, choose_greedy
     )
     ids = [step.token_id for step in steps]
-    lines = ["lookahead_window=2, lookahead_ngram=3, after 'the'", "",
-             f"  8 words in {model.readings} readings: {say(ids)}", "",
-             "  the pool, by the first word:"]  # fmt: skip
+    lines = [
+        "lookahead_window=2, lookahead_ngram=3, after 'the'",
+        "",
+        f"  8 words in {model.readings} readings: {say(ids)}",
+        "",
+        "  the pool, by the first word:",
+    ]
     for first, grams in sorted(drafter.pool.items()):
         said = ", ".join(say([first, *gram]) for gram in grams)
         lines.append(f"    {WORDS[first]:<6} {said}")
@@ -157,7 +164,7 @@ def token_tree() -> str:
     tail = f"\n\n  a draft stands with {one:.3f}, one of two with {two:.3f}"
     return "assistant_tree=[2], after 'the': two children x ~ q\n\n" + (
         table(columns) + tail
-    )  # fmt: skip
+    )
 
 
 def typical() -> str:

@@ -83,15 +83,21 @@ class FiveWords(Generator):
     ' cat the cat'
     """
 
-    def __init__(self, table: Any = TABLE, early: Any = SMALLER,
-                 words: Sequence[str] = WORDS):  # fmt: skip
+    def __init__(
+        self, table: Any = TABLE, early: Any = SMALLER, words: Sequence[str] = WORDS
+    ):
         self.z, self.early = np.log(np.array(table)), np.log(np.array(early))
         self.tokenizer = Words(words)
         ends = self.tokenizer.special_ids()
         self.config = GPT2Config(
-            vocab_size=5, n_positions=64, n_embd=5, n_layer=2, n_head=1,
-            bos_token_id=0, eos_token_id=min(ends) if ends else None,
-        )  # fmt: skip
+            vocab_size=5,
+            n_positions=64,
+            n_embd=5,
+            n_layer=2,
+            n_head=1,
+            bos_token_id=0,
+            eos_token_id=min(ends) if ends else None,
+        )
         self.readings = 0  # passes through the whole model
 
     def encode(self, prompt: Any) -> list[int]:
@@ -138,8 +144,9 @@ class FiveWords(Generator):
         for held, new in zip(cache.ids, ids, strict=True):
             held.extend(new)
         keep = [len(new) for new in ids] if keep is None else keep
-        return [table[list(new)][len(new) - n :] for new, n in
-                zip(ids, keep, strict=True)]  # fmt: skip
+        return [
+            table[list(new)][len(new) - n :] for new, n in zip(ids, keep, strict=True)
+        ]
 
 
 def table(columns: Mapping[str, Sequence], words: Sequence[str] = WORDS) -> str:
@@ -151,8 +158,10 @@ def table(columns: Mapping[str, Sequence], words: Sequence[str] = WORDS) -> str:
       a         0.500  taken
     """
     cells = [[_cell(x) for x in column] for column in columns.values()]
-    widths = [max(6, len(name), *map(len, column))
-              for name, column in zip(columns, cells, strict=True)]  # fmt: skip
+    widths = [
+        max(6, len(name), *map(len, column))
+        for name, column in zip(columns, cells, strict=True)
+    ]
     lines = [["token", *columns]]
     lines += [[word, *row] for word, *row in zip(words, *cells, strict=True)]
     return "\n".join(_line(line, widths, columns) for line in lines)

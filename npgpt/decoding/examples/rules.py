@@ -100,8 +100,10 @@ def _value(value: Any) -> str:
 def before_after(p: Any, y: Any, words: Any = WORDS, scores: bool = False) -> str:
     """Probabilities before, and what the logits y make of them, with bars."""
     after = np.where(y > -np.inf, y, 0) if scores else probabilities(y)
-    bars = ["#" * round(40 * max(0.0, a)) if z > -np.inf else "-"
-            for a, z in zip(after, y, strict=True)]  # fmt: skip
+    bars = [
+        "#" * round(40 * max(0.0, a)) if z > -np.inf else "-"
+        for a, z in zip(after, y, strict=True)
+    ]
     return table({"before": p, "score" if scores else "after": after, "": bars}, words)
 
 

@@ -88,8 +88,9 @@ def normalisation() -> str:
 
 def best_of() -> str:
     """G8: samples, and the likeliest."""
-    drawn = FiveWords().generate("the", max_new_tokens=3, do_sample=True, seed=2,
-                                 num_return_sequences=4)  # fmt: skip
+    drawn = FiveWords().generate(
+        "the", max_new_tokens=3, do_sample=True, seed=2, num_return_sequences=4
+    )
     means = [reranking.likelihood(text.logprobs) for text in drawn]
     lines = ["best_of=4, 3 words after 'the'", ""]
     for text, mean in zip(drawn, means, strict=True):
@@ -123,11 +124,13 @@ def bayes_risk() -> str:
 
 def cot() -> str:
     """G11: branches and their gaps."""
-    found = FiveWords().generate("the", max_new_tokens=3, cot_branches=3,
-                                 num_return_sequences=3)  # fmt: skip
+    found = FiveWords().generate(
+        "the", max_new_tokens=3, cot_branches=3, num_return_sequences=3
+    )
     lines = ["cot_branches=3, 3 words after 'the'", ""]
-    lines += [f"  {say(text.ids):<24} mean p_1 - p_2 {text.score:.3f}"
-              for text in found]  # fmt: skip
+    lines += [
+        f"  {say(text.ids):<24} mean p_1 - p_2 {text.score:.3f}" for text in found
+    ]
     return "\n".join([*lines, "", "  the surest branch comes first"])
 
 
@@ -136,8 +139,9 @@ def patience() -> str:
     lines = ["num_beams=2, early_stopping=True, after 'the'", ""]
     for value in (0.5, 1.0, 2.0):
         model = ending()
-        text = model.generate("the", max_new_tokens=5, num_beams=2, patience=value,
-                              early_stopping=True)  # fmt: skip
+        text = model.generate(
+            "the", max_new_tokens=5, num_beams=2, patience=value, early_stopping=True
+        )
         lines.append(
             f"  patience={value:g}: stops with {round(2 * value)} texts, after "
             f"{model.readings} steps: {say(text.ids, ENDING)}, score {text.score:.3f}"
@@ -165,16 +169,25 @@ def exact() -> str:
         law.append(p)
         masked.append(q)
     found = model.generate(
-        "the", max_new_tokens=4, do_sample=True, num_return_sequences=300, seed=1,
-        choice=texts, exact_constraint="rejection",
-    )  # fmt: skip
+        "the",
+        max_new_tokens=4,
+        do_sample=True,
+        num_return_sequences=300,
+        seed=1,
+        choice=texts,
+        exact_constraint="rejection",
+    )
     drawn = Counter(tuple(text.ids[:-1]) for text in found)
-    lines = [f"choice={texts}, exact_constraint='rejection', 300 texts after 'the'", "",
-             f"  {'text':<18} {'law':>6}  {'masked':>6}  {'drawn':>6}"]  # fmt: skip
+    lines = [
+        f"choice={texts}, exact_constraint='rejection', 300 texts after 'the'",
+        "",
+        f"  {'text':<18} {'law':>6}  {'masked':>6}  {'drawn':>6}",
+    ]
     for text, p, q in zip(texts, law, masked, strict=True):
         share = drawn[tuple(text)] / 300
-        lines.append(f"  {say(text, ENDING):<18} {p / sum(law):6.3f}  {q:6.3f}  "
-                     f"{share:6.3f}")  # fmt: skip
+        lines.append(
+            f"  {say(text, ENDING):<18} {p / sum(law):6.3f}  {q:6.3f}  {share:6.3f}"
+        )
     return "\n".join(lines)
 
 

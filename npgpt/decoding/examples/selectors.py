@@ -34,8 +34,10 @@ def greedy() -> str:
 
 def ancestral() -> str:
     """A2: a draw, and how often each word is drawn."""
-    counts = np.bincount([selectors.ancestral(Z, Context(3, step, 7))
-                          for step in range(1000)], minlength=5)  # fmt: skip
+    counts = np.bincount(
+        [selectors.ancestral(Z, Context(3, step, 7)) for step in range(1000)],
+        minlength=5,
+    )
     return "1,000 draws\n\n" + table({"p": P, "drawn": counts.tolist()})
 
 
@@ -119,9 +121,11 @@ def adaptive_p() -> str:
     columns = {"p": P, "after": probabilities(5 - 10 * x**2 / (1 + x)),
                "": _mark((id, "<- taken"))}  # fmt: skip
     tail = f"\n\n  the mean of past p: {state[0] / state[1]:.3f} -> "
-    return f"target {target}, u = {u}\n\n" + table(columns) + (
-        f"{tail}{after[0] / after[1]:.3f}"
-    )  # fmt: skip
+    return (
+        f"target {target}, u = {u}\n\n"
+        + table(columns)
+        + (f"{tail}{after[0] / after[1]:.3f}")
+    )
 
 
 def feedback_selectors() -> str:
@@ -131,8 +135,9 @@ def feedback_selectors() -> str:
         selector = build_selector(GenerationConfig(do_sample=True, **options))
         state = selector.start(NOW)
         id, after = selector.choose([], Z, NOW, state)
-        lines.append(f"  {selector.name:<12} {_state(state)} -> {WORDS[id]:<6} "
-                     f"{_state(after)}")  # fmt: skip
+        lines.append(
+            f"  {selector.name:<12} {_state(state)} -> {WORDS[id]:<6} {_state(after)}"
+        )
     return "\n".join(lines)
 
 
@@ -148,8 +153,14 @@ def gumbel_watermark() -> str:
     u = (bits >> np.uint64(11)) * 2.0**-53
     id = gumbel(Z, [last], key, 1)
     head = f"hashing_key={key}, after {say([last])}: u follows from both\n\n"
-    return head + table({"p": P, "u": u, "u^(1/p)": u ** (1 / P),
-                         "": _mark((id, "<- taken: the largest"))})  # fmt: skip
+    return head + table(
+        {
+            "p": P,
+            "u": u,
+            "u^(1/p)": u ** (1 / P),
+            "": _mark((id, "<- taken: the largest")),
+        }
+    )
 
 
 def repetition_detection() -> str:

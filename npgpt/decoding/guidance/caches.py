@@ -12,8 +12,13 @@ from npgpt.cache import KVCache
 class Caches:
     """The caches of all readings, row b of each together: crop, select and the like."""
 
-    def __init__(self, parts: list[KVCache], widths: list[int], origins: list[int],
-                 n_positions: int):  # fmt: skip
+    def __init__(
+        self,
+        parts: list[KVCache],
+        widths: list[int],
+        origins: list[int],
+        n_positions: int,
+    ):
         self.parts, self.widths = parts, widths
         self.origins = origins  # which prompt each row comes from
         self.n_positions = n_positions
@@ -94,8 +99,9 @@ class Caches:
             part.select([row * n + i for row in rows for i in range(n)])
             for part, n in zip(self.parts, self.widths, strict=True)
         ]
-        new = Caches(parts, self.widths, [self.origins[r] for r in rows],
-                     self.n_positions)  # fmt: skip
+        new = Caches(
+            parts, self.widths, [self.origins[r] for r in rows], self.n_positions
+        )
         new.prompts = [self.prompts[r] for r in rows]
         return new
 

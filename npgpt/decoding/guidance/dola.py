@@ -26,9 +26,14 @@ class Dola(Generator):
     (Transformers 4 left it out: norm=False).
     """
 
-    def __init__(self, model: Any, layers: str | Sequence[int] = "high",
-                 alpha: float = 0.1, norm: bool = True,
-                 divergence: Callable | None = None):  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        layers: str | Sequence[int] = "high",
+        alpha: float = 0.1,
+        norm: bool = True,
+        divergence: Callable | None = None,
+    ):
         self.main = model
         self.config, self.tokenizer = model.config, model.tokenizer
         self.layers = dola_layers(model.config, layers)
@@ -56,11 +61,11 @@ class Dola(Generator):
         layers = [*self.layers, self.config.n_layer]
         rows = self.main.layer_logits(ids, cache, layers, keep, norm=self.norm)
         return [
-            np.stack([
-                formulas.dola(z[-1], z[:-1], self.alpha, self.divergence) for z in row
-            ])
+            np.stack(
+                [formulas.dola(z[-1], z[:-1], self.alpha, self.divergence) for z in row]
+            )
             for row in rows
-        ]  # fmt: skip
+        ]
 
 
 def dola_layers(config: Any, layers: str | Sequence[int]) -> list[int]:

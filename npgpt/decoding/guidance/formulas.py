@@ -143,10 +143,13 @@ def jensen_shannon(lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]) -> 
     0.693147
     """
     lm = np.logaddexp(lp, lq) - math.log(2)
-    return float(sum(
-        0.5 * np.sum(np.exp(x) * np.where(x > -np.inf, x - np.maximum(lm, -1e30), 0))
-        for x in (lp, lq)
-    ))  # fmt: skip
+    return float(
+        sum(
+            0.5
+            * np.sum(np.exp(x) * np.where(x > -np.inf, x - np.maximum(lm, -1e30), 0))
+            for x in (lp, lq)
+        )
+    )
 
 
 @_undefined_is_out
@@ -176,8 +179,9 @@ def mixture(
     >>> np.exp(mixture(z, [0.5, 0.5])).round(4).tolist()
     [0.65, 0.35]
     """
-    parts = [lp + math.log(w)
-             for w, lp in zip(weights, log_softmax(z), strict=True) if w]  # fmt: skip
+    parts = [
+        lp + math.log(w) for w, lp in zip(weights, log_softmax(z), strict=True) if w
+    ]
     return np.logaddexp.reduce(parts, axis=0).astype(z.dtype)
 
 

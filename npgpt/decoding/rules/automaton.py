@@ -207,8 +207,13 @@ def utf8_ranges(ranges: Iterable[tuple[int, int]]) -> list[list[tuple[int, int]]
     """
     result = []
     for low, high in ranges:
-        for start, end in ((0, 0x7F), (0x80, 0x7FF), (0x800, 0xD7FF),
-                           (0xE000, 0xFFFF), (0x10000, TOP)):  # fmt: skip
+        for start, end in (
+            (0, 0x7F),
+            (0x80, 0x7FF),
+            (0x800, 0xD7FF),
+            (0xE000, 0xFFFF),
+            (0x10000, TOP),
+        ):
             if max(low, start) <= min(high, end):
                 result += _split(
                     chr(max(low, start)).encode(), chr(min(high, end)).encode()

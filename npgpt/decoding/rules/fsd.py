@@ -56,8 +56,11 @@ def ngram_penalty(ids: Sequence[int], v: int, n: int, beta: float) -> float:
     text = np.asarray(ids, np.int64)
     penalty, rest = 0.0, 1.0
     for i in range(n - 1, 0, -1):
-        windows = np.lib.stride_tricks.sliding_window_view(text[:-1], i) \
-            if len(text) > i else np.empty((0, i))  # fmt: skip
+        windows = (
+            np.lib.stride_tricks.sliding_window_view(text[:-1], i)
+            if len(text) > i
+            else np.empty((0, i))
+        )
         at = np.flatnonzero((windows == text[len(text) - i :]).all(axis=1))
         followed = int((text[at + i] == v).sum())
         if followed:

@@ -33,9 +33,13 @@ class GrammarMask:
     """The tokens that a grammar allows after each text."""
 
     def __init__(
-        self, grammar: str, tokenizer: Any, V: int | None, eos: tuple[int, ...],
+        self,
+        grammar: str,
+        tokenizer: Any,
+        V: int | None,
+        eos: tuple[int, ...],
         option: str = "grammar",
-    ):  # fmt: skip
+    ):
         library = _library()
         if not eos:
             raise DecodingError("a grammar needs an end-of-text id, and there is none")
@@ -152,9 +156,14 @@ def _mask(
 
 @functools.lru_cache(maxsize=8)
 def _cached(
-    option: str, text: str, words: tuple, tokens: tuple, tokenizer: Any, V: int | None,
+    option: str,
+    text: str,
+    words: tuple,
+    tokens: tuple,
+    tokenizer: Any,
+    V: int | None,
     eos: tuple,
-) -> GrammarMask | LazyMask:  # fmt: skip
+) -> GrammarMask | LazyMask:
     mask = GrammarMask(text, tokenizer, V, eos, option)
     if not words and not tokens:
         return mask

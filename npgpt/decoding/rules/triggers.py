@@ -18,9 +18,11 @@ from npgpt.errors import DecodingError
 
 
 def triggered(
-    pieces: Sequence[bytes], ids: Sequence[int], words: Sequence[bytes],
+    pieces: Sequence[bytes],
+    ids: Sequence[int],
+    words: Sequence[bytes],
     tokens: Sequence[int],
-) -> tuple[int, int] | None:  # fmt: skip
+) -> tuple[int, int] | None:
     """(n, skip): the grammar reads token n on, but for `skip` bytes; None: no trigger.
 
     The first trigger to be complete counts; of those that the same token completes, a
@@ -58,12 +60,13 @@ class LazyMask:
         # (word, k): the tokens that complete a word of which k bytes stand already
         self._completing = {
             (word, k): [
-                id for id, x in enumerate(self.pieces)
+                id
+                for id, x in enumerate(self.pieces)
                 if (x.startswith(word[k:]) if k else word in x)
             ]
             for word in self.words
             for k in range(len(word))
-        }  # fmt: skip
+        }
 
     def _check(self, ids: Sequence[int], what: str) -> None:
         if not self.grammar.begins(ids):

@@ -135,8 +135,12 @@ def best_candidates(
         beam, group = np.nonzero(tops >= least)
         totals = groups[beam, :, group] + scores[beam, None]
         i, j = np.nonzero(totals >= least)
-        found += zip(totals[i, j].tolist(), beam[i].tolist(),
-                     (group[i] + width * j).tolist(), strict=True)  # fmt: skip
+        found += zip(
+            totals[i, j].tolist(),
+            beam[i].tolist(),
+            (group[i] + width * j).tolist(),
+            strict=True,
+        )
     if end < lp.shape[1]:
         rest = lp[:, end:] + scores[:, None]
         i, j = np.nonzero(rest >= least)
@@ -227,10 +231,13 @@ class BeamSearch:
             # The best candidates of all: what is better than one stands before it.
             ahead = [s for s, p, _ in candidates[:rank] if p == parent and s > score]
             taken = pick(
-                z[parent], token, lp[parent, token] - norm[parent],
-                self.options.top_logprobs, norm[parent],
+                z[parent],
+                token,
+                lp[parent, token] - norm[parent],
+                self.options.top_logprobs,
+                norm[parent],
                 len(ahead) + 1 if best else None,
-            )  # fmt: skip
+            )
             picks = (*before.picks, taken)
             if reason:
                 self._finish(picks, score / self._norm(t), reason)

@@ -75,10 +75,15 @@ def check_beams(options: GenerationConfig) -> None:
     """Raise DecodingError for beam options that contradict each other."""
     o = options
     kinds = [
-        name for name in ("num_beam_groups", "stochastic_beams", "force_words_ids",
-                          "patience")
+        name
+        for name in (
+            "num_beam_groups",
+            "stochastic_beams",
+            "force_words_ids",
+            "patience",
+        )
         if o.is_set(name)
-    ]  # fmt: skip
+    ]
     if o.num_beams == 1:
         raise DecodingError("a beam search needs num_beams of at least 2")
     if len(kinds) > 1:

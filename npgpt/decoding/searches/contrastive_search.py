@@ -81,8 +81,15 @@ def _steps(model: Any, prompts: Prompts, options: GenerationConfig) -> Iterator[
             candidates, p, scores = ranked[i]
             h = np.concatenate(h_next[i * k : (i + 1) * k])  # (k, C)
             best = choose(p, h, hidden[i], options.penalty_alpha)
-            yield record(row, candidates[best], logits, scores, options, eos,
-                          last=len(row.ids) + 1 == room)  # fmt: skip
+            yield record(
+                row,
+                candidates[best],
+                logits,
+                scores,
+                options,
+                eos,
+                last=len(row.ids) + 1 == room,
+            )
             hidden[i] = np.concatenate([hidden[i], h[best : best + 1]])
             for j in range(k):
                 if j != best:

@@ -31,19 +31,36 @@ class DiverseBeamSearch:
     (2016).
     """
 
-    def __init__(self, prompt: Sequence[int], chain: Sequence[Rule],
-                 options: GenerationConfig, ends: Ends, num_beams: int, groups: int,
-                 penalty: float, rules: dict[str, Any] | None = None,
-                 count_ended: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        chain: Sequence[Rule],
+        options: GenerationConfig,
+        ends: Ends,
+        num_beams: int,
+        groups: int,
+        penalty: float,
+        rules: dict[str, Any] | None = None,
+        count_ended: int | None = None,
+    ):
         self.width = num_beams // groups
         self.chosen: list[int] = []
-        away = Rule("diversity", str(penalty),
-                    lambda ids, z, c: hamming(z, self.chosen, penalty))  # fmt: skip
+        away = Rule(
+            "diversity",
+            str(penalty),
+            lambda ids, z, c: hamming(z, self.chosen, penalty),
+        )
         self.groups = [
-            _Group(prompt, [away, *chain] if g else chain, options, ends, self.width,
-                   **(rules or {}))
+            _Group(
+                prompt,
+                [away, *chain] if g else chain,
+                options,
+                ends,
+                self.width,
+                **(rules or {}),
+            )
             for g in range(groups)
-        ]  # fmt: skip
+        ]
         self.count_ended = count_ended
         self.running = [Beam(list(prompt))]
         self.place = [[0] for _ in self.groups]  # each group's beams among `running`
@@ -60,12 +77,16 @@ class DiverseBeamSearch:
             group.advance(z[place])
             self.chosen += group.chosen
             parents = [place[beam.parent] for beam in group.running]
-            place[:] = [] if group.done else range(
-                len(running), len(running) + len(group.running)
-            )  # fmt: skip
+            place[:] = (
+                []
+                if group.done
+                else range(len(running), len(running) + len(group.running))
+            )
             if not group.done:
-                running += [beam._replace(parent=p) for beam, p in
-                            zip(group.running, parents, strict=True)]  # fmt: skip
+                running += [
+                    beam._replace(parent=p)
+                    for beam, p in zip(group.running, parents, strict=True)
+                ]
         self.running = running
         self.done = all(group.done for group in self.groups)
 

@@ -45,9 +45,13 @@ class Hypothesis:
 
 
 def pick(
-    lp: np.ndarray, id: int, processed: float, top: int = 0, norm: float = 0.0,
+    lp: np.ndarray,
+    id: int,
+    processed: float,
+    top: int = 0,
+    norm: float = 0.0,
     rank: int | None = None,
-) -> Pick:  # fmt: skip
+) -> Pick:
     """Token `id` with its numbers from the model's log-probabilities lp - norm (V,).
 
     >>> pick(np.log(np.array([0.5, 0.25, 0.25])), 1, -2.0).rank

@@ -37,9 +37,11 @@ class Draw(NamedTuple):
 
 
 def power_sampling(
-    model: Any, prompts: Sequence[Sequence[int]], options: GenerationConfig,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
     cache: Any = None,
-) -> Iterator[Step]:  # fmt: skip
+) -> Iterator[Step]:
     """G12: texts from p^alpha, p what the chain makes of the model.
 
     Block by block: power_block tokens are added from the proposal (temperature
@@ -69,8 +71,13 @@ def _steps(
 class _Chain:
     """One Markov chain over texts behind one prompt."""
 
-    def __init__(self, model: Any, prompt: Sequence[int], options: GenerationConfig,
-                 sequence: int):  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        prompt: Sequence[int],
+        options: GenerationConfig,
+        sequence: int,
+    ):
         self.model, self.prompt, self.options = model, list(prompt), options
         self.sequence, self.alpha = sequence, options.power_alpha
         self.ends = Ends(model, prompt, options)
@@ -100,9 +107,10 @@ class _Chain:
         y = self.propose(x, m, length)
         ratio = (
             self.alpha * (sum(y.logp[m:]) - sum(x.logp[m:]))
-            + sum(x.proposal[m:]) - sum(y.proposal[m:])
+            + sum(x.proposal[m:])
+            - sum(y.proposal[m:])
             + np.log(len(x.ids) / len(y.ids))
-        )  # fmt: skip
+        )
         return y if chance == 0 or np.log(chance) < ratio else x
 
     def propose(self, x: Draw, m: int, length: int) -> Draw:

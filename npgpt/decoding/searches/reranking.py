@@ -51,8 +51,9 @@ def _best(
         rows[step.row].append(step)
     for i in range(prompts):
         texts = rows[i * n : (i + 1) * n]
-        scores = [likelihood([s.logprob for s in text], options.best_of_by)
-                  for text in texts]  # fmt: skip
+        scores = [
+            likelihood([s.logprob for s in text], options.best_of_by) for text in texts
+        ]
         order = sorted(range(n), key=lambda j: -scores[j])
         for place, j in enumerate(order[:keep]):
             for step in texts[j]:

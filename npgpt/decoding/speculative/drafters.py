@@ -31,8 +31,13 @@ class ModelDrafter:
     threshold (dynamic draft length).
     """
 
-    def __init__(self, assistant: Any, options: GenerationConfig, model: Any,
-                 chain: Sequence[Rule]):  # fmt: skip
+    def __init__(
+        self,
+        assistant: Any,
+        options: GenerationConfig,
+        model: Any,
+        chain: Sequence[Rule],
+    ):
         check_same_vocabulary(model, assistant)
         self.model, self.chain, self.greedy = assistant, chain, options.greedy
         self.tells = not self.greedy or options.assistant_ensemble_weight != 1
@@ -55,10 +60,11 @@ class ModelDrafter:
         while going:
             z = self._read(rows, drafts, going)
             going = [
-                i for i in going
+                i
+                for i in going
                 if self._draw(rows[i], drafts[i], z[i])
                 and len(drafts[i].tokens) < limits[i]
-            ]  # fmt: skip
+            ]
         return drafts
 
     def _start(self, rows: Sequence[Row], room: int) -> None:

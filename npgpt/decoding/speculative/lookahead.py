@@ -121,9 +121,11 @@ class Lookahead:
 
 
 def lookahead(
-    model: Any, prompts: Sequence[Sequence[int]], options: GenerationConfig,
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationConfig,
     cache: Any = None,
-) -> Iterator[Step]:  # fmt: skip
+) -> Iterator[Step]:
     """H8: lookahead decoding."""
     check_speculative(model, prompts, options, cache, "lookahead decoding")
     o = options

@@ -294,10 +294,13 @@ def prompt_lookup(
 
     o = options
     return speculate(
-        model, prompts, o, cache,
+        model,
+        prompts,
+        o,
+        cache,
         lambda *_: PromptLookup(o.prompt_lookup_num_tokens, o.max_matching_ngram_size),
         "prompt_lookup_num_tokens",
-    )  # fmt: skip
+    )
 
 
 def ngram_cache(
@@ -308,10 +311,13 @@ def ngram_cache(
 
     o = options
     return speculate(
-        model, prompts, o, cache,
+        model,
+        prompts,
+        o,
+        cache,
         lambda *_: NgramCache(o.ngram_cache_num_tokens, o.ngram_cache_size),
         "ngram_cache_num_tokens",
-    )  # fmt: skip
+    )
 
 
 def early_exit(
@@ -321,8 +327,16 @@ def early_exit(
     from npgpt.decoding.speculative.drafters import EarlyExit
 
     make = partial(EarlyExit, options)
-    return speculate(model, prompts, options, cache, make, "assistant_early_exit",
-                     has_q=True, bonus=False)  # fmt: skip
+    return speculate(
+        model,
+        prompts,
+        options,
+        cache,
+        make,
+        "assistant_early_exit",
+        has_q=True,
+        bonus=False,
+    )
 
 
 def jacobi(
@@ -332,5 +346,6 @@ def jacobi(
     from npgpt.decoding.speculative.lookahead import Jacobi
 
     tokens = options.jacobi_num_tokens
-    return speculate(model, prompts, options, cache, lambda *_: Jacobi(tokens),
-                     "jacobi_num_tokens")  # fmt: skip
+    return speculate(
+        model, prompts, options, cache, lambda *_: Jacobi(tokens), "jacobi_num_tokens"
+    )

@@ -112,10 +112,18 @@ def run_trees(
         options, options.eos_ids(model.config), model.tokenizer, model.config.vocab_size
     )
     live = [
-        _one_row(model, row, options, chain, make_drafter(chain), nodes, choose,
-                 row.index // n)
+        _one_row(
+            model,
+            row,
+            options,
+            chain,
+            make_drafter(chain),
+            nodes,
+            choose,
+            row.index // n,
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     while live:
         going = []
         for steps in live:
@@ -179,8 +187,13 @@ class AssistantTree:
     greedy decoding.
     """
 
-    def __init__(self, assistant: Any, branches: Sequence[int],
-                 options: GenerationConfig, chain: Sequence[Any]):  # fmt: skip
+    def __init__(
+        self,
+        assistant: Any,
+        branches: Sequence[int],
+        options: GenerationConfig,
+        chain: Sequence[Any],
+    ):
         self.model, self.branches, self.chain = assistant, branches, chain
         self.greedy = options.greedy
         self.cache: Any = None
@@ -245,7 +258,10 @@ def assisted_tree(
     if options.verification == "match" and not options.greedy:
         choose = choose_matching
     return run_trees(
-        model, prompts, options,
+        model,
+        prompts,
+        options,
         lambda chain: AssistantTree(options.assistant_model, branches, options, chain),
-        nodes, choose,
-    )  # fmt: skip
+        nodes,
+        choose,
+    )
