@@ -13,8 +13,6 @@ in float32 or float16. The products of a block are the tiles of npgpt.kernels.ve
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import get_num_threads, prange
@@ -25,10 +23,7 @@ from npgpt.kernels.elementwise import exp, line, widen
 from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import AVX512, ONE, TWO, tiles
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float
+from npgpt.shapes import Array, Bool, Float
 
 QUERIES, KEYS = 96, 96  # of a block
 SOME = 64  # keys that a single query meets at a time

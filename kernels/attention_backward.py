@@ -14,8 +14,6 @@ gradients would be denormal numbers, each of which costs a hundred others.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import get_num_threads, prange
@@ -25,11 +23,8 @@ from npgpt.kernels.compiling import LOCK, kernel, stay_apart
 from npgpt.kernels.elementwise import exp, line
 from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
-from npgpt.ops import Array
+from npgpt.shapes import Array, Bool, Float
 from npgpt.training import backward as reference
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float
 
 QUERIES = 64  # of a block, in four panels of 16
 

@@ -10,25 +10,19 @@ twin is in kernels/attention_backward.py.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import prange
 
 from npgpt.kernels.attention_backward import attention, split_heads
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.elementwise import SQRT_2_PI, exp
-from npgpt.ops import Array
+from npgpt.shapes import Array, Float, Int
 from npgpt.training import backward as reference
 from npgpt.training.backward import (
     attention_means,
     attention_scores,
     softmax,
 )
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Int
 
 __all__ = [
     "attention",

@@ -8,19 +8,13 @@ number that counts is picked out.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import prange
 
 from npgpt import ops
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.elementwise import exp
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Int
+from npgpt.shapes import Array, Float, Int
 
 
 def cross_entropy(z: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> float:

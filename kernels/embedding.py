@@ -7,9 +7,6 @@ for a few hundred numbers a token costs nothing against a second copy of the tab
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from npgpt import ops
@@ -17,10 +14,7 @@ from npgpt.kernels.compiling import inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import weight_value
 from npgpt.kernels.packed import PANEL, Packed, padded
 from npgpt.kernels.vector import GROUP
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Int
+from npgpt.shapes import Array, Float, Int
 
 
 def embedding(

@@ -8,19 +8,13 @@ read once less.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import prange
 
 from npgpt import ops
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.elementwise import gelu_one
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Array, Float
 
 SERIAL = 8192  # numbers, up to which one thread is faster
 PIECE = 4096  # numbers that a thread takes at once

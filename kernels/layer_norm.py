@@ -7,18 +7,12 @@ computed, so memory sees one read and one write.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import prange
 
 from npgpt import ops
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Array, Float
 
 SERIAL = 16384  # numbers, up to which one thread is faster
 

@@ -17,8 +17,7 @@ npgpt.kernels.ladder has the steps on the way to it.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import get_num_threads, prange
@@ -37,10 +36,7 @@ from npgpt.kernels.packed import (
 )
 from npgpt.kernels.tiers import isa as tier_isa
 from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Array, Float
 
 ROWS = 192  # rows of a block: 192 x 256 float32 inputs are 196 KB, in the second cache
 DEPTH = 192  # inputs of a block: 24 KB of two panels, in the first cache

@@ -13,9 +13,6 @@ runs.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import prange
 
@@ -26,11 +23,8 @@ from npgpt.kernels.linear import linear as packed_linear
 from npgpt.kernels.packed import bfloat16_of, pack, padded
 from npgpt.kernels.tiers import isa
 from npgpt.kernels.vector import BF16
-from npgpt.ops import Array
+from npgpt.shapes import Array, Float
 from npgpt.training import mixed as reference
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 KIND = "bfloat16"
 ACROSS, DOWN = 64, 64  # numbers that are turned at a time

@@ -7,18 +7,13 @@ twelve times. Here each number of p, m and v is read and written once.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import prange
 
 from npgpt.kernels.compiling import LOCK, kernel
-from npgpt.ops import Array
+from npgpt.shapes import Array, Float
 from npgpt.training import optim as reference
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 PIECE = 16384  # numbers that a thread takes at once
 

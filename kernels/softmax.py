@@ -8,19 +8,13 @@ meet it in the cache. exp is a polynomial that runs on 8 or 16 numbers at once.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import prange
 
 from npgpt import ops
 from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.elementwise import exp
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Array, Float
 
 SERIAL = 8192  # numbers, up to which waking a second thread costs more than it saves
 

@@ -7,14 +7,10 @@ by itself and keeps shape and dtype.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from npgpt.ops import Array, gelu, namespace
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.ops import gelu, namespace
+from npgpt.shapes import Array, Float
 
 # log(erfc(x) exp(x^2)) for 0 <= x <= 6 is this Chebyshev series in 4 / (4 + x),
 # stretched from [0.4, 1] to [-1, 1]; tools/fit_erf.py finds it.

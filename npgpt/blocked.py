@@ -12,18 +12,14 @@ half of the work is never done (`attention`). Training goes back the same two wa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from npgpt import ops
-from npgpt.ops import Array
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float
+from npgpt.shapes import Array, Bool, Float
 
 QUERIES = 128  # of a piece: its scores, 128 x S a head, shall stay in the cache
 NUMBERS = 1 << 16  # of a piece of rows: three such arrays shall stay in the cache

@@ -11,14 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from npgpt.errors import ContextOverflowError, DecodingError
+from npgpt.shapes import Array
 from npgpt.support.arguments import checked, shown
-
-Array = Any
 
 
 class KVCache:

@@ -12,8 +12,7 @@ which may record or replace it. Nothing is written in place between two taps.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +22,8 @@ from npgpt.backend import Backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
 from npgpt.errors import ContextOverflowError, DecodingError
-from npgpt.ops import Array
+from npgpt.shapes import Array, Bool, Float, Int
 from npgpt.taps import no_tap, tap_wants
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float, Int
 
 
 class Weight(NamedTuple):

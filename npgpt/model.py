@@ -11,10 +11,9 @@ npgpt.decoding.generation.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -32,13 +31,11 @@ from npgpt.errors import (
 from npgpt.evaluation import score as scoring
 from npgpt.evaluation.score import Score
 from npgpt.rows import check_rows, chunks_of
+from npgpt.shapes import Float
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.taps import CheckedTap, no_tap
 from npgpt.tokenizer import Tokenizer
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 
 class GPT2(Generator):

@@ -17,14 +17,10 @@ from __future__ import annotations
 import math
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 import numpy
 
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float, Int
-
-Array = Any  # an array of NumPy, CuPy or array-api-strict
+from npgpt.shapes import Array, Bool, Float, Int
 
 
 def namespace(x: Array) -> ModuleType:

@@ -8,9 +8,8 @@ cache holds, and leaves choosing tokens to npgpt.decoding.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +26,8 @@ from npgpt.rows import (
     read_hidden,
     read_states,
 )
+from npgpt.shapes import Float
 from npgpt.support.arguments import checked, is_list, shown
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 
 def all_logits(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from npgpt.errors import DecodingError
-from npgpt.ops import Array
+from npgpt.shapes import Array
 
 
 class _NoTap:

@@ -11,37 +11,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import hypothesis
 from jaxtyping import install_import_hook
 
-# Where arguments are arrays, shapes are checked; the public surface checks its own.
-SHAPED = (
-    "npgpt.activations",
-    "npgpt.training.backward",
-    "npgpt.training.backward_activations",
-    "npgpt.decoding.rules.bias",
-    "npgpt.decoding.rules.regex",
-    "npgpt.decoding.rules.dry",
-    "npgpt.decoding.rules.entropy",
-    "npgpt.decoding.feedback",
-    "npgpt.decoding.rules.fsd",
-    "npgpt.decoding.rules.grammar",
-    "npgpt.decoding.guidance.formulas",
-    "npgpt.decoding.healing",
-    "npgpt.decoding.rules.penalties",
-    "npgpt.decoding.rules.reshaping",
-    "npgpt.decoding.rules.base",
-    "npgpt.decoding.selectors",
-    "npgpt.decoding.watermarks.synthid",
-    "npgpt.decoding.rules.trie",
-    "npgpt.decoding.rules.truncation",
-    "npgpt.decoding.watermarks.watermark",
-    "npgpt.lab.diversity",
-    "npgpt.gpt2",
-    "npgpt.training.gradients",
-    "npgpt.training.mixed",
-    "npgpt.ops",
-    "npgpt.training.optim",
-    "npgpt.inside.attention",
-    "npgpt.evaluation.score",
-)
+ROOT = Path(__file__).parent.parent
+
+# Every module with shapes in its signatures has them checked, found by its import. The
+# kernels are not among them: the hook would stand between a function and its compiler.
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "npgpt").rglob("*.py"))
+    if "\nfrom npgpt.shapes import" in path.read_text(encoding="utf-8")
+]
 install_import_hook(SHAPED, "beartype.beartype")
 
 # A busy machine must not turn a test red. `--hypothesis-profile=full` is for what is

@@ -7,8 +7,6 @@ next state. A state is a value: beams copy it, and going back restores it.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +14,7 @@ from npgpt.decoding.rules.base import log_probabilities, probabilities
 from npgpt.decoding.rules.entropy import minimal_surprise
 from npgpt.decoding.rules.truncation import top_k
 from npgpt.decoding.selectors import inverse_cdf
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 def mirostat(

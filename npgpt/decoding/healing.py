@@ -7,18 +7,15 @@ are not shown again. A hard constraint, as in `guidance` (transformers adds a bi
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, keep
 from npgpt.decoding.vocabulary import all_bytes
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 class Prompt(NamedTuple):

@@ -7,16 +7,12 @@ npgpt.decoding.feedback.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npgpt.decoding.rules.base import Context, check, probabilities
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 def greedy(z: Float[np.ndarray, " V"]) -> int:

@@ -8,23 +8,20 @@ npgpt.evaluation.zero_shot.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt import gpt2
 from npgpt.cache import KVCache
 from npgpt.errors import ContextOverflowError, DecodingError, TokenizerError
+from npgpt.shapes import Float, Int
 from npgpt.support.arguments import Model, Stream, checked
 from npgpt.texts import encode_pieces, read_text, split_documents
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Int
 
 CHUNK = 128  # positions whose hidden states or logits are held at once
 

@@ -7,10 +7,9 @@ matplotlib is imported here, so import this module only where a figure is wanted
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
@@ -19,10 +18,8 @@ from matplotlib.figure import Figure
 
 from npgpt.errors import PlotError
 from npgpt.ops import causal_mask
+from npgpt.shapes import Float
 from npgpt.support.arguments import Model, checked
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 SUFFIXES = (".png", ".svg")
 MOST_TOKENS = 64  # beyond this no label is legible

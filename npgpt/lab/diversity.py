@@ -8,16 +8,13 @@ the most varied of all. How probable a text is stands in npgpt.evaluation.score.
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 Tokens = Sequence[Hashable]
 

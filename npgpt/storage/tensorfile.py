@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import CheckpointError
-from npgpt.ops import Array, namespace
+from npgpt.ops import namespace
+from npgpt.shapes import Array
 from npgpt.support.files import check_readable
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a number

@@ -16,16 +16,12 @@ in kernels/backward.py and kernels/attention_backward.py.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING
 
 from npgpt import ops
 from npgpt.blocked import attention_pieces, by_rows
 from npgpt.gpt2 import merge_heads
-from npgpt.ops import Array, namespace
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float, Int
+from npgpt.ops import namespace
+from npgpt.shapes import Array, Bool, Float, Int
 
 
 def softmax(

@@ -8,16 +8,12 @@ npgpt.training.backward.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from npgpt import activations
-from npgpt.ops import Array, namespace
+from npgpt.ops import namespace
+from npgpt.shapes import Array, Float
 from npgpt.training.backward import gelu
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 
 def gelu_erf(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from npgpt import ops
-from npgpt.ops import Array
+from npgpt.shapes import Array
 
 PLACES = ("embed", "attn.weights", "attn.out", "mlp.out")
 

@@ -17,8 +17,7 @@ npgpt.training.optim.
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -36,13 +35,10 @@ from npgpt.gpt2 import (
     hidden_states,
     merge_heads,
 )
-from npgpt.ops import Array
+from npgpt.shapes import Array, Float, Int
 from npgpt.taps import no_tap, tap_wants
 from npgpt.training.backward import gelu
 from npgpt.training.backward_activations import DERIVATIVES
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Int
 
 HEAD_ROWS = 1024  # positions whose logits exist at the same time
 

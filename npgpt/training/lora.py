@@ -25,7 +25,7 @@ import numpy as np
 from npgpt.backend import Backend
 from npgpt.errors import TrainingError
 from npgpt.gpt2 import Affine, GPT2Params
-from npgpt.ops import Array
+from npgpt.shapes import Array
 from npgpt.support.arguments import check_fields
 
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")

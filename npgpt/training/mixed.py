@@ -13,19 +13,15 @@ Study of BFLOAT16 for Deep Learning Training" (2019).
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 from npgpt import ops
 from npgpt.backend import Backend
-from npgpt.ops import Array, namespace
+from npgpt.ops import namespace
+from npgpt.shapes import Array, Float
 from npgpt.storage.tensorfile import from_bfloat16, to_bfloat16
 from npgpt.training import backward
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 
 def mixed_backend(backend: Backend) -> Backend:

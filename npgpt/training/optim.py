@@ -9,15 +9,12 @@ for one array, which the Numba twin does in one pass.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from npgpt.backend import Backend
-from npgpt.ops import Array, namespace
+from npgpt.ops import namespace
+from npgpt.shapes import Array, Float
 from npgpt.support.leaves import leaves, map_leaves
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
 
 
 class Moments(NamedTuple):

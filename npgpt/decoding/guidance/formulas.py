@@ -8,17 +8,13 @@ reading rules out (-inf) stays out, whatever the other says of it.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npgpt.decoding.rules.base import keep
 from npgpt.ops import log_softmax
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 # -inf minus -inf: a token that both readings rule out, and so does the formula
 _undefined_is_out = np.errstate(invalid="ignore")

@@ -9,18 +9,15 @@ array or z itself and never writes into z.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.decoding import randomness
 from npgpt.errors import DecodingError
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float
+from npgpt.shapes import Bool, Float
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ them; a breaker that spans several tokens is not known here (llama.cpp knows the
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt.decoding.vocabulary import all_bytes
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 class DrySettings(NamedTuple):

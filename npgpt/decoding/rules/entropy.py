@@ -8,8 +8,6 @@ npgpt.decoding.rules.truncation.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +18,7 @@ from npgpt.decoding.rules.base import (
     probabilities,
     remaining,
 )
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 def typical(z: Float[np.ndarray, " V"], mass: float) -> Float[np.ndarray, " V"]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npgpt.decoding.rules.base import keep, probabilities
 from npgpt.decoding.rules.truncation import top_k
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 def fsd(

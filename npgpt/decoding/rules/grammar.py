@@ -9,7 +9,6 @@ calls. Grammars are written in GBNF, llama.cpp's format, or in Lark.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,7 @@ from npgpt.decoding.rules.base import keep
 from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float
+from npgpt.shapes import Bool, Float
 
 if TYPE_CHECKING:
     from npgpt.decoding.rules.triggers import LazyMask

@@ -6,14 +6,11 @@ is remembered. DRY is in npgpt.decoding.rules.dry, FSD in npgpt.decoding.rules.f
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 def repetition(

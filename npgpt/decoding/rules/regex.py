@@ -8,9 +8,8 @@ schemas and grammars are in npgpt.decoding.rules.grammar.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,7 @@ from npgpt.decoding.rules.automaton import Automaton
 from npgpt.decoding.rules.base import Context, keep
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float
+from npgpt.shapes import Bool, Float
 
 States = frozenset
 

@@ -7,15 +7,11 @@ npgpt.decoding.rules.truncation and npgpt.decoding.rules.entropy.
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npgpt.decoding.rules.base import check, entropy, log_probabilities, probabilities
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 def temperature(z: Float[np.ndarray, " V"], T: float) -> Float[np.ndarray, " V"]:

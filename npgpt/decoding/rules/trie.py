@@ -6,17 +6,14 @@ Dead ends cannot occur: every node lies on the way to a text of the list.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from npgpt.decoding.rules.bias import allow
 from npgpt.errors import DecodingError
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 Node = dict  # token id -> Node
 

@@ -8,9 +8,7 @@ always stays. Truncations that need the entropy are in npgpt.decoding.rules.entr
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +19,7 @@ from npgpt.decoding.rules.base import (
     log_probabilities,
     remaining,
 )
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float
+from npgpt.shapes import Float
 
 
 def top_k(z: Float[np.ndarray, " V"], k: int) -> Float[np.ndarray, " V"]:

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npgpt.decoding.rules.base import check, probabilities
 from npgpt.decoding.watermarks.watermark import Detection
 from npgpt.errors import DecodingError
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Float, Int64
+from npgpt.shapes import Float, Int64
 
 Ids = Sequence[int]
 _MULTIPLIER, _INCREMENT = np.int64(6364136223846793005), np.int64(1)

@@ -11,17 +11,14 @@ here, nor these there.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.decoding.selectors import gumbel_max
 from npgpt.errors import DecodingError
-
-if TYPE_CHECKING or "jaxtyping" in sys.modules:
-    from jaxtyping import Bool, Float, UInt64
+from npgpt.shapes import Bool, Float, UInt64
 
 Ids = Sequence[int]
 _MASK = 2**64 - 1
