@@ -127,7 +127,7 @@ def _kinds(owner: Any) -> dict[str, Any]:
         kind = getattr(kind, "__forward_arg__", kind)  # as a NamedTuple has it
         try:
             kind = eval(kind, scope) if isinstance(kind, str) else kind
-        except NameError:  # imported for type checkers only
+        except (NameError, TypeError):  # for type checkers only; an array's shape
             continue
         if "jaxtyping" not in getattr(kind, "__module__", "") and name != "return":
             kinds[name] = kind
