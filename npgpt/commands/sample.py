@@ -8,7 +8,16 @@ from typing import Any
 import click
 import numpy as np
 
-from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._shared import (
+    echo_json,
+    figure_option,
+    json_option,
+    length_option,
+    load_model,
+    model_options,
+    sampling_options,
+    seed_option,
+)
 from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
 from npgpt.decoding import GenerationConfig
 from npgpt.inside.choice import Choice, look
@@ -18,16 +27,12 @@ from npgpt.model import GPT2
 @click.command(cls=StrategyCommand)
 @click.argument("prompt")
 @model_options
-@click.option("--temperature", type=float, help="Divides the logits; 0 is greedy.")
-@click.option("--top-k", type=int, help="Keep the k most probable tokens.")
-@click.option("--top-p", type=float, help="Keep the nucleus of this probability.")
-@click.option("--min-new-tokens", type=int, help="No end of text before so many.")
-@click.option("--max-new-tokens", type=int, help="For rules that count to the end.")
-@click.option("--greedy", is_flag=True, help="Take the most probable token.")
-@click.option("--seed", default=0, show_default=True, help="Names the draw.")
+@sampling_options()
+@length_option()
+@seed_option()
 @click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
 @click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
-@click.option("--figure", type=click.Path(path_type=Path), help="Write it as a figure.")
+@figure_option()
 @strategy_options
 @json_option
 def command(

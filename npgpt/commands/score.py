@@ -12,7 +12,13 @@ from typing import Any
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._shared import (
+    echo_json,
+    json_option,
+    load_model,
+    model_options,
+    renamed,
+)
 from npgpt.evaluation.score import Score, TokenScore, score_file
 
 # Backgrounds from improbable to probable: ColorBrewer's RdYlGn, readable in black.
@@ -45,12 +51,12 @@ EDGES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # probability from which the next on
     help="Let the text follow <|endoftext|>, or leave its first token out.",
 )
 @click.option(
-    "--tokens/--no-tokens",
+    "--show/--no-show",
     default=None,
-    help="Every token, coloured by its "
-    "probability; piped: log-probability, id, text  [default: on a "
-    "terminal]",
+    help="Every token, coloured by its probability; piped: log-probability, id, text  "
+    "[default: on a terminal]",
 )
+@renamed("--tokens/--no-tokens", to="show")
 @json_option
 def command(
     file: str,
@@ -58,7 +64,7 @@ def command(
     backend: str,
     dtype: str,
     separator: str | None,
-    tokens: bool | None,
+    show: bool | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -68,24 +74,24 @@ def command(
     """
     if separator is not None:
         separator = separator.replace("\\n", "\n").replace("\\t", "\t")
-    show = _painter(tokens, as_json)
+    paint = _painter(show, as_json)
     model = load_model(name, backend, dtype)
     found: list[TokenScore] = []
     start = time.perf_counter()
-    with _progress(file, hidden=show is not None) as bar:
+    with _progress(file, hidden=paint is not None) as bar:
         result = score_file(
             model,
             sys.stdin.buffer if file == "-" else file,
             separator=separator,
             progress=bar.update,
-            on_token=found.append if as_json and tokens else show,
+            on_token=found.append if as_json and show else paint,
             **options,
         )
     seconds = time.perf_counter() - start
     if as_json:
-        _print_json(name, model, result, found if tokens else None)
+        _print_json(name, model, result, found if show else None)
     else:
-        if show is not None:
+        if paint is not None:
             click.echo("\n")
         _print(result)
     click.echo(
