@@ -20,10 +20,7 @@ from npgpt.commands._shared import (
     renamed,
 )
 from npgpt.evaluation.score import Score, TokenScore, score_file
-
-# Backgrounds from improbable to probable: ColorBrewer's RdYlGn, readable in black.
-SHADES = ("#d73027", "#f46d43", "#fdae61", "#fee08b", "#d9ef8b", "#a6d96a", "#66bd63")
-EDGES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # probability from which the next one holds
+from npgpt.support.figure import EDGES, SHADES, shade
 
 
 @click.command()
@@ -125,18 +122,17 @@ def _painter(tokens: bool | None, as_json: bool) -> Callable | None:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         return _print_row if tokens else None
-    for shade, edge in zip(SHADES, (0, *EDGES), strict=True):
-        console.print(Text(f" ≥{edge:g} ", f"black on {shade}"), end="")
+    for colour, edge in zip(SHADES, (0, *EDGES), strict=True):
+        console.print(Text(f" ≥{edge:g} ", f"black on {colour}"), end="")
     console.print(" probability", style="dim")
 
     def paint(token: TokenScore) -> None:
         p = math.exp(token.logprob)
-        shade = SHADES[sum(p >= edge for edge in EDGES)]
-        known = not math.isnan(p)
+        style = "dim" if math.isnan(p) else f"black on {shade(p)}"
         # The colour of a line's end would run to the edge of the terminal.
         for line in token.text.splitlines(keepends=True):
             text = line.rstrip("\r\n")
-            console.print(Text(text, f"black on {shade}" if known else "dim"), end="")
+            console.print(Text(text, style), end="")
             if text != line:
                 console.print()
 
