@@ -54,8 +54,8 @@ def coloured_tokens(
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
     """A table of texts; the first column to the left, the others to the right.
 
-    >>> table(["a", "b"], [["<", "1"]])[-38:]
-    'text-align:right">1</td></tr></table>'
+    >>> table(["a", "b"], [["<", "1"]]).count("<td")
+    2
     """
     under = f"<caption>{escaped(caption)}</caption>" if caption else ""
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
