@@ -28,6 +28,7 @@ from npgpt.lab import grid, run
 from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
+from npgpt.support.figure import save
 from npgpt.training import corpus, curve, loop, lora
 from npgpt.verification import checks
 
@@ -316,7 +317,7 @@ CALLS = {
             model=TINY_MODEL, text=[1, 2], layer=0, head=0), is_figure),
         "token_labels": Call(attention.token_labels, lambda: dict(
             model=mini(), ids=[1, 2])),
-        "save": Call(attention.save, lambda: dict(
+        "save": Call(save, lambda: dict(
             figure=3, path=folder() / "figure.png")),
     },
     "verify": {

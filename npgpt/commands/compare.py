@@ -12,6 +12,7 @@ import click
 from npgpt.commands._shared import (
     MODEL,
     backend_options,
+    check_figure,
     chosen_backend,
     echo_json,
     figure_option,
@@ -33,6 +34,7 @@ from npgpt.lab.frontier import (
 from npgpt.lab.grid import PRESETS, read_grid
 from npgpt.lab.run import Plan, Text, compare
 from npgpt.storage import hub
+from npgpt.support.figure import save
 
 COLUMN = 36  # characters of a sample text's column
 
@@ -104,10 +106,7 @@ def command(
 
     Example: npgpt compare "Once upon a time" --grid temperature --figure frontier.png
     """
-    from npgpt.inside.attention import SUFFIXES
-
-    if figure is not None and figure.suffix.lower() not in SUFFIXES:
-        raise click.UsageError(f"{figure}: a figure is written as .png or .svg")
+    check_figure(figure)
     if not jobs:
         raise click.UsageError("--jobs must be 1 or more, or -1 for one a core")
     try:
@@ -277,7 +276,6 @@ def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None
 
 
 def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) -> None:
-    from npgpt.inside.attention import save
     from npgpt.lab.figure import plot_frontier
 
     judged = f", judged by {plan.judge}" if plan.judge else ""
