@@ -197,7 +197,7 @@ def _attend(
     tap: Any,
 ) -> Float[Array, "B T C"]:
     name = f"h.{layer}.attn"
-    q, k, v = split_heads(
+    q, k, v = ops.split_heads(
         backend.linear(x, attn.c_attn.weight, attn.c_attn.bias), config.n_head
     )
     q, k, v = tap(f"{name}.q", q), tap(f"{name}.k", k), tap(f"{name}.v", v)
@@ -210,7 +210,7 @@ def _attend(
         context = tap(f"{name}.weights", backend.softmax(scores)) @ v
     else:
         context = backend.attention(q, k, v, causal=causal, mask=mask, scale=scale)
-    context = merge_heads(tap(f"{name}.context", context))
+    context = ops.merge_heads(tap(f"{name}.context", context))
     return tap(
         f"{name}.out", backend.linear(context, attn.c_proj.weight, attn.c_proj.bias)
     )
@@ -230,29 +230,6 @@ def _mlp(
     x = tap(f"{name}.mlp.pre", backend.linear(x, mlp.c_fc.weight, mlp.c_fc.bias))
     x = tap(f"{name}.mlp.act", activation(x))
     return tap(f"{name}.mlp.out", backend.linear(x, mlp.c_proj.weight, mlp.c_proj.bias))
-
-
-def split_heads(
-    qkv: Float[Array, "B T _"], n_head: int
-) -> tuple[Float[Array, "B H T D"], Float[Array, "B H T D"], Float[Array, "B H T D"]]:
-    """Queries, keys and values side by side, cut into heads.
-
-    >>> q, k, v = split_heads(np.arange(12.0).reshape(1, 1, 12), n_head=2)
-    >>> k[0].tolist()
-    [[[4.0, 5.0]], [[6.0, 7.0]]]
-    """
-    xp = ops.namespace(qkv)
-    B, T, width = qkv.shape
-    x = xp.reshape(qkv, (B, T, 3, n_head, width // 3 // n_head))
-    x = xp.permute_dims(x, (2, 0, 3, 1, 4))  # (3, B, H, T, D)
-    return x[0, ...], x[1, ...], x[2, ...]
-
-
-def merge_heads(x: Float[Array, "B H T D"]) -> Float[Array, "B T C"]:
-    """The heads' results side by side again, the inverse of the split."""
-    B, H, T, D = x.shape
-    xp = ops.namespace(x)
-    return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (B, T, H * D))
 
 
 def attention_scale(config: GPT2Config, layer: int) -> float:

@@ -33,8 +33,8 @@ from npgpt.gpt2 import (
     attention_scale,
     check_ids,
     hidden_states,
-    merge_heads,
 )
+from npgpt.ops import merge_heads
 from npgpt.shapes import Array, Float, Int
 from npgpt.taps import no_tap, tap_wants
 from npgpt.training.backward import gelu
