@@ -18,9 +18,9 @@ from types import SimpleNamespace
 
 from npgpt import ops
 from npgpt.backend import Backend
+from npgpt.bfloat16 import from_bfloat16, to_bfloat16
 from npgpt.ops import namespace
 from npgpt.shapes import Array, Float
-from npgpt.storage.tensorfile import from_bfloat16, to_bfloat16
 from npgpt.training import backward
 
 
