@@ -1,7 +1,7 @@
 """BACKEND, the backend on a GPU: the functions of npgpt.ops on arrays of CuPy.
 
-CUDA twins of the hot ones are not written yet. Importing this module raises
-BackendError where CuPy or a GPU is missing; Numba is not needed.
+CUDA twins of the hot ones are not written yet. To ask for BACKEND raises BackendError
+where CuPy or a GPU is missing; Numba is not needed.
 """
 
 from __future__ import annotations
@@ -29,4 +29,7 @@ def _backend() -> Backend:
     return replace(NUMPY, name="cupy", xp=cupy)
 
 
-BACKEND = _backend()
+def __getattr__(name: str) -> Backend:  # this module can be read where there is no GPU
+    if name == "BACKEND":
+        return _backend()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
