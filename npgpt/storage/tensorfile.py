@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.bfloat16 import from_bfloat16, to_bfloat16
 from npgpt.errors import CheckpointError
-from npgpt.ops import namespace
-from npgpt.shapes import Array
 from npgpt.support.files import check_readable
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a number
@@ -103,33 +102,6 @@ def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
     if kind == "F16":
         return stored.view(np.float16).astype(np.float32)
     return from_bfloat16(stored.view(np.uint16))
-
-
-def to_bfloat16(x: Array) -> Array:
-    """The nearest bfloat16 (ties to even) of each float32, as uint16; NaN stays NaN.
-
-    bfloat16 is the upper half of a float32. To cut off the lower half rounds towards
-    zero; just under half of the last place, added first, makes it the nearest.
-
-    >>> [hex(bits) for bits in to_bfloat16(np.float32([1, 1.001, 1.005]))]
-    ['0x3f80', '0x3f80', '0x3f81']
-    """
-    xp = namespace(x)
-    if x.dtype != xp.float32:
-        raise TypeError(f"bfloat16 is made of float32, not of {x.dtype}")
-    bits = xp.ascontiguousarray(x).view(xp.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return xp.where(xp.isnan(x), 0x7FC0, rounded).astype(xp.uint16)
-
-
-def from_bfloat16(bits: Array) -> Array:
-    """The float32 numbers of bfloat16 ones, given as uint16.
-
-    >>> from_bfloat16(np.uint16([0x3F80, 0x4000])).tolist()
-    [1.0, 2.0]
-    """
-    xp = namespace(bits)
-    return (bits.astype(xp.uint32) << 16).view(xp.float32)
 
 
 ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
