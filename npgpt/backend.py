@@ -19,8 +19,8 @@ import numpy as np
 
 from npgpt import blocked, ops
 from npgpt.errors import BackendError
-from npgpt.storage.tensorfile import forget
 from npgpt.support.arguments import shown
+from npgpt.support.files import forget
 from npgpt.support.leaves import leaves, map_leaves
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -76,20 +75,6 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{path}: not a whole safetensors file ({error})"
         ) from None
-
-
-def forget(array: np.ndarray) -> None:
-    """Let the system drop the pages of the mapped file that this array is a view of.
-
-    Who copies a checkpoint calls this as he goes: else the file and the copy would both
-    be in memory at the end. What is read once more comes from the file once more. An
-    array of another kind, and a system that cannot, stay as they are.
-    """
-    base: Any = None if array.flags.writeable else array  # a private map may be changed
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
