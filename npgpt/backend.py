@@ -76,21 +76,21 @@ class Backend:
 
     name: str
     xp: ModuleType
-    softmax: Callable = ops.softmax
-    layer_norm: Callable = blocked.layer_norm
-    gelu: Callable = blocked.gelu
-    linear: Callable = ops.linear
-    embedding: Callable = ops.embedding
-    attention: Callable = blocked.attention
+    softmax: Callable[..., Any] = ops.softmax
+    layer_norm: Callable[..., Any] = blocked.layer_norm
+    gelu: Callable[..., Any] = blocked.gelu
+    linear: Callable[..., Any] = ops.linear
+    embedding: Callable[..., Any] = ops.embedding
+    attention: Callable[..., Any] = blocked.attention
     dtypes: tuple[str, ...] = ("float32", "float64")
     # (params, dtype, xp) -> parameters as these functions want them
-    prepare: Callable = place_by_columns
+    prepare: Callable[..., Any] = place_by_columns
     # (params, new ids of each row, cache, keep) -> logits after the last keep[row] ids
     # (None: one) of each row, in one call, where nothing taps; None if it cannot
-    decode_step: Callable | None = None
+    decode_step: Callable[..., Any] | None = None
     # (folder, dtype) -> prepared parameters, where the folder holds them; or None
-    load_prepared: Callable | None = None
-    cache_dtype: Callable = str  # dtype of the weights -> dtype of the KV cache
+    load_prepared: Callable[..., Any] | None = None
+    cache_dtype: Callable[[str], str] = str  # dtype of the weights -> of the KV cache
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """The array on the host, as NumPy."""
