@@ -180,9 +180,16 @@ _PLAIN: dict[Any, Callable[[Any], bool]] = {
     bool: lambda value: isinstance(value, bool | np.bool_),
     str: _is_text,
 }
-_WORDS: dict[Any, str] = {int: "whole number", float: "number", str: "text", Path: "path",
-          Stream: "binary stream", np.ndarray: "array",
-          Callable: "function", dict: "dict"}  # fmt: skip
+_WORDS: dict[Any, str] = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
+    Stream: "binary stream",
+    np.ndarray: "array",
+    Callable: "function",
+    dict: "dict",
+}
 
 
 def _words(kind: Any, plural: str = "") -> str:
