@@ -42,7 +42,7 @@ def measured(tmp_path_factory):
     done = run(
         *SMALL,
         "--json",
-        "--save",
+        "--out",
         str(folder / "kept.json"),
         "--figure",
         str(folder / "speed.png"),
@@ -103,7 +103,7 @@ def test_bench_keeps_every_task_as_it_goes():
 def test_bench_says_what_it_cannot_do(tmp_path):
     done = run(*SMALL, "--markdown", "--json", status=2)
     assert "exclude" in done.stderr
-    done = run(*SMALL, "--save", str(tmp_path / "no" / "file"), status=1)
+    done = run(*SMALL, "--out", str(tmp_path / "no" / "file"), status=1)
     assert "cannot be written" in done.stderr
     done = run("bench", "--model", str(tmp_path / "none"), "--quick", status=1)
     assert done.stdout == ""

@@ -211,7 +211,7 @@ def test_a_bad_grid_is_one_sentence_and_status_2(tmp_path, grid, sentence):
     [
         (["--grid", "nothing"], 2, "neither a preset (notebook, "),
         (["--seeds", "1"], 2, "one text alone has no diversity"),
-        (["--plot", "a.gif"], 2, "written as .png or .svg"),
+        (["--figure", "a.gif"], 2, "written as .png or .svg"),
         (["--jobs", "0"], 2, "--jobs must be"),
         (["--max-new-tokens", "600"], 1, "more than the 512 positions of tales"),
         (["--judge", "nothing here"], 1, "nothing here"),
@@ -255,7 +255,7 @@ def test_command_writes_table_csv_json_figure_and_samples(tmp_path):
     arguments = [*PROMPTS, *SMALL, "--out", "a.jsonl"]
     done = run(
         *arguments,
-        "--plot",
+        "--figure",
         "a.png",
         "--csv",
         "a.csv",

@@ -157,7 +157,7 @@ def test_command_draws_the_mask_as_png(tmp_path):
 
 
 def test_command_draws_attention_as_svg(tmp_path):
-    arguments = ("attention", TEXT, "--layer", "1", "--head", "2", "-o")
+    arguments = ("attention", TEXT, "--layer", "1", "--head", "2", "--figure")
     for name in ("one.svg", "two.svg"):
         assert run(*arguments, name, cwd=tmp_path).stdout == f"{name}\n"
     assert ET.parse(tmp_path / "one.svg").getroot().tag.endswith("svg")
@@ -168,8 +168,11 @@ def test_command_draws_attention_as_svg(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("mask", "-o", "mask.gif"), "mask.gif: a figure is written as .png or .svg"),
-        (("mask", "-o", "no/folder/mask.png"), "cannot be written (No such file"),
+        (
+            ("mask", "--figure", "mask.gif"),
+            "mask.gif: a figure is written as .png or .svg",
+        ),
+        (("mask", "--figure", "no/folder/mask.png"), "cannot be written (No such file"),
         (("attention", "a", "--layer", "9"), "layer 9 is not there"),
     ],
 )

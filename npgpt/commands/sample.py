@@ -8,7 +8,16 @@ from typing import Any
 import click
 import numpy as np
 
-from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._shared import (
+    echo_json,
+    figure_option,
+    json_option,
+    length_option,
+    load_model,
+    model_options,
+    sampling_options,
+    seed_option,
+)
 from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
 from npgpt.decoding import GenerationConfig
 from npgpt.inside.choice import Choice, look
@@ -18,16 +27,12 @@ from npgpt.model import GPT2
 @click.command(cls=StrategyCommand)
 @click.argument("prompt")
 @model_options
-@click.option("--temperature", type=float, help="Divides the logits; 0 is greedy.")
-@click.option("--top-k", type=int, help="Keep the k most probable tokens.")
-@click.option("--top-p", type=float, help="Keep the nucleus of this probability.")
-@click.option("--min-new-tokens", type=int, help="No end of text before so many.")
-@click.option("--max-new-tokens", type=int, help="For rules that count to the end.")
-@click.option("--greedy", is_flag=True, help="Take the most probable token.")
-@click.option("--seed", default=0, show_default=True, help="Names the draw.")
+@sampling_options()
+@length_option()
+@seed_option()
 @click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
 @click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
-@click.option("--figure", type=click.Path(path_type=Path), help="Write it as a figure.")
+@figure_option()
 @strategy_options
 @json_option
 def command(
@@ -53,13 +58,13 @@ def command(
     config = GenerationConfig(do_sample=not greedy, seed=seed, **parsed(options))
     model = load_model(name, backend, dtype)
     choice = look(model, model.encode(prompt), config)
-    shown = _shown(choice, tokens)
+    shown = choice.best(tokens)
     if as_json:
-        echo_json(_fields(model, choice, shown))
+        echo_json(_fields(choice, shown))
     elif show:
-        _print(model, choice, shown)
+        _print(choice, shown)
     else:
-        click.echo(prompt + _text(model, choice.token_id))
+        click.echo(prompt + choice.text(choice.token_id))
     if figure is not None:
         from npgpt.inside.attention import save
 
@@ -67,37 +72,7 @@ def command(
         click.echo(f"wrote {figure}", err=True)
 
 
-def _shown(choice: Choice, n: int) -> list[int]:
-    """The model's best n tokens, and the one taken if it is not among them."""
-    first = choice.stages[0].p
-    best = np.argsort(-first, kind="stable")[:n].tolist()
-    return best if choice.token_id in best else [*best, choice.token_id]
-
-
-def _text(model: GPT2, id: int) -> str:
-    return f"<{id}>" if model.tokenizer is None else model.tokenizer.decode([id])
-
-
-def _sentence(stage: Any) -> str:
-    words = [f"{stage.left:,} tokens", f"entropy {stage.entropy:.2f} nats"]
-    if stage.cut > 0:
-        words.append(f"cut {stage.cut:.1%} of the probability")
-    words.append("rescaled" if stage.rescaled else "")
-    return ", ".join(word for word in words if word)
-
-
-def _taken(model: GPT2, choice: Choice) -> str:
-    low, high = choice.interval
-    token = repr(_text(model, choice.token_id))
-    if choice.u is None:
-        return f"{choice.selector} takes {token}"
-    return (
-        f"{choice.selector} drew u = {choice.u:.4f} and takes {token}, whose slice of "
-        f"the last distribution is {low:.4f} to {high:.4f}"
-    )
-
-
-def _print(model: GPT2, choice: Choice, shown: list[int]) -> None:
+def _print(choice: Choice, shown: list[int]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -110,15 +85,15 @@ def _print(model: GPT2, choice: Choice, shown: list[int]) -> None:
             p = float(stage.p[id])
             bar = "█" * max(round(40 * p / top), 1) if p > 0 else "[dim]cut[/dim]"
             mark = "[bold green]◀[/bold green]" if id == choice.token_id else ""
-            table.add_row(escape(repr(_text(model, id))), f"{p:.4f}", bar, mark)
+            table.add_row(escape(repr(choice.text(id))), f"{p:.4f}", bar, mark)
         rest = 1 - float(stage.p[shown].sum())
         table.add_row("[dim]all others[/dim]", f"{max(rest, 0):.4f}", "", "")
-        console.print(f"[bold]{escape(stage.name)}[/bold]  {_sentence(stage)}")
+        console.print(f"[bold]{escape(stage.name)}[/bold]  {stage.sentence}")
         console.print(table)
-    console.print(escape(_taken(model, choice)))
+    console.print(escape(choice.sentence))
 
 
-def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
+def _fields(choice: Choice, shown: list[int]) -> dict[str, Any]:
     return {
         "stages": [
             {
@@ -128,7 +103,7 @@ def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
                 "cut": stage.cut,
                 "rescaled": stage.rescaled,
                 "tokens": [
-                    {"id": id, "text": _text(model, id), "p": float(stage.p[id])}
+                    {"id": id, "text": choice.text(id), "p": float(stage.p[id])}
                     for id in shown
                 ],
             }
@@ -137,7 +112,7 @@ def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
         "selector": choice.selector,
         "u": choice.u,
         "token_id": choice.token_id,
-        "token": _text(model, choice.token_id),
+        "token": choice.text(choice.token_id),
         "interval": list(choice.interval),
     }
 
@@ -164,13 +139,13 @@ def draw(model: GPT2, prompt: str, choice: Choice, shown: list[int]) -> Any:
         _draw_stage(axis, stage, before, shown, choice.token_id)
         before = stage.p
         axis.tick_params(labelsize=8, labelleft=axis is axes[0])
-    labels = [repr(_text(model, id)) for id in shown]
+    labels = [repr(choice.text(id)) for id in shown]
     plain = {"parse_math": False}  # a price in dollars is no formula
     axes[0].set_yticks(range(len(shown)), labels, family="monospace", **plain)
     axes[0].invert_yaxis()
     if drawn:
         _draw_uniform(figure.add_subplot(grid[1, :]), choice)
-    title = f"{prompt!r}: {_taken(model, choice)}"
+    title = f"{prompt!r}: {choice.sentence}"
     figure.suptitle(title, fontsize=9, wrap=True, **plain)
     return figure
 

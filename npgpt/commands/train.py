@@ -15,6 +15,8 @@ from npgpt.commands._shared import (
     chosen_backend,
     echo_json,
     json_option,
+    out_option,
+    seed_option,
 )
 
 PRESETS = (
@@ -34,13 +36,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
 
 @click.command()
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--out",
-    "-o",
-    required=True,
-    type=click.Path(file_okay=False),
-    help="The model's folder.",
-)
+@out_option("The model's folder.", required=True, type=click.Path(file_okay=False))
 @click.option(
     "--preset",
     default="tiny",
@@ -104,7 +100,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
     show_default=True,
     help="Share of the text that is held out, whole documents.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of weights and order.")
+@seed_option()
 @click.option("--prompt", default="", help="What the samples begin with.")
 @click.option(
     "--sample-tokens",

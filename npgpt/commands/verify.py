@@ -7,10 +7,12 @@ from itertools import groupby
 import click
 
 from npgpt.commands._shared import (
+    MODEL,
     backend_options,
     chosen_backend,
     echo_json,
     json_option,
+    placed,
 )
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks
@@ -19,7 +21,8 @@ from npgpt.verification.published import MODELS
 
 
 @click.command()
-@click.argument("model", default="tales")
+@placed("[MODEL]", "name")
+@MODEL
 @backend_options
 @click.option(
     "--ops",
@@ -41,7 +44,7 @@ from npgpt.verification.published import MODELS
 @click.pass_context
 def command(
     ctx: click.Context,
-    model: str,
+    name: str,
     backend: str,
     dtype: str,
     own: str | None,
@@ -58,7 +61,7 @@ def command(
     """
     if own is not None and backend != "numpy":
         raise click.UsageError("--ops replaces NumPy functions: leave --backend out")
-    folder = hub.resolve(model)
+    folder = hub.resolve(name)
     reference = folder / checks.REFERENCE
     found = list(
         checks.verify(
@@ -66,14 +69,14 @@ def command(
             checks.own_functions(own) if own else chosen_backend(backend),
             dtype,
             reference if reference.exists() else None,
-            MODELS.get(published or model),
+            MODELS.get(published or name),
         )
     )
     wrong = first_divergence(found)
     if as_json:
         rows = [{**check._asdict(), "ok": check.ok} for check in found]
         first = wrong.tensor if wrong else None
-        echo_json({"model": model, "ok": wrong is None, "first": first, "checks": rows})
+        echo_json({"model": name, "ok": wrong is None, "first": first, "checks": rows})
     else:
         _print_table(found if every else _worst(found), len(found))
         if wrong:

@@ -6,7 +6,7 @@ Nothing is drawn on a screen here: `npgpt sample --show` and figures read this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, entropy, probabilities
 from npgpt.decoding.selection import build_selector
+from npgpt.support.notebook import table
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class Stage:
     cut: float  # probability of the tokens that this element removed
     rescaled: bool  # whether ratios between tokens that stayed have changed
 
+    @property
+    def sentence(self) -> str:
+        """What is left, and what was done, in words."""
+        words = [f"{self.left:,} tokens", f"entropy {self.entropy:.2f} nats"]
+        if self.cut > 0:
+            words.append(f"cut {self.cut:.1%} of the probability")
+        words.append("rescaled" if self.rescaled else "")
+        return ", ".join(word for word in words if word)
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name}: {self.sentence})"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -39,6 +52,45 @@ class Choice:
     u: float | None  # None where no one number decides
     token_id: int
     interval: tuple[float, float]  # the token's slice of the cumulative distribution
+    tokenizer: Any = field(default=None, compare=False)
+
+    def text(self, id: int) -> str:
+        """The text of a token, or its id where there is no tokenizer."""
+        return f"<{id}>" if self.tokenizer is None else self.tokenizer.decode([id])
+
+    def best(self, n: int) -> list[int]:
+        """The model's best n tokens, and the one taken if it is not among them."""
+        best = np.argsort(-self.stages[0].p, kind="stable")[:n].tolist()
+        return best if self.token_id in best else [*best, self.token_id]
+
+    @property
+    def sentence(self) -> str:
+        """Which token was taken, and how, in words."""
+        low, high = self.interval
+        token = repr(self.text(self.token_id))
+        if self.u is None:
+            return f"{self.selector} takes {token}"
+        return (
+            f"{self.selector} drew u = {self.u:.4f} and takes {token}, whose slice of "
+            f"the last distribution is {low:.4f} to {high:.4f}"
+        )
+
+    def __repr__(self) -> str:
+        names = " > ".join(stage.name for stage in self.stages)
+        return f"Choice({names}: {self.sentence})"
+
+    def _repr_html_(self) -> str:
+        """The stages side by side: probabilities of the best tokens, what was cut."""
+        rows = [
+            [
+                ("▶ " if id == self.token_id else "") + repr(self.text(id)),
+                *(f"{s.p[id]:.4f}" if s.p[id] > 0 else "cut" for s in self.stages),
+            ]
+            for id in self.best(10)
+        ]
+        rows.append(["", *(stage.sentence for stage in self.stages)])
+        head = ["token", *(stage.name for stage in self.stages)]
+        return table(head, rows, self.sentence)
 
 
 def look(
@@ -60,7 +112,7 @@ def look(
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
     u = context.uniform() if one else None
-    return Choice(tuple(stages), str(selector), u, id, interval)
+    return Choice(tuple(stages), str(selector), u, id, interval, model.tokenizer)
 
 
 def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
