@@ -77,7 +77,7 @@ class GPT2(Generator):
         load = backend.load_prepared
         params = None if load is None else load(folder, dtype)
         if params is None:
-            params = checkpoint.load(folder)
+            params = checkpoint.load(folder, dtype)
         return cls(params, Tokenizer.from_folder(folder), backend, dtype)
 
     @checked(CheckpointError)
