@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.bfloat16 import from_bfloat16, to_bfloat16
 from npgpt.errors import CheckpointError
-from npgpt.ops import namespace
-from npgpt.shapes import Array
 from npgpt.support.files import check_readable
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}  # bytes a number
@@ -92,20 +90,6 @@ def read_metadata(path: Path) -> dict[str, str]:
         ) from None
 
 
-def forget(array: np.ndarray) -> None:
-    """Let the system drop the pages of the mapped file that this array is a view of.
-
-    Who copies a checkpoint calls this as he goes: else the file and the copy would both
-    be in memory at the end. What is read once more comes from the file once more. An
-    array of another kind, and a system that cannot, stay as they are.
-    """
-    base: Any = None if array.flags.writeable else array  # a private map may be changed
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
-
-
 def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
     """Values of a tensor's bytes: float32, of float64 ones float64."""
     if kind == "F32" and stored.ctypes.data % 4 == 0:
@@ -138,33 +122,6 @@ def check_fits(what: str, x: np.ndarray, dtype: str) -> None:
             f"{what} holds {over.flat[0]:.6g}, and the largest {dtype} is "
             f"{largest:.6g}; use a wider dtype"
         )
-
-
-def to_bfloat16(x: Array) -> Array:
-    """The nearest bfloat16 (ties to even) of each float32, as uint16; NaN stays NaN.
-
-    bfloat16 is the upper half of a float32. To cut off the lower half rounds towards
-    zero; just under half of the last place, added first, makes it the nearest.
-
-    >>> [hex(bits) for bits in to_bfloat16(np.float32([1, 1.001, 1.005]))]
-    ['0x3f80', '0x3f80', '0x3f81']
-    """
-    xp = namespace(x)
-    if x.dtype != xp.float32:
-        raise TypeError(f"bfloat16 is made of float32, not of {x.dtype}")
-    bits = xp.ascontiguousarray(x).view(xp.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return xp.where(xp.isnan(x), 0x7FC0, rounded).astype(xp.uint16)
-
-
-def from_bfloat16(bits: Array) -> Array:
-    """The float32 numbers of bfloat16 ones, given as uint16.
-
-    >>> from_bfloat16(np.uint16([0x3F80, 0x4000])).tolist()
-    [1.0, 2.0]
-    """
-    xp = namespace(bits)
-    return (bits.astype(xp.uint32) << 16).view(xp.float32)
 
 
 ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
