@@ -78,7 +78,7 @@ class GPT2(Generator):
         load = backend.load_prepared
         params = None if load is None else load(folder, dtype)
         if params is None:
-            params = checkpoint.load(folder)
+            params = checkpoint.load(folder, dtype)
         model = cls(params, Tokenizer.from_folder(folder), backend, dtype)
         model.name = str(name_or_folder)
         return model

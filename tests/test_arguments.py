@@ -26,7 +26,7 @@ from npgpt.evaluation import score, zero_shot
 from npgpt.inside import attention
 from npgpt.lab import grid, run
 from npgpt.scaling import laws, sizes
-from npgpt.storage import checkpoint, hub
+from npgpt.storage import checkpoint, hub, weights
 from npgpt.support.arguments import checked
 from npgpt.support.figure import save
 from npgpt.training import corpus, curve, loop, lora
@@ -265,7 +265,7 @@ CALLS = {
         "expected_shapes": Call(checkpoint.expected_shapes, lambda: dict(config=TINY)),
         "named_tensors": Call(checkpoint.named_tensors, lambda: dict(
             params=tiny_params())),
-        "read_index": Call(checkpoint.read_index, lambda: dict(path="index.json")),
+        "read_index": Call(weights.read_index, lambda: dict(path="index.json")),
         "describe": Call(sizes.describe, lambda: dict(config=TINY, itemsize=4)),
         "resolve": Call(hub.resolve, lambda: dict(name_or_folder="tales", weights=True),
                         lambda path: path.is_dir()),
