@@ -31,6 +31,7 @@ from npgpt.support.arguments import checked
 from npgpt.support.figure import save
 from npgpt.training import corpus, curve, loop, lora
 from npgpt.verification import checks
+from npgpt.verification.own import own_functions
 
 
 class Odd:
@@ -324,7 +325,7 @@ CALLS = {
         "verify": Call(lambda **kw: list(checks.verify(**kw)), lambda: dict(
             params=tiny_params(), backend="numpy", dtype="float32", reference=None,
             published=None)),
-        "own_functions": Call(checks.own_functions, lambda: dict(
+        "own_functions": Call(own_functions, lambda: dict(
             path=folder() / "mine.py")),
         "prompt_ids": Call(checks.prompt_ids, lambda: dict(model=TINY_MODEL), is_ids),
     },
