@@ -24,7 +24,7 @@ import npgpt
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, reader, texts
 from npgpt.evaluation import score, zero_shot
 from npgpt.inside import attention
-from npgpt.lab import grid, run
+from npgpt.lab import Plan, compare, grid
 from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub, weights
 from npgpt.support.arguments import checked
@@ -352,10 +352,10 @@ CALLS = {
         "encode": Call(corpus.encode, lambda: dict(
             documents=documents(), tokenizer=mini().tokenizer, path=None,
             progress=None)),
-        "Plan": Call(run.Plan, plan),
+        "Plan": Call(Plan, plan),
         "compare": Call(
-            lambda out, jobs, progress, **kw: run.compare(
-                run.Plan(**kw), out, jobs, progress),
+            lambda out, jobs, progress, **kw: compare(
+                Plan(**kw), out, jobs, progress),
             lambda: dict(**plan(), out=None, jobs=1, progress=None)),
         "read_grid": Call(grid.read_grid, lambda: dict(source="top_p")),
         "make_grid": Call(grid.make_grid, lambda: dict(items=[{}], where="x")),

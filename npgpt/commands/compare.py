@@ -22,17 +22,12 @@ from npgpt.commands._shared import (
     renamed,
 )
 from npgpt.errors import GridError, PlotError
-from npgpt.lab.frontier import (
-    DIVERSITIES,
-    MEASURES,
-    Frontier,
-    Interval,
-    Measures,
-    find_frontier,
-    measure,
-)
-from npgpt.lab.grid import PRESETS, read_grid
-from npgpt.lab.run import Plan, Text, compare
+from npgpt.lab.frontier import DIVERSITIES, Frontier, find_frontier
+from npgpt.lab.grid import GRIDS, read_grid
+from npgpt.lab.intervals import Interval
+from npgpt.lab.measures import MEASURES, Measures, measure
+from npgpt.lab.plan import Plan, Text
+from npgpt.lab.run import compare
 from npgpt.storage import hub
 from npgpt.support.figure import save
 
@@ -45,7 +40,7 @@ COLUMN = 36  # characters of a sample text's column
     "--grid",
     default="notebook",
     show_default=True,
-    help=f"A YAML file of settings, or a preset: {', '.join(PRESETS)}.",
+    help=f"A YAML file of settings, or a preset: {', '.join(GRIDS)}.",
 )
 @MODEL
 @click.option("--judge", help="A larger model, which scores the texts too.")

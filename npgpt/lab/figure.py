@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from npgpt.errors import PlotError
-from npgpt.lab.frontier import Frontier, Interval, Measures
+from npgpt.lab.frontier import Frontier
+from npgpt.lab.intervals import Interval
+from npgpt.lab.measures import Measures
 from npgpt.support.figure import DARK, GREY, INK, PAPER
 
 _SIDES = ((6, 6, "left", "bottom"), (-6, 6, "right", "bottom"),
