@@ -79,9 +79,10 @@ class Backend:
     softmax: Callable = ops.softmax
     layer_norm: Callable = blocked.layer_norm
     gelu: Callable = blocked.gelu
-    linear: Callable = ops.linear
+    linear: Callable = blocked.linear
     embedding: Callable = ops.embedding
     attention: Callable = blocked.attention
+    cross_entropy: Callable = blocked.cross_entropy
     dtypes: tuple[str, ...] = ("float32", "float64")
     # (params, dtype, xp) -> parameters as these functions want them
     prepare: Callable = place_by_columns
