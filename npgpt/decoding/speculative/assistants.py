@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.cache import keep_common
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.guidance.guided import check_same_vocabulary
+from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row, Step
-from npgpt.decoding.rules.base import Context, Rule, probabilities
+from npgpt.decoding.rules.base import Rule, probabilities
 from npgpt.decoding.selectors import inverse_cdf
-from npgpt.decoding.speculative.loop import Draft, Drafter, Prompts, speculate
+from npgpt.decoding.speculative.loop import Draft, Drafter, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
 from npgpt.errors import DecodingError
 
@@ -100,33 +102,25 @@ class ModelDrafter(Drafter):
         if self.cache is None:
             self.cache = self.model.new_cache(len(rows))
         for i, row in enumerate(rows):
-            held = self.cache.ids[i]
-            same = 0
-            while (
-                same < min(len(held), len(row.ids) - 1) and held[same] == row.ids[same]
-            ):
-                same += 1
-            self.cache.crop_row(i, same)
+            keep_common(self.cache, i, row.ids)
 
     def _read(
         self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
     ) -> np.ndarray:
         """Logits after every row's draft; one that has stopped reads its end again."""
-        unread, active = [], set(going)
+        unread = []
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            text = row.ids + draft.tokens
-            if i not in active:
-                text = text[: max(1, min(len(text), len(self.cache.ids[i])))]
-                if len(self.cache.ids[i]) >= len(text):
-                    self.cache.crop_row(i, len(text) - 1)
-            unread.append(text[len(self.cache.ids[i]) :])
+            text, held = row.ids + draft.tokens, len(self.cache.ids[i])
+            if i not in going:
+                text = text[: max(1, held)]
+                held = min(held, len(text) - 1)
+                self.cache.crop_row(i, held)
+            unread.append(text[held:])
         return self.model.next_logits(unread, self.cache)
 
     def _draw(self, row: Row, draft: Draft, logits: np.ndarray) -> bool:
         """Add one token to a draft; whether to go on."""
-        context = Context(
-            row.prompt_length, row.step + len(draft.tokens), row.seed, row.sequence
-        )
+        context = row.context_at(len(draft.tokens))
         z = run_chain(self.chain, row.ids + draft.tokens, logits, context)
         x = int(z.argmax()) if self.greedy else inverse_cdf(z, context.uniform(DRAFT))
         draft.tokens.append(x)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.rules.base import Rule
-from npgpt.decoding.speculative.loop import Draft, Drafter, Prompts, speculate
+from npgpt.decoding.speculative.loop import Draft, Drafter, speculate
 
 
 class PromptLookup(Drafter):

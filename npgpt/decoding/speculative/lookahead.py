@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.speculative.loop import (
     Draft,
     Drafter,
-    Prompts,
-    check_speculative,
     speculate,
+    speculative_job,
 )
 from npgpt.decoding.speculative.token_tree import (
     Tree,
@@ -141,7 +141,7 @@ def lookahead(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H8: lookahead decoding."""
-    check_speculative(model, prompts, options, cache, "lookahead decoding")
+    speculative_job(model, prompts, options, cache, "lookahead decoding")
     o = options
     if o.lookahead_ngram < 2:
         raise DecodingError("lookahead_ngram must be at least 2")
