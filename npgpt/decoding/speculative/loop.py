@@ -2,16 +2,14 @@
 
 The model's logits after every drafted token come out of one reading, which costs little
 more than reading one token. What stands is decided by
-npgpt.decoding.speculative.acceptance; the drafters are in
-npgpt.decoding.speculative.drafters and lookahead. Rows share their readings and advance
-at their own pace.
+npgpt.decoding.speculative.acceptance. Rows share their readings and advance at their
+own pace. Which drafters there are is not known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,7 +35,13 @@ class Draft:
 
 
 class Drafter(Protocol):
-    """What proposes tokens: for each row as many as its limit allows, or fewer."""
+    """What proposes tokens: for each row as many as its limit allows, or fewer.
+
+    A drafter that has nothing to learn or to keep leaves `observe` and `select` out.
+    """
+
+    tells: bool = False  # the probabilities q of what it drafts
+    bonus: bool = True  # one more token of the model's follows a draft that stands
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """One Draft a row; `cache` is the model's, and must be left as it was."""
@@ -161,35 +165,6 @@ def _prompts_read(model: Any, prompts: Prompts, cache: Any, n: int) -> Any:
     return cache.repeat(n) if n > 1 else cache
 
 
-class Pace:
-    """How many tokens to draft for each row: constant, or by how the last draft went.
-
-    The heuristic of Transformers: two more after a draft that stood whole, else one
-    fewer, at least one. (Transformers can also re-tune the confidence threshold while
-    it runs; here that is fixed.)
-    """
-
-    def __init__(self, tokens: int, schedule: str = "constant"):
-        self.tokens, self.schedule = tokens, schedule
-        self.rows: list[int] = []
-
-    def limits(self, limits: Sequence[int]) -> list[int]:
-        """The draft lengths, within the limits."""
-        if not self.rows:
-            self.rows = [self.tokens] * len(limits)
-        return [min(a, b) for a, b in zip(self.rows, limits, strict=True)]
-
-    def observe(self, index: int, drafted: int, accepted: int) -> None:
-        """Adapt to what became of a draft."""
-        if self.schedule == "heuristic" and drafted:
-            more = 2 if accepted == drafted else -1
-            self.rows[index] = max(1, self.rows[index] + more)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Only these rows go on."""
-        self.rows = [self.rows[i] for i in rows]
-
-
 def check_speculative(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any, what: str
 ) -> None:
@@ -242,110 +217,15 @@ def speculate(
     prompts: Prompts,
     options: GenerationConfig,
     cache: Any,
-    make_drafter: Any,
     what: str,
-    has_q: bool = False,
-    bonus: bool = True,
+    make_drafter: Callable[[Sequence[ChainRule]], Drafter],
 ) -> Iterator[Step]:
-    """Speculative decoding with the drafter that make_drafter(model, chain) returns."""
+    """Speculative decoding with the drafter that make_drafter(chain) returns."""
     check_speculative(model, prompts, options, cache, what)
     eos = options.eos_ids(model.config)
     chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
-    rule = rule_of(options, has_q)
-    drafter = make_drafter(model, chain)
+    drafter = make_drafter(chain)
+    rule = rule_of(options, drafter.tells)
     # The mixture of ensemble verification needs a q at every position: no bonus token.
-    bonus = bonus and options.assistant_ensemble_weight == 1
+    bonus = drafter.bonus and options.assistant_ensemble_weight == 1
     return run(model, prompts, options, drafter, chain, rule, bonus)
-
-
-def assisted(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H1 and H2: a smaller model drafts."""
-    from npgpt.decoding.speculative.drafters import ModelDrafter
-
-    if options.assistant_tree:
-        return _tree(model, prompts, options, cache)
-    make = partial(ModelDrafter, options.assistant_model, options)
-    return speculate(
-        model, prompts, options, cache, make, "assistant_model", has_q=True
-    )
-
-
-def _tree(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any
-) -> Iterator[Step]:
-    from npgpt.decoding.speculative.token_tree import assisted_tree
-
-    check_speculative(model, prompts, options, cache, "assistant_tree")
-    if min(options.assistant_tree) < 1:
-        raise DecodingError("assistant_tree must be numbers of children, at least 1")
-    for name in ("typical_acceptance", "assistant_ensemble_weight"):
-        if options.is_set(name):
-            raise DecodingError(f"{name} does not go with assistant_tree")
-    return assisted_tree(model, prompts, options)
-
-
-def prompt_lookup(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H4: what followed the last tokens earlier in the text is drafted again."""
-    from npgpt.decoding.speculative.drafters import PromptLookup
-
-    o = options
-    return speculate(
-        model,
-        prompts,
-        o,
-        cache,
-        lambda *_: PromptLookup(o.prompt_lookup_num_tokens, o.max_matching_ngram_size),
-        "prompt_lookup_num_tokens",
-    )
-
-
-def ngram_cache(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H5: counts of n-grams of the text so far draft."""
-    from npgpt.decoding.speculative.drafters import NgramCache
-
-    o = options
-    return speculate(
-        model,
-        prompts,
-        o,
-        cache,
-        lambda *_: NgramCache(o.ngram_cache_num_tokens, o.ngram_cache_size),
-        "ngram_cache_num_tokens",
-    )
-
-
-def early_exit(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H6: the model's own first layers draft, the others verify."""
-    from npgpt.decoding.speculative.drafters import EarlyExit
-
-    make = partial(EarlyExit, options)
-    return speculate(
-        model,
-        prompts,
-        options,
-        cache,
-        make,
-        "assistant_early_exit",
-        has_q=True,
-        bonus=False,
-    )
-
-
-def jacobi(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H7: the model's own guesses of the last reading are the next draft."""
-    from npgpt.decoding.speculative.lookahead import Jacobi
-
-    tokens = options.jacobi_num_tokens
-    return speculate(
-        model, prompts, options, cache, lambda *_: Jacobi(tokens), "jacobi_num_tokens"
-    )

@@ -20,9 +20,8 @@ from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.searches.hypotheses import new_row
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.speculative.acceptance import draw, residual
+from npgpt.decoding.speculative.loop import Prompts, check_speculative
 from npgpt.errors import DecodingError
-
-Prompts = Sequence[Sequence[int]]
 
 
 class Tree(NamedTuple):
@@ -249,19 +248,22 @@ class AssistantTree:
 
 
 def assisted_tree(
-    model: Any, prompts: Prompts, options: GenerationConfig
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H9: a smaller model drafts a token tree; recursive rejection keeps the law."""
+    check_speculative(model, prompts, options, cache, "assistant_tree")
     branches = options.assistant_tree
-    nodes = int(np.cumprod(branches).sum())
+    if min(branches) < 1:
+        raise DecodingError("assistant_tree must be numbers of children, at least 1")
+    for name in ("typical_acceptance", "assistant_ensemble_weight"):
+        if options.is_set(name):
+            raise DecodingError(f"{name} does not go with assistant_tree")
     choose = choose_greedy if options.greedy else choose_recursive
     if options.verification == "match" and not options.greedy:
         choose = choose_matching
-    return run_trees(
-        model,
-        prompts,
-        options,
-        lambda chain: AssistantTree(options.assistant_model, branches, options, chain),
-        nodes,
-        choose,
-    )
+
+    def drafter(chain: Sequence[Any]) -> AssistantTree:
+        return AssistantTree(options.assistant_model, branches, options, chain)
+
+    nodes = int(np.cumprod(branches).sum())
+    return run_trees(model, prompts, options, drafter, nodes, choose)
