@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.dola import Dola
 from npgpt.decoding.guidance.guided import Guided, Part
@@ -17,6 +18,16 @@ from npgpt.errors import ContextOverflowError, DecodingError
 Prompts = Sequence[Sequence[int]]
 
 
+@strategy("F1", "classifier-free guidance", kind="guidance")
+@fields(explains=formulas.classifier_free)
+@parameter("guidance_scale", 1.0, "Strength; 1 is off.")
+@parameter(
+    "negative_prompt",
+    None,
+    "A text, its ids, or one for each prompt; none: the last token.",
+    kind="any",
+)
+@example(guidance_scale=1.5, negative_prompt="cat")
 def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F1: away from the negative prompt, or from the prompt's last token alone."""
     scale = options.guidance_scale
@@ -27,6 +38,11 @@ def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> 
     )
 
 
+@strategy("F2", "context-aware decoding", kind="guidance")
+@fields(explains=formulas.context_aware)
+@parameter("context_aware_alpha", 0.0, "Strength; 0 is off.")
+@parameter("prompt_without_context", None, "The question alone.", kind="any")
+@example(context_aware_alpha=0.5, prompt_without_context="cat")
 def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F2: towards what only the prompt with its context says."""
     alpha = options.context_aware_alpha
@@ -41,6 +57,23 @@ def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Gu
     )
 
 
+@strategy("F3", "contrastive decoding", kind="guidance", explains=formulas.contrastive)
+@parameter("amateur_model", None, "A smaller model.", kind="model")
+@parameter(
+    "contrastive_alpha",
+    0.1,
+    "Plausible: p of at least this share of the largest.",
+    0,
+    1,
+)
+@parameter("amateur_temperature", 0.5, "Of the amateur.", 1e-3)
+@parameter("contrastive_coefficient", 1.0, "Weight of it.", 0)
+@example(amateur_model="smaller", contrastive_alpha=0.3)
+@strategy("F4", "improved contrastive decoding", kind="part")
+@fields(explains=formulas.improved_contrastive)
+@fields(also=("amateur_model", "contrastive_alpha"))
+@parameter("contrastive_beta", 0.0, "Weight; 0 is F3. Needs amateur_model.", 0)
+@example(amateur_model="smaller", contrastive_beta=0.5)
 def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F3 and F4: an expert against a smaller amateur."""
     o = options
@@ -62,6 +95,9 @@ def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guid
     )
 
 
+@strategy("F5", "DoLa", kind="guidance", explains=formulas.dola)
+@parameter("dola_layers", None, "'low', 'high', or a list of layers.", kind="any")
+@example(dola_layers=[1])
 def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
     """F5: the last layer against its early ones."""
     if not hasattr(model, "layer_logits"):
@@ -72,6 +108,11 @@ def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
     return Dola(model, options.dola_layers)
 
 
+@strategy("F6", "DExperts", kind="guidance", explains=formulas.dexperts)
+@parameter("expert_model", None, "Writes as wanted.", kind="model")
+@parameter("anti_expert_model", None, "Writes as not wanted.", kind="model")
+@parameter("dexperts_alpha", 1.0, "Strength.")
+@example(expert_model="model", anti_expert_model="smaller")
 def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, DExperts: steered by an expert and an anti-expert."""
     alpha = options.dexperts_alpha
@@ -83,6 +124,11 @@ def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     )
 
 
+@strategy("F6", "ensemble", kind="guidance", explains=formulas.product)
+@parameter("ensemble_models", None, "The other models.", kind="models")
+@parameter("ensemble_weights", None, "One a model, its own first.", kind="any")
+@parameter("ensemble", ("product", "mixture"), "How they are combined.")
+@example(ensemble_models=["smaller"])
 def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, ensembles: a product or a mixture of models."""
     others = options.ensemble_models
@@ -106,6 +152,15 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     )
 
 
+@strategy("F6", "anti-LM", kind="guidance", explains=formulas.anti_lm)
+@parameter("anti_lm_weight", 0.0, "lambda; 0 is off.")
+@parameter(
+    "anti_lm_model",
+    None,
+    "Whose likelihood counts; none: its own, without the prompt.",
+    kind="model",
+)
+@example(anti_lm_weight=0.5, anti_lm_model="smaller")
 def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, anti-LM: away from what is likely without the prompt, or elsewhere."""
     weight = options.anti_lm_weight

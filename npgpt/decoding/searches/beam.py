@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt.cache import KVCache
 from npgpt.decoding import randomness
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, Rule, check
@@ -99,12 +100,34 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
     return slots, cache
 
 
+@strategy("G7", "patience", kind="part", also=("num_beams", "early_stopping"))
+@parameter("patience", 1.0, "Texts a beam; 1 is off.", 0.01)
+@example(num_beams=2, patience=2.0, early_stopping=True)
+def capacity(num_beams: int, patience: float = 1.0) -> int:
+    """Go on until more texts have ended than there are beams: stop at patience *
+    num_beams.
+
+    Source: Kasai et al., "A Call for Clarity in Beam Search" (2022, arXiv:2204.05424).
+
+    >>> capacity(3, 2.0)
+    6
+    """
+    return max(1, round(num_beams * patience))
+
+
+@strategy("G6", "length normalisation", kind="part", also=("num_beams",))
+@parameter(
+    "length_normalization",
+    ("hf", "gnmt"),
+    "The length itself (Hugging Face, fairseq), or GNMT's.",
+)
+@example(num_beams=3, length_normalization="gnmt", length_penalty=2.0)
 def length_norm(length: int, alpha: float, kind: str = "hf") -> float:
-    """What a score is divided by: length^alpha ("hf"), or GNMT's ((5 +
-    length)/6)^alpha.
+    """What a beam's score is divided by: t^alpha ("hf"), or GNMT's ((5 + t) / 6)^alpha.
 
     alpha 0 divides by 1: the plain sum of log-probabilities, which likes short texts.
-    Source: Wu et al., "Google's Neural Machine Translation System" (2016).
+    Source: Wu et al., "Google's Neural Machine Translation System" (2016,
+    arXiv:1609.08144).
 
     >>> length_norm(4, 0.5), length_norm(7, 1.0, "gnmt")
     (2.0, 2.0)
@@ -149,14 +172,17 @@ def best_candidates(
     return found[:n]
 
 
+@strategy("G2", "beam-search multinomial sampling", kind="part")
+@example(num_beams=2, do_sample=True, seed=3)
 def drawn_candidates(
     lp: np.ndarray, scores: Sequence[float], n: int, context: Context
 ) -> list[tuple[float, int, int]]:
-    """n pairs (beam, token) drawn without replacement from softmax(score + lp).
+    """Candidates of a beam search that are drawn without replacement: the n largest of
+    score + lp + Gumbel noise.
 
     In the order of drawing, which the Gumbel-top-k trick gives: the n largest of
     score + lp + Gumbel noise. Source: Kool et al., "Stochastic Beams and Where to Find
-    Them" (2019).
+    Them" (2019, arXiv:1903.06059).
     """
     total = (lp.astype(np.float64) + np.asarray(scores)[:, None]).ravel()
     possible = np.flatnonzero(total > -np.inf)
@@ -172,7 +198,8 @@ def drawn_candidates(
 
 @dataclass
 class BeamSearch:
-    """Beam search over one prompt.
+    """Several texts in the making, the best is returned: the num_beams best of sum log
+    p, ended ones ranked by sum / t^length_penalty.
 
     At step t: log-probabilities, the chain's rules on them, plus each beam's score; the
     best max(2, 1 + #eos) * num_beams pairs are candidates. Those among the first
@@ -203,7 +230,7 @@ class BeamSearch:
 
     def __post_init__(self):
         self.running = [Beam(list(self.prompt))]
-        self.capacity = max(1, round(self.num_beams * self.patience))
+        self.capacity = capacity(self.num_beams, self.patience)
         self.considered = max(2, 1 + len(self.ends.eos)) * self.num_beams
 
     def advance(self, z: np.ndarray) -> None:
