@@ -22,6 +22,13 @@ def option_name(parameter: str) -> str:
     return "--" + parameter.replace("_", "-")
 
 
+chain_option = click.option(
+    "--chain",
+    help="Order of the rules: hf, llama.cpp, vllm, or names: "
+    '"penalties;top_k;temperature"  [default: hf]',
+)
+
+
 class StrategyOption(click.Option):
     """An option that a strategy has entered, listed in its section."""
 
@@ -29,7 +36,7 @@ class StrategyOption(click.Option):
 
 
 class StrategyCommand(click.Command):
-    """A command with an option for every parameter of the catalogue, and --chain.
+    """A command with an option for every parameter of the catalogue.
 
     The verb's own options come first, and stand for the parameters of their name.
     """
@@ -47,7 +54,7 @@ class StrategyCommand(click.Command):
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
         """The verb's own options, then one block a section."""
-        params = self.get_params(ctx)
+        params = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
         for section in ("", *SECTIONS.values()):
             lines = [
                 record
@@ -63,11 +70,7 @@ class StrategyCommand(click.Command):
 @cache
 def _options(entered: tuple) -> list[click.Option]:
     """The options of these strategies; the first of a strategy names it."""
-    chain = (
-        "Order of the rules: hf, llama.cpp, vllm, or names: "
-        '"penalties;top_k;temperature"  [default: hf]'
-    )
-    options = [click.Option(["--chain"], help=chain)]
+    options: list[click.Option] = []
     for strategy in entered:
         for parameter in strategy.parameters:
             if parameter.kind != "function":

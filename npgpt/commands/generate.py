@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
-from npgpt.commands._strategies import StrategyCommand, parsed
+from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
 from npgpt.decoding.catalogue import Strategy, strategies
 from npgpt.decoding.chain import build_chain, parse_order
@@ -46,6 +46,7 @@ from npgpt.scaling.sizes import describe
     type=click.Choice(OVERFLOW),
     help="Beyond the model's positions: refuse, end, or keep the last half and go on.",
 )
+@chain_option
 @json_option
 def command(
     prompt: str | None,

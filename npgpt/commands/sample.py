@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
-from npgpt.commands._strategies import StrategyCommand, parsed
+from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
 from npgpt.inside.choice import Choice, draw, look, taken, token_text
 from npgpt.model import GPT2
@@ -27,6 +27,7 @@ from npgpt.model import GPT2
 @click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
 @click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
 @click.option("--figure", type=click.Path(path_type=Path), help="Write it as a figure.")
+@chain_option
 @json_option
 def command(
     prompt: str,
