@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from npgpt.cache import KVCache
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts
 from npgpt.decoding.row import Pick, Row
@@ -104,8 +105,24 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
     return slots, cache
 
 
+@strategy("G7", "patience", kind="part", also=("num_beams", "early_stopping"))
+@parameter("patience", 1.0, "Texts a beam; 1 is off.", 0.01)
+@example(num_beams=2, patience=2.0, early_stopping=True)
+def capacity(num_beams: int, patience: float = 1.0) -> int:
+    """Go on until more texts have ended than there are beams: stop at patience *
+    num_beams.
+
+    Source: Kasai et al., "A Call for Clarity in Beam Search" (2022, arXiv:2204.05424).
+
+    >>> capacity(3, 2.0)
+    6
+    """
+    return max(1, round(num_beams * patience))
+
+
 class BeamSearch:
-    """Beam search over one prompt.
+    """Several texts in the making, the best is returned: the num_beams best of sum log
+    p, ended ones ranked by sum / t^length_penalty.
 
     At step t: log-probabilities, the chain's rules on them, plus each beam's score; the
     best max(2, 1 + #eos) * num_beams pairs are candidates. Those among the first
@@ -127,7 +144,7 @@ class BeamSearch:
         self.options, self.chain = job.options, job.chain
         self.ends, self.start = Ends(job, row), row.context
         self.num_beams = num_beams or job.options.num_beams
-        self.capacity = max(1, round(self.num_beams * job.options.patience))
+        self.capacity = capacity(self.num_beams, job.options.patience)
         self.considered = max(2, 1 + len(job.eos)) * self.num_beams
         self.running = [Beam(list(row.ids))]
         self.finished: list[Hypothesis] = []
