@@ -53,11 +53,7 @@ def ancestral(z: Logits, context: Context) -> int:
     ("inverse_cdf", "gumbel_max", "arithmetic", "without_replacement"),
     "How a token is drawn.",
 )
-@example(
-    lambda show: show.step(
-        {"F": np.cumsum(show.P)}, inverse_cdf(show.Z, 0.55), "u = 0.55"
-    )
-)
+@example(selector="inverse_cdf")
 def inverse_cdf(z: Logits, u: float) -> int:
     """One uniform number u picks a slice of the cumulative distribution F: the first i
     with F_i > u F_V.

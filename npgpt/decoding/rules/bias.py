@@ -61,9 +61,7 @@ def sequence_bias(z: Logits, ids: Ids, biases: Iterable[tuple[Ids, float]]) -> L
 
 def encode_words(words: Sequence[str], setup: Any) -> list[list[int]]:
     """Words that never occur, with or without a space before them: sequence bias of
-    their ids with -inf.
-
-    Source: vLLM.
+    their ids with -inf. Source: vLLM.
     """
     if setup.tokenizer is None:
         raise DecodingError("bad_words need a tokenizer; give bad_words_ids instead")
@@ -95,9 +93,7 @@ def bad_words(z: Logits, ids: Ids, phrases: Iterable[Ids]) -> Logits:
 @fields(call=lambda z, banned: suppress(z, banned))
 @example(suppress_tokens=[1])
 def suppress(z: Logits, ids: Ids) -> Logits:
-    """Tokens that never occur: z_v = -inf.
-
-    Source: transformers.
+    """Tokens that never occur: z_v = -inf. Source: transformers.
 
     >>> suppress(np.zeros(2), [1]).tolist()
     [0.0, -inf]
@@ -113,9 +109,8 @@ def suppress(z: Logits, ids: Ids) -> Logits:
 @fields(call=lambda z, context, banned: begin_suppress(z, context, banned))
 @example(begin_suppress_tokens=[1, 2])
 def begin_suppress(z: Logits, context: Context, ids: Ids) -> Logits:
-    """Tokens that do not begin the new text: z_v = -inf at the first step.
-
-    Source: transformers.
+    """Tokens that do not begin the new text: z_v = -inf at the first step. Source:
+    transformers.
 
     >>> begin_suppress(np.zeros(2), Context(prompt_length=3, step=0), [1]).tolist()
     [0.0, -inf]
@@ -173,9 +168,7 @@ def prefix_allowed_tokens(
 @example(min_length=5)
 def min_length(z: Logits, ids: Ids, eos: Ids, least: int) -> Logits:
     """No end before so many tokens, prompt included: z_eos = -inf while the text is
-    shorter.
-
-    Source: transformers.
+    shorter. Source: transformers.
 
     >>> min_length(np.zeros(2), [0, 0], [1], 3).tolist()
     [0.0, -inf]
@@ -195,9 +188,8 @@ def _check_room(options: Any) -> None:
 @parameter("min_new_tokens", 0, "No end of text before so many.", 0)
 @example(min_new_tokens=2)
 def min_new_tokens(z: Logits, context: Context, eos: Ids, least: int) -> Logits:
-    """No end before so many new tokens: z_eos = -inf while the step is below.
-
-    Source: transformers.
+    """No end before so many new tokens: z_eos = -inf while the step is below. Source:
+    transformers.
 
     >>> early = Context(prompt_length=3, step=0)
     >>> min_new_tokens(np.array([1.0, 2.0]), early, [1], 5).tolist()
@@ -228,9 +220,7 @@ def forced_bos(z: Logits, context: Context, id: int) -> Logits:
 @example(forced_eos_token_id=4, max_new_tokens=1)
 def forced_eos(z: Logits, context: Context, ids: Ids, max_new_tokens: int) -> Logits:
     """The token at max_new_tokens is this one, or one of several: z_v = -inf for all
-    others at the last step.
-
-    Source: transformers.
+    others at the last step. Source: transformers.
 
     >>> forced_eos(np.zeros(2), Context(prompt_length=3, step=4), [1], 5).tolist()
     [-inf, 0.0]

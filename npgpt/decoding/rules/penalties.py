@@ -146,7 +146,6 @@ def no_repeat_ngram(z: Logits, ids: Ids, n: int) -> Logits:
 @example(encoder_no_repeat_ngram_size=2)
 def encoder_no_repeat_ngram(z: Logits, ids: Ids, prompt: Ids, n: int) -> Logits:
     """No n tokens in a row of the prompt recur: ban v if (last n-1 tokens, v) is in it.
-
     Source: transformers.
 
     >>> encoder_no_repeat_ngram(np.zeros(3), [0, 1, 2, 1], [0, 1, 2], 2).tolist()
