@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
+from npgpt.block import MLP, Affine, Attention, Block
+from npgpt.gpt2 import GPT2Params, Weight
 from npgpt.kernels.packed import SCALE, STORED, Packed, pack, sizes, zeros
 from npgpt.storage.tensorfile import forget
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numba import get_num_threads
 
-from npgpt.gpt2 import attention_scale
+from npgpt.block import attention_scale
 from npgpt.kernels.attention import QUERIES, scratch_size
 from npgpt.kernels.compiling import LOCK, report
 from npgpt.kernels.forward import PHASES, Room, Weights, run

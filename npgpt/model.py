@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt import gpt2, ops, reader
+from npgpt import gpt2, reader
 from npgpt.backend import Backend, get_backend
 from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
@@ -30,7 +30,7 @@ from npgpt.errors import (
 )
 from npgpt.evaluation import score as scoring
 from npgpt.evaluation.score import Score
-from npgpt.rows import check_rows, chunks_of
+from npgpt.ids import as_array, check_ids
 from npgpt.shapes import Float
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
@@ -104,7 +104,7 @@ class GPT2(Generator):
                     "start from"
                 )
             ids = [self.config.bos_token_id]
-        gpt2.check_ids([ids], self.config)
+        check_ids([ids], self.config)
         return ids
 
     @checked(DecodingError)
@@ -115,8 +115,8 @@ class GPT2(Generator):
         another array of its shape.
         """
         tap = CheckedTap(tap)
-        ids = gpt2.as_array(ids)
-        ids = gpt2.check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
+        ids = as_array(ids)
+        ids = check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
         hidden = gpt2.hidden_states(self.params, ids, backend=self.backend, tap=tap)
         z = gpt2.logits(self.params, hidden, backend=self.backend, tap=tap)
         return self.backend.to_numpy(z)
@@ -141,59 +141,6 @@ class GPT2(Generator):
             xp=self.backend.xp,
         )
 
-    def next_logits(
-        self, ids: Sequence[Sequence[int]], cache: KVCache
-    ) -> Float[np.ndarray, "B V"]:
-        """Read each row's new ids (at least one) and return the logits after its last.
-
-        Rows may differ in length. Shorter ones are filled up on the right, where the
-        causal mask hides the filling from every real token, and cropped afterwards.
-        """
-        check_rows(ids, cache)
-        T = max(map(len, ids))
-        ragged = min(map(len, ids)) < T
-        if ragged and cache.lengths.max() + T > self.config.n_positions:
-            return self._next_logits_by_row(ids, cache)
-        padded = np.zeros((len(ids), T), np.int64)
-        if ragged:
-            for row, new in enumerate(ids):
-                padded[row, : len(new)] = gpt2.check_ids([new], self.config)
-        else:
-            padded[:] = gpt2.check_ids(ids, self.config)
-        if self.backend.decode_step is not None and cache.batch == len(ids):
-            z = self.backend.decode_step(self.params, ids, cache)
-            if z is not None:
-                return z
-        ends = [len(held) + len(new) for held, new in zip(cache.ids, ids, strict=True)]
-        last: list[Any] = [None] * len(ids)
-        for part in chunks_of(padded):
-            start, chunk = part.start, padded[:, part]
-            hidden = gpt2.hidden_states(self.params, chunk, cache, backend=self.backend)
-            for row, new in enumerate(ids):
-                at = len(new) - 1 - start
-                if 0 <= at < chunk.shape[1]:
-                    last[row] = hidden[row, at, :]
-        if ragged:
-            cache.crop(ends)
-        hidden = self.backend.xp.stack(last)[:, None, :]  # (B, 1, C)
-        parts = [hidden]
-        blas = self.backend.xp is np and self.backend.linear is ops.linear
-        if blas and len(ids) <= _few(self.params):
-            parts = [hidden[row : row + 1] for row in range(len(ids))]
-        z = [gpt2.logits(self.params, part, backend=self.backend) for part in parts]
-        return np.concatenate([self.backend.to_numpy(part) for part in z])[:, 0]
-
-    def _next_logits_by_row(
-        self, ids: Sequence[Sequence[int]], cache: KVCache
-    ) -> Float[np.ndarray, "B V"]:
-        """next_logits where filling rows up would run past the last position."""
-        rows = []
-        for row, new in enumerate(ids):
-            alone = cache.select([row])
-            rows.append(self.next_logits([new], alone))
-            cache.put(row, alone)
-        return np.concatenate(rows)
-
     def score(
         self,
         text: str | Sequence[int],
@@ -209,7 +156,8 @@ class GPT2(Generator):
         """
         return scoring.score(self, text, bos=bos, window=window, stride=stride)
 
-    # Other ways to read: npgpt.reader says what they do.
+    # How it reads: npgpt.reader says what each does.
+    next_logits = reader.next_logits
     all_logits = reader.all_logits
     first_logits = reader.first_logits
     rest_logits = reader.rest_logits
@@ -218,18 +166,8 @@ class GPT2(Generator):
     tree_logits = reader.tree_logits
 
 
-def _few(params: gpt2.GPT2Params) -> int:
-    """How many rows have their logits computed one by one.
-
-    For a product of a few rows with the output table OpenBLAS copies the table first,
-    which costs as much as to read it three times, or four where it fits the cache.
-    """
-    V, C = params.lm_head.weight.shape
-    return 4 if V * C < 1 << 23 else 3
-
-
 def _one_row(ids: Any) -> np.ndarray:
-    array = gpt2.as_array(ids)
+    array = as_array(ids)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise DecodingError(PROMPT)
     return array

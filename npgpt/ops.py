@@ -171,6 +171,30 @@ def linear(
     return xp.reshape(y, (*x.shape[:-1], weight.shape[-1]))
 
 
+def split_heads(
+    qkv: Float[Array, "B T _"], n_head: int
+) -> tuple[Float[Array, "B H T D"], Float[Array, "B H T D"], Float[Array, "B H T D"]]:
+    """Queries, keys and values side by side, cut into heads.
+
+    >>> import numpy
+    >>> q, k, v = split_heads(numpy.arange(12.0).reshape(1, 1, 12), n_head=2)
+    >>> k[0].tolist()
+    [[[4.0, 5.0]], [[6.0, 7.0]]]
+    """
+    xp = namespace(qkv)
+    B, T, width = qkv.shape
+    x = xp.reshape(qkv, (B, T, 3, n_head, width // 3 // n_head))
+    x = xp.permute_dims(x, (2, 0, 3, 1, 4))  # (3, B, H, T, D)
+    return x[0, ...], x[1, ...], x[2, ...]
+
+
+def merge_heads(x: Float[Array, "B H T D"]) -> Float[Array, "B T C"]:
+    """The heads' results side by side again, the inverse of the split."""
+    B, H, T, D = x.shape
+    xp = namespace(x)
+    return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (B, T, H * D))
+
+
 def causal_mask(
     T: int, S: int | None = None, *, window: int | None = None, xp: ModuleType = numpy
 ) -> Bool[Array, "T S"]:

@@ -1,37 +1,63 @@
-"""Other ways to read than GPT2.next_logits: logits at many positions, layers, trees.
+"""How a model reads: new ids of every row behind what a cache holds, and what is asked.
 
-Speculative decoding wants the logits after several tokens of one reading, contrastive
-search the hidden states, DoLa every layer's own prediction, token trees a mask. Each
-function takes the model (npgpt.model.GPT2 has them as methods), reads behind what the
-cache holds, and leaves choosing tokens to npgpt.decoding.
+The logits after the last id, after several (speculative decoding), the hidden states
+(contrastive search), every layer's own prediction (DoLa), a tree of tokens. Each
+function takes the model (npgpt.model.GPT2 has them as methods) and leaves choosing
+tokens to npgpt.decoding. All of them fill rows up to one length (npgpt.rows), read a
+chunk of positions at a time, and read each row alone where the filling does not fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from npgpt import gpt2
+from npgpt import gpt2, ops
 from npgpt.cache import KVCache
 from npgpt.errors import DecodingError
+from npgpt.ids import check_ids
 from npgpt.rows import (
+    Readable,
     Rows,
     by_chunk,
     by_row,
     check_cache,
     check_rows,
+    cut,
     fill_up,
     read_hidden,
     read_states,
 )
-from npgpt.shapes import Float
+from npgpt.shapes import Array, Float
 from npgpt.support.arguments import checked, is_list, shown
+from npgpt.taps import Recorder
+
+
+def next_logits(model: Readable, ids: Rows, cache: KVCache) -> Float[np.ndarray, "B V"]:
+    """Read each row's new ids (at least one) and return the logits after its last.
+
+    Rows may differ in length.
+    """
+    check_rows(ids, cache)
+    z = _in_one_call(model, ids, cache, None)
+    if z is not None:
+        return z
+    filled = fill_up(ids, cache, model.config)
+    if filled is None:
+        alone = by_row(ids, cache, lambda new, one: next_logits(model, [new], one))
+        return np.concatenate(alone)
+    last: list[Array] = [None] * len(ids)
+    for start, hidden in by_chunk(model, filled.ids, cache):
+        for row, length in enumerate(filled.lengths):
+            if 0 <= length - 1 - start < hidden.shape[1]:
+                last[row] = hidden[row, length - 1 - start, :]
+    cache.crop(filled.ends)
+    return _last_logits(model, model.backend.xp.stack(last)[:, None, :])
 
 
 def all_logits(
-    model: Any,
+    model: Readable,
     ids: Rows,
     cache: KVCache,
     keep: Sequence[int] | None = None,
@@ -43,19 +69,16 @@ def all_logits(
     check_rows(ids, cache)
     keep = _kept(keep, ids)
     if all(len(new) == 1 for new in ids) and 0 not in keep:
-        return list(model.next_logits(ids, cache)[:, None])
-    if model.backend.decode_step is not None:
-        for new in ids:
-            gpt2.check_ids([new], model.config)
-        z = model.backend.decode_step(model.params, ids, cache, keep)
-        if z is not None:
-            return np.split(z, np.cumsum(keep)[:-1])
+        return list(next_logits(model, ids, cache)[:, None])
+    z = _in_one_call(model, ids, cache, keep)
+    if z is not None:
+        return np.split(z, np.cumsum(keep)[:-1])
     return _ends(model, read_hidden(model, ids, cache), keep)
 
 
 def first_logits(
-    model: Any, ids: Rows, cache: KVCache, layers: int
-) -> tuple[Float[np.ndarray, "B V"], list[Any]]:
+    model: Readable, ids: Rows, cache: KVCache, layers: int
+) -> tuple[Float[np.ndarray, "B V"], list[Array]]:
     """Read each row's new ids by the first `layers` blocks alone (early exit).
 
     Logits after its last id, through ln_f and the output head; and what these blocks
@@ -64,26 +87,27 @@ def first_logits(
     """
     check_rows(ids, cache)
     _check_layers([layers], model)
-    filled, alone = fill_up(model, ids, cache)
-    if alone:
+    filled = fill_up(ids, cache, model.config)
+    if filled is None:
         found = by_row(
             ids, cache, lambda new, one: first_logits(model, [new], one, layers)
         )
         return np.concatenate([z for z, _ in found]), [x for _, (x,) in found]
-    padded, ends, lengths = filled
-    exit = _Kept(f"h.{layers - 1}.resid")
-    hidden = by_chunk(model, padded, cache, layers=layers, tap=exit)
-    cache.crop(ends)
-    states = model.backend.xp.concat(exit.arrays, axis=1)
-    cut = [(h[:n], x[:n]) for h, x, n in zip(hidden, states, lengths, strict=True)]
-    z = _heads(model, [h[-1:] for h, _ in cut])
-    return np.concatenate(z), [x for _, x in cut]
+    last = f"h.{layers - 1}.resid"
+    exit, states, hidden = Recorder([last].__contains__), [], []
+    for _, part in by_chunk(model, filled.ids, cache, layers=layers, tap=exit):
+        hidden.append(part)
+        states.append(exit.arrays[last])
+    x = cut(model, states, filled)
+    cache.crop(filled.ends)
+    z = _heads(model, [h[-1:] for h in cut(model, hidden, filled)])
+    return np.concatenate(z), x
 
 
 def rest_logits(
-    model: Any,
+    model: Readable,
     ids: Rows,
-    states: Sequence[Sequence[Any]],
+    states: Sequence[Sequence[Array]],
     cache: KVCache,
     layers: int,
     keep: Sequence[int],
@@ -94,22 +118,21 @@ def rest_logits(
     The cache is cropped to what all blocks have read, which leaves the first blocks'
     keys and values where they are.
     """
-    filled, alone = fill_up(model, ids, cache)
-    if alone:  # rows would have to be moved, and lose those keys and values
+    filled = fill_up(ids, cache, model.config)
+    if filled is None:  # rows would have to be moved, and lose those keys and values
         return all_logits(model, ids, cache, keep)
-    padded, ends, lengths = filled
-    shape = (*padded.shape, model.config.n_embd)
+    shape = (*filled.ids.shape, model.config.n_embd)
     x = model.backend.xp.zeros(shape, dtype=states[0][0].dtype)
     for row, parts in enumerate(states):
         known = model.backend.xp.concat(parts)[: len(ids[row])]
         x[row, : len(known), :] = known
-    hidden = by_chunk(model, padded, cache, after=(layers, x))
-    cache.crop(ends)
-    return _ends(model, [h[:n] for h, n in zip(hidden, lengths, strict=True)], keep)
+    hidden = [h for _, h in by_chunk(model, filled.ids, cache, after=(layers, x))]
+    cache.crop(filled.ends)
+    return _ends(model, cut(model, hidden, filled), keep)
 
 
 def next_hidden(
-    model: Any, ids: Rows, cache: KVCache
+    model: Readable, ids: Rows, cache: KVCache
 ) -> tuple[Float[np.ndarray, "B V"], list[Float[np.ndarray, "_ C"]]]:
     """Logits after each row's last new id, and the hidden states of all its new ids.
 
@@ -123,7 +146,7 @@ def next_hidden(
 
 @checked(DecodingError)
 def layer_logits(
-    model: Any,
+    model: Readable,
     ids: Rows,
     cache: KVCache,
     layers: Sequence[int],
@@ -141,28 +164,23 @@ def layer_logits(
     keep = _kept(keep, ids)
     _check_layers(layers, model)
     states = read_states(model, ids, cache)
-    xp, final = model.backend.xp, model.config.n_layer
+    ln, epsilon = model.params.ln_f, model.config.layer_norm_epsilon
     rows = []
     for row, n in enumerate(keep):
         chosen = []
         for layer in layers:
             x = states[layer][row]
             x = x[len(x) - n :]
-            if norm and layer < final:
-                ln, epsilon = model.params.ln_f, model.config.layer_norm_epsilon
+            if norm and layer < model.config.n_layer:
                 x = model.backend.layer_norm(x, ln.weight, ln.bias, epsilon)
             chosen.append(x)
-        rows.append(xp.stack(chosen, axis=1))  # (n, layers, C)
-    return [
-        z.reshape(len(x), len(layers), -1)
-        for z, x in zip(
-            _heads(model, [x.reshape(-1, x.shape[-1]) for x in rows]), rows, strict=True
-        )
-    ]
+        rows.append(model.backend.xp.stack(chosen, axis=1))  # (n, layers, C)
+    z = _heads(model, [x.reshape(-1, x.shape[-1]) for x in rows])
+    return [one.reshape(n, len(layers), -1) for one, n in zip(z, keep, strict=True)]
 
 
 def tree_logits(
-    model: Any, ids: Sequence[int], parents: Sequence[int], cache: KVCache
+    model: Readable, ids: Sequence[int], parents: Sequence[int], cache: KVCache
 ) -> Float[np.ndarray, "B T V"]:
     """Read one token tree behind every row; the logits after each of its nodes.
 
@@ -184,7 +202,7 @@ def tree_logits(
         mask[row, :, length : length + T] = ancestors
     hidden = gpt2.hidden_states(
         model.params,
-        np.repeat(gpt2.check_ids([ids], model.config), cache.batch, axis=0),
+        np.repeat(check_ids([ids], model.config), cache.batch, axis=0),
         cache,
         backend=model.backend,
         positions=lengths[:, None] + depth,
@@ -210,20 +228,15 @@ def tree_mask(parents: Sequence[int]) -> np.ndarray:
     return mask
 
 
-class _Kept:
-    """A tap that keeps the arrays of one name."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.arrays: list[Any] = []
-
-    def __call__(self, name: str, array: Any) -> Any:
-        if name == self.name:
-            self.arrays.append(array)
-        return array
-
-    def wants(self, name: str) -> bool:
-        return name == self.name
+def _in_one_call(
+    model: Readable, ids: Rows, cache: KVCache, keep: Sequence[int] | None
+) -> Float[np.ndarray, "_ V"] | None:
+    """The logits by the backend's one kernel for a whole reading, where it has one."""
+    if model.backend.decode_step is None:
+        return None
+    for new in ids:
+        check_ids([new], model.config)
+    return model.backend.decode_step(model.params, ids, cache, keep)
 
 
 def _kept(keep: Sequence[int] | None, ids: Rows) -> list[int]:
@@ -239,7 +252,7 @@ def _kept(keep: Sequence[int] | None, ids: Rows) -> list[int]:
     return list(keep)
 
 
-def _check_layers(layers: Sequence[int], model: Any) -> None:
+def _check_layers(layers: Sequence[int], model: Readable) -> None:
     final = model.config.n_layer
     if not is_list(layers) or not len(layers):
         raise DecodingError(f"layers must be a list of layers, not {shown(layers)}")
@@ -248,15 +261,34 @@ def _check_layers(layers: Sequence[int], model: Any) -> None:
             raise DecodingError(f"layer {shown(layer)} is not one of 0 to {final}")
 
 
-def _ends(model: Any, hidden: Sequence[Any], keep: Sequence[int]) -> list[np.ndarray]:
+def _ends(
+    model: Readable, hidden: Sequence[Array], keep: Sequence[int]
+) -> list[np.ndarray]:
     """Logits after each row's last keep[row] positions."""
     return _heads(model, [h[len(h) - n :] for h, n in zip(hidden, keep, strict=True)])
 
 
-def _heads(model: Any, hidden: Sequence[Any]) -> list[np.ndarray]:
+def _heads(model: Readable, hidden: Sequence[Array]) -> list[np.ndarray]:
     """Logits of each row's hidden states (T, C), in one product for all rows."""
     together = model.backend.xp.concat(list(hidden), axis=0)[None]
-    z = model.backend.to_numpy(
-        gpt2.logits(model.params, together, backend=model.backend)
-    )
-    return np.split(z[0], np.cumsum([len(h) for h in hidden])[:-1])
+    z = gpt2.logits(model.params, together, backend=model.backend)
+    ends = np.cumsum([len(h) for h in hidden])[:-1]
+    return np.split(model.backend.to_numpy(z)[0], ends)
+
+
+def _last_logits(
+    model: Readable, hidden: Float[Array, "B 1 C"]
+) -> Float[np.ndarray, "B V"]:
+    """Logits of one position a row.
+
+    For a product of a few rows with the output table OpenBLAS copies the table first,
+    which costs as much as to read it three times, or four where it fits the cache: so
+    few rows go one by one.
+    """
+    V, C = model.params.lm_head.weight.shape
+    few, parts = 4 if V * C < 1 << 23 else 3, [hidden]
+    blas = model.backend.xp is np and model.backend.linear is ops.linear
+    if blas and len(hidden) <= few:
+        parts = [hidden[row : row + 1] for row in range(len(hidden))]
+    z = [gpt2.logits(model.params, part, backend=model.backend) for part in parts]
+    return np.concatenate([model.backend.to_numpy(part) for part in z])[:, 0]

@@ -6,10 +6,18 @@ is computed for it alone; a plain function asks for all.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from npgpt.errors import DecodingError
 from npgpt.shapes import Array
+
+
+class Tap(Protocol):
+    """tap(name, array) -> the array, or another of its shape."""
+
+    def __call__(self, name: str, array: Array, /) -> Array:
+        """What the forward pass goes on with."""
 
 
 class _NoTap:
@@ -29,6 +37,32 @@ def tap_wants(tap: Any, name: str) -> bool:
     """Whether the tap asks for this intermediate; a plain function asks for all."""
     wants = getattr(tap, "wants", None)
     return True if wants is None else wants(name)
+
+
+class Recorder:
+    """A tap that keeps what it is asked for: `arrays` holds it by name, the last last.
+
+    `wants` says which names (all by default). What is kept is `copy(array)`, such as a
+    NumPy copy for what may be written again; by default the array itself.
+
+    >>> recorder = Recorder(lambda name: name.endswith("resid"))
+    >>> recorder("h.0.resid", 1), recorder("logits", 2), recorder.arrays
+    (1, 2, {'h.0.resid': 1})
+    """
+
+    def __init__(
+        self,
+        wants: Callable[[str], bool] = lambda name: True,
+        copy: Callable[[Array], Array] = lambda array: array,
+    ):
+        self.wants, self.copy = wants, copy
+        self.arrays: dict[str, Array] = {}
+
+    def __call__(self, name: str, array: Array) -> Array:
+        """Keep the array, where it is wanted, and hand it on."""
+        if self.wants(name):
+            self.arrays[name] = self.copy(array)
+        return array
 
 
 class CheckedTap:

@@ -20,7 +20,7 @@ SHAPED = [
     for path in sorted((ROOT / "npgpt").rglob("*.py"))
     if "\nfrom npgpt.shapes import" in path.read_text(encoding="utf-8")
 ]
-install_import_hook(SHAPED, "beartype.beartype")
+install_import_hook(SHAPED, "shape_check.check")
 
 # A busy machine must not turn a test red. `--hypothesis-profile=full` is for what is
 # long: ten times the cases.

@@ -453,7 +453,11 @@ def test_every_public_name_is_tried():
     names = {name for name in npgpt.__all__ if not name.endswith("Error")}
     tried = {name for area in CALLS.values() for name in area}
     assert names - results - elsewhere <= tried
-    for module, area in ((evaluate, "evaluate"), (score, "score"), (plots, "plots")):
+    for module, area in (
+        (zero_shot, "evaluate"),
+        (score, "score"),
+        (attention, "plots"),
+    ):
         public = {
             name
             for name, value in vars(module).items()

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from npgpt import activations, ops
-from npgpt.gpt2 import split_heads
 from npgpt.training import backward
 from npgpt.training.backward_activations import DERIVATIVES
 
@@ -82,7 +81,7 @@ def test_split_heads_gradient():
     qkv, (dq, dk, dv) = normal(2, 5, 24), normal(3, 2, 4, 5, 2)
     dqkv = backward.split_heads(dq, dk, dv)
     assert_derivative(
-        lambda x: np.stack(split_heads(x, 4)), [qkv], [dqkv], np.stack([dq, dk, dv])
+        lambda x: np.stack(ops.split_heads(x, 4)), [qkv], [dqkv], np.stack([dq, dk, dv])
     )
 
 

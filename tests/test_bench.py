@@ -132,7 +132,7 @@ def test_without_numba_there_is_no_reading_rate(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(compare, "Worker", Engine)
+    monkeypatch.setattr(rounds, "Worker", Engine)
     names = ("numpy:float32", "numpy:float32", "numba:float32")
     found = rounds.compare("x", GPT2Config(), names, 1, 2, quick=True)
     lines = "\n".join(report.model_lines(found))

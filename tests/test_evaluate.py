@@ -288,7 +288,7 @@ def test_bad_lines_are_named(tmp_path, reader, content, sentence):
     path = tmp_path / "file"
     path.write_text(content)
     with pytest.raises(DataError, match=sentence) as error:
-        getattr(evaluate, f"read_{reader}")(path)
+        getattr(zero_shot, f"read_{reader}")(path)
     assert str(path) in str(error.value)
 
 
@@ -320,7 +320,7 @@ def test_command_prints_what_the_function_returns(files, test, file, keys):
     value = json.loads(done.stdout)
     assert value["items"] == 2
     model = GPT2.from_pretrained("tales-mini")
-    items = getattr(evaluate, f"read_{test}")(files / file, 2)
+    items = getattr(zero_shot, f"read_{test}")(files / file, 2)
     function = zero_shot.lambada if test == "lambada" else zero_shot.multiple_choice
     result = function(model, items)
     for key in keys:

@@ -13,6 +13,7 @@ from helpers import CASES, TINY, relative_error, tiny_params, token_ids, unit_te
 from npgpt import GPT2, ContextOverflowError, DecodingError, GPT2Config, gpt2
 from npgpt.backend import NUMPY
 from npgpt.storage.checkpoint import from_tensors
+from npgpt.taps import Recorder
 
 STRICT = replace(NUMPY, name="array-api-strict", xp=strict)
 # Relative to the largest value of a tensor. float64 leaves rounding only; the fixtures'
@@ -21,15 +22,9 @@ STRICT = replace(NUMPY, name="array-api-strict", xp=strict)
 FLOAT64, STORED, FLOAT32 = 1e-12, 1e-6, 2e-4
 
 
-class Recorder:
+def recorder():
     """A tap that keeps a copy of everything."""
-
-    def __init__(self):
-        self.arrays = {}
-
-    def __call__(self, name, array):
-        self.arrays[name] = np.array(array)
-        return array
+    return Recorder(copy=np.array)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -50,7 +45,7 @@ def test_matches_reference(backend, case, tiny_reference):
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_intermediate_matches_reference(case, tiny_reference):
-    config, record = CASES[case], Recorder()
+    config, record = CASES[case], recorder()
     GPT2(tiny_params(config), dtype="float64").logits(token_ids(config, 2, 7), record)
     names = {name.format(i=i) for name in gpt2.TAPS for i in range(config.n_layer)}
     assert set(record.arrays) == names
@@ -64,7 +59,7 @@ def test_every_intermediate_matches_reference(case, tiny_reference):
 
 
 def test_tap_axes_are_as_listed():
-    record = Recorder()
+    record = recorder()
     config = replace(TINY, n_inner=24)
     GPT2(tiny_params(config)).logits(token_ids(config, 3, 5), record)
     sizes = dict(B=3, T=5, S=5, H=2, D=8, C=16, V=40, inner=24)
@@ -79,7 +74,7 @@ def test_tap_axes_are_as_listed():
 def test_a_tap_changes_nothing_by_looking():
     model, ids = GPT2(tiny_params()), token_ids(TINY, 2, 7)
     np.testing.assert_allclose(
-        model.logits(ids), model.logits(ids, Recorder()), rtol=1e-5, atol=1e-5
+        model.logits(ids), model.logits(ids, recorder()), rtol=1e-5, atol=1e-5
     )
 
 
@@ -238,7 +233,7 @@ def test_a_token_tree_equals_its_branches():
 
 
 def test_hidden_states_by_argument_are_those_of_the_tap():
-    model, ids, record = GPT2(tiny_params()), token_ids(TINY, 1, 5), Recorder()
+    model, ids, record = GPT2(tiny_params()), token_ids(TINY, 1, 5), recorder()
     last, states = gpt2.hidden_states(
         model.params, ids, backend=NUMPY, output_hidden_states=True, tap=record
     )
@@ -325,7 +320,7 @@ def test_nano_matches_pytorch(shared):
         for name, value in json.loads(path.read_text()).items()
         if name != "config"
     }
-    record = Recorder()
+    record = recorder()
     nano(shared).logits(golden["idx"].astype(int), record)
     taps = record.arrays
     for theirs, ours in {

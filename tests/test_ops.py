@@ -128,6 +128,14 @@ def test_linear_is_a_sum_of_products(n, m, rows):
     assert y[1, 0, -1] == pytest.approx(sum(x[1, 0] * w[:, -1]) + b[-1])
 
 
+def test_heads_are_cut_and_put_together_again():
+    qkv = normal(2, 5, 3 * 12)
+    for part, x in zip(np.split(qkv, 3, axis=-1), ops.split_heads(qkv, 4), strict=True):
+        assert x.shape == (2, 4, 5, 3)
+        assert (x[:, 1] == part[..., 3:6]).all()
+        assert (ops.merge_heads(x) == part).all()
+
+
 CALLS = {
     "softmax": lambda to: ops.softmax(to(normal(2, 5))),
     "log_softmax": lambda to: ops.log_softmax(to(normal(2, 5))),
@@ -137,6 +145,8 @@ CALLS = {
     ),
     "linear": lambda to: ops.linear(to(normal(2, 5)), to(normal(5, 3)), to(normal(3))),
     "embedding": lambda to: ops.embedding(strict_ids(to), to(normal(5, 3))),
+    "split_heads": lambda to: ops.split_heads(to(normal(2, 5, 12)), 2)[2],
+    "merge_heads": lambda to: ops.merge_heads(to(normal(1, 2, 3, 4))),
     "attention": lambda to: ops.attention(*(to(normal(1, 2, 3, 4)) for _ in "qkv")),
 }
 

@@ -125,13 +125,14 @@ def command(
             as_json,
         )
         return
-    from npgpt.bench import report, rounds
+    from npgpt.bench import report
+    from npgpt.bench.rounds import OWN, PEERS, compare
     from npgpt.bench.worker import Worker
     from npgpt.kernels.compiling import physical_cores
     from npgpt.training.loop import init_params
 
     threads = physical_cores() if threads is None else threads
-    chosen = engines or (*rounds.OWN, *(rounds.PEERS if peers else ()))
+    chosen = engines or (*OWN, *(PEERS if peers else ()))
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
@@ -170,7 +171,7 @@ def command(
             lines += report.function_lines(result["functions"])
         if end_to_end:
             result["model"] = size or name
-            models = rounds.compare(
+            models = compare(
                 str(folder), config, chosen, threads, rounds, quick, say, keep
             )
             lines += ["", f"# {size or name}", *report.model_lines(models)]

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
-from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
+from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
+from npgpt.decoding.catalogue import Strategy, strategies
 from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
@@ -45,7 +46,7 @@ from npgpt.scaling.sizes import describe
     type=click.Choice(OVERFLOW),
     help="Beyond the model's positions: refuse, end, or keep the last half and go on.",
 )
-@strategy_options
+@chain_option
 @json_option
 def command(
     prompt: str | None,
@@ -103,8 +104,8 @@ def command(
 
 def _say_what_was_cut(config: GenerationConfig, steps: list[Step]) -> None:
     """A text that max_new_tokens ended may be the beginning of a match only."""
-    names = ("regex", "json_schema", "grammar", "choice")
-    constraint = next((name for name in names if config.is_set(name)), None)
+    rules = config.active("rule")
+    constraint = next((rule.switched_by for rule in rules if rule.constrains), None)
     cut = sum(step.finish_reason == "length" for step in steps)
     if constraint is None or not cut or config.finish_in_time:
         return
@@ -129,9 +130,9 @@ def _config(
 ) -> GenerationConfig:
     given = click.get_current_context().get_parameter_source
     if greedy:
-        searching = options["penalty_alpha"] is not None  # top_k: its candidates
-        for option in ("temperature", "top_k", "top_p")[:: 2 if searching else 1]:
-            if given(option).name == "COMMANDLINE":
+        taken = {name for s in strategies() if _given(s, options) for name in s.uses}
+        for option in ("temperature", "top_k", "top_p"):
+            if option not in taken and given(option).name == "COMMANDLINE":
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
         options.update(temperature=None)
@@ -139,8 +140,11 @@ def _config(
         order = parse_order(options["chain"] or "hf")
         if "temperature" not in order and given("temperature").name != "COMMANDLINE":
             options.update(temperature=None)
-        feedback = options["mirostat"] or options["adaptive_target"]
-        wanted = "top_p" in order and not feedback and options["temperature"] != 0
+        own = any(  # a selector that truncates by itself
+            s.kind == "selector" and s.section == "Truncation" and _given(s, options)
+            for s in strategies()
+        )
+        wanted = "top_p" in order and not own and options["temperature"] != 0
         if options["top_p"] is None and wanted:
             options.update(top_p=0.95)
     return GenerationConfig(
@@ -148,6 +152,11 @@ def _config(
         seed=secrets.randbelow(2**32) if seed is None else seed,
         **parsed(options),
     )
+
+
+def _given(strategy: Strategy, options: dict[str, Any]) -> bool:
+    """Whether the option that turns a strategy on has been given."""
+    return bool(options.get(strategy.switched_by))
 
 
 class _Clock:

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt import gpt2
 from npgpt.cache import KVCache
 from npgpt.errors import ContextOverflowError, DecodingError, TokenizerError
+from npgpt.ids import check_ids
+from npgpt.interface import Model
 from npgpt.shapes import Float, Int
-from npgpt.support.arguments import Model, Stream, checked
+from npgpt.support.arguments import Stream, checked
 from npgpt.texts import encode_pieces, read_text, split_documents
 
 CHUNK = 128  # positions whose hidden states or logits are held at once
@@ -224,7 +225,7 @@ def last_logprobs(
 
     The ids before the last must fit the model's positions; a cache is emptied and used.
     """
-    x = gpt2.check_ids([ids], model.config)
+    x = check_ids([ids], model.config)
     if not 0 <= n < len(ids):
         raise DecodingError(f"{n} of {len(ids)} ids cannot have others before them")
     if cache is None:
@@ -233,14 +234,11 @@ def last_logprobs(
     logprobs: list[float] = []
     first = len(ids) - 1 - n  # the input whose target is the first new one
     for start in range(0, len(ids) - 1, CHUNK):
-        chunk = x[:, start : min(start + CHUNK, len(ids) - 1)]
-        hidden = gpt2.hidden_states(model.params, chunk, cache, backend=model.backend)
-        at = max(first - start, 0)
-        if at >= chunk.shape[1]:
-            continue
-        z = gpt2.logits(model.params, hidden[:, at:, :], backend=model.backend)
-        targets = x[0, start + at + 1 : start + chunk.shape[1] + 1]
-        logprobs += token_logprobs(model.backend.to_numpy(z)[0], targets).tolist()
+        chunk = x[0, start : min(start + CHUNK, len(ids) - 1)].tolist()
+        wanted = max(0, len(chunk) - max(first - start, 0))
+        (z,) = model.all_logits([chunk], cache, [wanted])
+        end = start + len(chunk) + 1
+        logprobs += token_logprobs(z, x[0, end - wanted : end]).tolist()
     return logprobs
 
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt import gpt2
 from npgpt.errors import DataError
 from npgpt.evaluation.score import token_logprobs
-from npgpt.support.arguments import Model, check_fields, checked, shown
+from npgpt.interface import Model
+from npgpt.support.arguments import check_fields, checked, shown
 from npgpt.texts import read_text
 
 STYLES = ("llm.c", "lm-eval")
@@ -244,11 +244,8 @@ def _answers(model: Any, context: str, endings: Sequence[str]) -> list[_Answer]:
         z = first
         if len(target) > 1:
             cache.crop(len(ids))
-            hidden = gpt2.hidden_states(
-                model.params, np.array([target[:-1]]), cache, backend=model.backend
-            )
-            rest = gpt2.logits(model.params, hidden, backend=model.backend)
-            z = np.concatenate([first, model.backend.to_numpy(rest)[0]])
+            (rest,) = model.all_logits([target[:-1]], cache)
+            z = np.concatenate([first, rest])
         logprobs = token_logprobs(z, np.array(target)).tolist()
         answers.append(_Answer(logprobs, (z.argmax(axis=-1) == target).tolist()))
     return answers

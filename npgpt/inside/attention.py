@@ -17,9 +17,11 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from npgpt.errors import PlotError
+from npgpt.interface import Model
 from npgpt.ops import causal_mask
 from npgpt.shapes import Float
-from npgpt.support.arguments import Model, checked
+from npgpt.support.arguments import checked
+from npgpt.taps import Recorder
 
 SUFFIXES = (".png", ".svg")
 MOST_TOKENS = 64  # beyond this no label is legible
@@ -71,19 +73,12 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
 @checked(PlotError)
 def attention_weights(model: Model, ids: Sequence[int]) -> Float[np.ndarray, "L H T T"]:
     """Attention of every layer and head over these tokens; each row sums to 1."""
-    weights: dict[str, np.ndarray] = {}
-
-    class Tap:
-        def wants(self, name: str) -> bool:
-            return name.endswith(".attn.weights")
-
-        def __call__(self, name: str, array: Any) -> Any:
-            if self.wants(name):
-                weights[name] = np.array(model.backend.to_numpy(array)[0])
-            return array
-
-    model.logits(np.asarray([ids]), Tap())
-    return np.stack([weights[f"h.{i}.attn.weights"] for i in range(len(weights))])
+    recorder = Recorder(
+        lambda name: name.endswith(".attn.weights"),
+        lambda array: np.array(model.backend.to_numpy(array)[0]),
+    )
+    model.logits(np.asarray([ids]), recorder)
+    return np.stack(list(recorder.arrays.values()))
 
 
 @checked(PlotError)

@@ -1,6 +1,6 @@
-"""What each element of a chain does to one next-token distribution: the data to show.
+"""What each element of a chain does to one next-token distribution: data and a figure.
 
-Nothing is drawn on a screen here: `npgpt sample --show` and figures read this.
+`npgpt sample --show` prints the data, and writes the figure.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class Choice:
     token_id: int
     interval: tuple[float, float]  # the token's slice of the cumulative distribution
 
+    def best(self, n: int) -> list[int]:
+        """The model's best n tokens, and the one taken if it is not among them."""
+        best = np.argsort(-self.stages[0].p, kind="stable")[:n].tolist()
+        return best if self.token_id in best else [*best, self.token_id]
+
 
 def look(
     model: Any, prompt: Sequence[int], options: GenerationConfig, row: int = 0
@@ -56,10 +61,9 @@ def look(
         stages.append(_stage(str(rule), before, z))
     selector = build_selector(options)
     id, _ = selector.choose(start.ids, z, context, selector.start(context))
-    one = selector.name in ("inverse_cdf", "mirostat", "mirostat_v2", "adaptive_p")
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
-    u = context.uniform() if one else None
+    u = context.uniform() if selector.draws else None
     return Choice(tuple(stages), str(selector), u, id, interval)
 
 
@@ -72,3 +76,95 @@ def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
         ratio = p[both] / q[both]
         rescaled = bool(np.ptp(ratio) > 1e-4 * ratio.max()) if both.any() else False
     return Stage(name, p, int((z > -np.inf).sum()), entropy(z), cut, rescaled)
+
+
+def token_text(model: Any, id: int) -> str:
+    """A token as text; its id where there is no tokenizer."""
+    return f"<{id}>" if model.tokenizer is None else model.tokenizer.decode([id])
+
+
+def taken(model: Any, choice: Choice) -> str:
+    """What was taken and why, in a sentence."""
+    low, high = choice.interval
+    token = repr(token_text(model, choice.token_id))
+    if choice.u is None:
+        return f"{choice.selector} takes {token}"
+    return (
+        f"{choice.selector} drew u = {choice.u:.4f} and takes {token}, whose slice of "
+        f"the last distribution is {low:.4f} to {high:.4f}"
+    )
+
+
+def draw(model: Any, prompt: str, choice: Choice, shown: list[int]) -> Any:
+    """The stages as bars side by side on one scale, outlined where they stood before.
+
+    The token taken is dark. Below, the last distribution as slices of [0, 1], and the
+    uniform number among them.
+    """
+    from matplotlib.figure import Figure
+
+    n, drawn = len(choice.stages), choice.u is not None
+    bars, below = 0.28 * len(shown) + 0.9, 0.75 if drawn else 0.0
+    figure = Figure(figsize=(2.6 * n + 1.2, bars + below + 0.6), layout="constrained")
+    ratios = [bars, below] if drawn else [bars]
+    grid = figure.add_gridspec(len(ratios), n, height_ratios=ratios)
+    axes: list[Any] = []
+    for i in range(n):
+        first = axes[0] if axes else None
+        axes.append(figure.add_subplot(grid[0, i], sharex=first, sharey=first))
+    before = choice.stages[0].p
+    for axis, stage in zip(axes, choice.stages, strict=True):
+        _draw_stage(axis, stage, before, shown, choice.token_id)
+        before = stage.p
+        axis.tick_params(labelsize=8, labelleft=axis is axes[0])
+    labels = [repr(token_text(model, id)) for id in shown]
+    plain = {"parse_math": False}  # a price in dollars is no formula
+    axes[0].set_yticks(range(len(shown)), labels, family="monospace", **plain)
+    axes[0].invert_yaxis()
+    if drawn:
+        _draw_uniform(figure.add_subplot(grid[1, :]), choice)
+    title = f"{prompt!r}: {taken(model, choice)}"
+    figure.suptitle(title, fontsize=9, wrap=True, **plain)
+    return figure
+
+
+def _draw_stage(
+    axis: Any, stage: Any, before: np.ndarray, shown: list[int], taken: int
+) -> None:
+    """Bars of one stage; what it changed is outlined, what it removed is marked."""
+    places = range(len(shown))
+    colors = ["#1f3b73" if id == taken else "#9db7dd" for id in shown]
+    axis.barh(places, stage.p[shown], color=colors)
+    axis.barh(places, before[shown], fill=False, edgecolor="#888888", linewidth=0.6)
+    for place, id in enumerate(shown):
+        if stage.p[id] == 0:
+            axis.text(
+                before[id],
+                place,
+                " cut",
+                fontsize=7,
+                color="#b03030",
+                verticalalignment="center",
+            )
+    what = f"cut {stage.cut:.1%}" if stage.cut > 0 else ""
+    what = ", ".join(word for word in (what, "rescaled" * stage.rescaled) if word)
+    axis.set_title(f"{stage.name}\n{stage.left:,} tokens\n{what}", fontsize=9)
+    axis.set_xlabel("probability", fontsize=8)
+
+
+def _draw_uniform(axis: Any, choice: Choice) -> None:
+    """The slices of the last distribution, in the order of ids, and u."""
+    p = choice.stages[-1].p
+    ends = np.cumsum(p)
+    for i, id in enumerate(np.flatnonzero(p > 1e-3)):  # thinner ones cannot be seen
+        color = "#1f3b73" if id == choice.token_id else ("#9db7dd", "#c9d8ee")[i % 2]
+        axis.barh(0, p[id], left=ends[id] - p[id], color=color)
+    low, high = choice.interval
+    axis.barh(0, high - low, left=low, color="#1f3b73")
+    axis.axvline(choice.u, color="#b03030", linewidth=1.2)
+    axis.set_xlim(0, 1)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=8)
+    axis.set_xlabel(
+        f"the last distribution, in the order of ids; u = {choice.u:.4f}", fontsize=8
+    )

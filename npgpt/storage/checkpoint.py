@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import NUMPY
+from npgpt.block import MLP, Affine, Attention, Block
 from npgpt.config import GPT2Config
 from npgpt.errors import CheckpointError
-from npgpt.gpt2 import MLP, Affine, Attention, Block, GPT2Params, Weight
+from npgpt.gpt2 import GPT2Params, Weight
 from npgpt.storage.tensorfile import (
     ENCODE,
     read_safetensors,

@@ -34,20 +34,6 @@ Function = TypeVar("Function", bound=Callable)
 
 
 @runtime_checkable
-class Model(Protocol):
-    """What reads and writes like npgpt.GPT2."""
-
-    config: Any
-    tokenizer: Any
-
-    def encode(self, prompt: Any) -> list[int]:
-        """Token ids of a prompt."""
-
-    def next_logits(self, ids: Any, cache: Any) -> Any:
-        """Logits after each row's last id."""
-
-
-@runtime_checkable
 class Stream(Protocol):
     """What bytes are read from."""
 
@@ -127,7 +113,7 @@ def _kinds(owner: Any) -> dict[str, Any]:
         kind = getattr(kind, "__forward_arg__", kind)  # as a NamedTuple has it
         try:
             kind = eval(kind, scope) if isinstance(kind, str) else kind
-        except NameError:  # imported for type checkers only
+        except (NameError, TypeError):  # for type checkers only; an array's shape
             continue
         if "jaxtyping" not in getattr(kind, "__module__", "") and name != "return":
             kinds[name] = kind
@@ -194,7 +180,7 @@ _PLAIN: dict[Any, Callable[[Any], bool]] = {
     str: _is_text,
 }
 _WORDS = {int: "whole number", float: "number", str: "text", Path: "path",
-          Stream: "binary stream", np.ndarray: "array", Model: "model",
+          Stream: "binary stream", np.ndarray: "array",
           Callable: "function", dict: "dict"}  # fmt: skip
 
 
@@ -209,6 +195,8 @@ def _words(kind: Any, plural: str = "") -> str:
     if kind is bool:
         return "True or False"
     word, more = _WORDS.get(origin or kind) or getattr(kind, "__name__", str(kind)), ""
+    if getattr(kind, "_is_protocol", False) and kind not in _WORDS:
+        word = word.lower()
     if origin is not None and origin not in _WORDS:
         word, more = "list", f" of {_words(inner[0], plural='s')}"
     article = "" if plural else "an " if word[0] in "aeiou" else "a "

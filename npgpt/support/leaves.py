@@ -16,7 +16,7 @@ def leaves(tree: Any) -> dict[str, Any]:
     """Every array of a tree under its name, each once.
 
     >>> import numpy as np
-    >>> from npgpt.gpt2 import Affine
+    >>> from npgpt.block import Affine
     >>> list(leaves((Affine(np.ones(2), np.zeros(2)),)))
     ['0.weight', '0.bias']
     """

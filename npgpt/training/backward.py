@@ -19,8 +19,7 @@ import math
 
 from npgpt import ops
 from npgpt.blocked import attention_pieces, by_rows
-from npgpt.gpt2 import merge_heads
-from npgpt.ops import namespace
+from npgpt.ops import merge_heads, namespace
 from npgpt.shapes import Array, Bool, Float, Int
 
 
@@ -210,7 +209,7 @@ def split_heads(
     """Gradient of what was cut into q, k and v: the three side by side again.
 
     To cut and to turn moves numbers and changes none, so each gradient goes back to
-    where its number came from (npgpt.gpt2.split_heads).
+    where its number came from (npgpt.ops.split_heads).
 
     >>> import numpy as np
     >>> dq, dk, dv = np.arange(6.0).reshape(3, 1, 2, 1, 1)

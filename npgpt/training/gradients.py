@@ -22,19 +22,11 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import Backend
+from npgpt.block import MLP, Affine, Attention, Block, attention_scale
 from npgpt.config import GPT2Config
-from npgpt.gpt2 import (
-    MLP,
-    Affine,
-    Attention,
-    Block,
-    GPT2Params,
-    Weight,
-    attention_scale,
-    check_ids,
-    hidden_states,
-    merge_heads,
-)
+from npgpt.gpt2 import GPT2Params, Weight, hidden_states
+from npgpt.ids import check_ids
+from npgpt.ops import merge_heads
 from npgpt.shapes import Array, Float, Int
 from npgpt.taps import no_tap, tap_wants
 from npgpt.training.backward import gelu

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.backend import Backend
+from npgpt.block import Affine
 from npgpt.errors import TrainingError
-from npgpt.gpt2 import Affine, GPT2Params
+from npgpt.gpt2 import GPT2Params
 from npgpt.shapes import Array
 from npgpt.support.arguments import check_fields
 

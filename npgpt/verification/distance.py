@@ -1,6 +1,6 @@
 """How far two runs of one model are apart, tensor by tensor, and how far they may be.
 
-A Recorder keeps every intermediate of a forward pass; `relative_error` compares two of
+A recorder keeps every intermediate of a forward pass; `relative_error` compares two of
 them, relative to what `conditions` says a vector is worth. Which runs are compared, and
 what is tolerated, stands in npgpt.verification.checks.
 """
@@ -14,40 +14,35 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import NUMPY, Backend
+from npgpt.taps import Recorder
 
 TRIES = 4
 Scales = Mapping[str, np.ndarray]  # of `conditions`
 
 
-class Recorder:
-    """A tap that keeps a copy of every tensor it wants."""
+def recorder(backend: Backend) -> Recorder:
+    """A tap that keeps a copy of every tensor that this backend has.
 
-    def __init__(self, backend: Backend):
-        self.backend = backend
-        self.arrays: dict[str, np.ndarray] = {}
-
-    def wants(self, name: str) -> bool:
-        """Scores and weights only where attention is ours: a twin may not have them."""
-        plain = self.backend.attention is NUMPY.attention
-        return plain or not name.endswith(("scores", "weights"))
-
-    def __call__(self, name: str, array: Any) -> Any:
-        """Keep a copy and hand the array on."""
-        self.arrays[name] = np.array(self.backend.to_numpy(array))
-        return array
+    Scores and weights only where attention is ours: a twin may not have them.
+    """
+    plain = backend.attention is NUMPY.attention
+    return Recorder(
+        lambda name: plain or not name.endswith(("scores", "weights")),
+        lambda array: np.array(backend.to_numpy(array)),
+    )
 
 
-class Rounding(Recorder):
-    """A Recorder that hands every number on a unit larger or smaller, at random."""
+class Rounding:
+    """A tap that records, and hands every number on a unit larger or smaller."""
 
-    def __init__(self, backend: Backend, unit: float, seed: int):
-        super().__init__(backend)
-        self.unit, self.rng = unit, np.random.Generator(np.random.Philox(key=seed))
+    def __init__(self, recorder: Recorder, unit: float, seed: int):
+        self.recorder, self.wants, self.unit = recorder, recorder.wants, unit
+        self.rng = np.random.Generator(np.random.Philox(key=seed))
 
     def __call__(self, name: str, array: Any) -> Any:
         """Keep the rounded array and hand it on."""
         signs = 2.0 * self.rng.integers(2, size=array.shape) - 1
-        return super().__call__(name, array * (1 + self.unit * signs))
+        return self.recorder(name, array * (1 + self.unit * signs))
 
 
 def spread(array: np.ndarray, n: int = 64) -> np.ndarray:
@@ -58,9 +53,9 @@ def spread(array: np.ndarray, n: int = 64) -> np.ndarray:
 
 def record(model: Any, ids: Any) -> dict[str, np.ndarray]:
     """Every intermediate of one forward pass, by tap name, in its order."""
-    recorder = Recorder(model.backend)
-    model.logits(ids, tap=recorder)
-    return recorder.arrays
+    tap = recorder(model.backend)
+    model.logits(ids, tap)
+    return tap.arrays
 
 
 def relative_error(x: np.ndarray, reference: np.ndarray, scale: Any = 0.0) -> float:
@@ -102,8 +97,8 @@ def conditions(
     """
     scales = dict.fromkeys(exact, np.zeros(1))
     for seed in range(TRIES):
-        tap = Rounding(double.backend, unit, seed)
-        double.logits(ids, tap)
+        tap = recorder(double.backend)
+        double.logits(ids, Rounding(tap, unit, seed))
         for name, x in exact.items():
             moved = _distance(tap.arrays[name], x) / unit
             scales[name] = np.maximum(scales[name], moved)

@@ -28,7 +28,7 @@ def classifier_free(
 
     l and l_n are log-softmax of the logits with the prompt and with the negative (or
     no) prompt; scale 1 gives l. Source: Sanchez et al., "Stay on topic with
-    Classifier-Free Guidance" (2023).
+    Classifier-Free Guidance" (2023, arXiv:2306.17806).
 
     >>> z, negative = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(classifier_free(z, negative, 2.0))).round(4).tolist()
@@ -42,12 +42,14 @@ def classifier_free(
 def context_aware(
     z: Float[np.ndarray, " V"], z_without: Float[np.ndarray, " V"], alpha: float
 ) -> Float[np.ndarray, " V"]:
-    """More weight on the context: (1 + alpha) l(y | c, x) - alpha l(y | x).
+    """More weight on the context in the prompt: (1 + alpha) l(y | c, x) - alpha l(y |
+    x).
 
     The same as classifier_free with scale 1 + alpha, the negative prompt being the
     question x without its context c. Source: Shi et al., "Trusting Your Evidence:
-    Hallucinate Less with Context-aware Decoding" (2023); the authors' code
-    (xhan77/context-aware-decoding, demo.ipynb) has it on logits, which is the same law.
+    Hallucinate Less with Context-aware Decoding" (2023, arXiv:2305.14739); the authors'
+    code (xhan77/context-aware-decoding, demo.ipynb) has it on logits, which is the same
+    law.
 
     >>> z, without = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(context_aware(z, without, 1.0))).round(4).tolist()
@@ -64,11 +66,13 @@ def contrastive(
     temperature: float = 0.5,
     coefficient: float = 1.0,
 ) -> Float[np.ndarray, " V"]:
-    """Contrastive decoding: what the expert knows and the amateur does not.
+    """What the expert knows and the amateur does not: l - c log softmax(z_amateur /
+    tau) where p >= alpha max p.
 
     l - coefficient log softmax(z_amateur / temperature) for the plausible tokens, those
     with p >= alpha max p under the expert; the rest is removed. Source: Li et al.,
-    "Contrastive Decoding: Open-ended Text Generation as Optimization" (2022).
+    "Contrastive Decoding: Open-ended Text Generation as Optimization" (2022,
+    arXiv:2210.15097).
 
     >>> z, amateur = np.log(np.array([[0.5, 0.4, 0.1], [0.7, 0.2, 0.1]]))
     >>> contrastive(z, amateur, alpha=0.5, temperature=1.0).round(4).tolist()
@@ -86,12 +90,13 @@ def improved_contrastive(
     alpha: float = 0.1,
     beta: float = 0.5,
 ) -> Float[np.ndarray, " V"]:
-    """Contrastive decoding on logits: (1 + beta) z - beta z_amateur where plausible.
+    """Contrastive decoding on logits, with one weight: (1 + beta) z - beta z_amateur
+    where p >= alpha max p.
 
-    beta 0 is the expert itself, cut to the tokens with p >= alpha max p, which is
-    z >= max z + ln alpha. Source: O'Brien and Lewis, "Contrastive Decoding Improves
-    Reasoning in Large Language Models" (2023), algorithm 2 of its appendix A, as
-    lucidrains/x-transformers has it too (contrastive_decode_fn).
+    beta 0 is the expert itself, cut to the tokens with p >= alpha max p, which is z >=
+    max z + ln alpha. Source: O'Brien and Lewis, "Contrastive Decoding Improves
+    Reasoning in Large Language Models" (2023, arXiv:2309.09117), algorithm 2 of its
+    appendix A, as lucidrains/x-transformers has it too (contrastive_decode_fn).
 
     >>> z, amateur = np.array([[2.0, 1.0, -5.0], [1.0, 1.0, 0.0]])
     >>> improved_contrastive(z, amateur).tolist()
@@ -108,13 +113,15 @@ def dola(
     alpha: float = 0.1,
     divergence=None,
 ) -> Float[np.ndarray, " V"]:
-    """DoLa: the last layer's log-probabilities minus those of the least similar layer.
+    """The last layer against the early layer least like it: l - l_j where p >= alpha
+    max p, j = argmax JS(p, p_j).
 
     l - l_j for the plausible tokens (p >= alpha max p), where layer j is the candidate
     whose distribution has the largest Jensen-Shannon divergence from the last. Source:
-    Chuang et al., "DoLa: Decoding by Contrasting Layers" (2023). The authors' code and
-    Transformers 4 take a mean of reversed terms for the divergence and do not remove
-    the implausible tokens' contrast but set it to -1e-3; this is the paper's rule.
+    Chuang et al., "DoLa: Decoding by Contrasting Layers" (2023, arXiv:2309.03883). The
+    authors' code and Transformers 4 take a mean of reversed terms for the divergence
+    and do not remove the implausible tokens' contrast but set it to -1e-3; this is the
+    paper's rule.
 
     >>> z = np.log(np.array([0.6, 0.3, 0.1]))
     >>> layers = np.log(np.array([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3]]))
@@ -152,7 +159,8 @@ def jensen_shannon(lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]) -> 
 def product(
     z: Float[np.ndarray, "k V"], weights: Sequence[float]
 ) -> Float[np.ndarray, " V"]:
-    """Product of experts: sum_i w_i l_i, the geometric mean of the models.
+    """Several models as one, by a product or a mixture: sum_i w_i l_i, or log sum_i w_i
+    p_i (see `mixture`).
 
     Source: Hinton, "Training Products of Experts" (2002).
 
@@ -191,9 +199,9 @@ def dexperts(
     """Steer by a pair of small models: z + alpha (z_expert - z_anti).
 
     Source: Liu et al., "DExperts: Decoding-Time Controlled Text Generation with Experts
-    and Anti-Experts" (2021). The authors' code (alisawuffles/DExperts,
-    generation/dexperts_generation.py) may cut z to its nucleus first (filter_p); here
-    truncation comes after guidance.
+    and Anti-Experts" (2021, arXiv:2105.03023). The authors' code
+    (alisawuffles/DExperts, generation/dexperts_generation.py) may cut z to its nucleus
+    first (filter_p); here truncation comes after guidance.
 
     >>> dexperts(np.zeros(2), np.array([1.0, 0.0]), np.array([0.0, 1.0]), 2.0).tolist()
     [2.0, -2.0]
@@ -205,12 +213,12 @@ def dexperts(
 def anti_lm(
     z: Float[np.ndarray, " V"], z_anti: Float[np.ndarray, " V"], weight: float
 ) -> Float[np.ndarray, " V"]:
-    """Less of what is likely anyway: l - weight l_anti (maximum mutual information).
+    """Less of what is likely anyway (maximum mutual information): l - weight l_anti.
 
     Every token counts; the paper lets the first gamma alone count, and adds a term for
     the length (as XinnuoXu/mmi_anti_pytorch, onmt/translate/Translator.py, has it).
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
-    Models" (2016).
+    Models" (2016, arXiv:1510.03055).
 
     >>> z, anti = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(anti_lm(z, anti, 1.0))).round(4).tolist()

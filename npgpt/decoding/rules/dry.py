@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.shapes import Float
 
@@ -26,10 +27,24 @@ class DrySettings(NamedTuple):
     breakers: frozenset[int] = frozenset()
 
 
+@strategy("D8", "DRY", stage="ngram", rank=30)
+@parameter("dry_multiplier", 0.0, "Strength; 0 is off.", 0)
+@parameter("dry_base", 1.75, "Growth a token.", 1)
+@parameter("dry_allowed_length", 2, "Repeats free of charge.", 1)
+@parameter("dry_penalty_last_n", -1, "Window; -1 is all.", -1)
+@parameter(
+    "dry_sequence_breakers",
+    ("\n", ":", '"', "*"),
+    "Texts that a repeat cannot cross.",
+    kind="texts",
+)
+@fields(prepare=lambda *settings: prepare(*settings))
+@example(dry_multiplier=1.0, dry_allowed_length=1)
 def dry(
     z: Float[np.ndarray, " V"], ids: Sequence[int], settings: DrySettings
 ) -> Float[np.ndarray, " V"]:
-    """z_v - multiplier base^(m(v) - allowed) where m(v) >= allowed.
+    """Don't repeat yourself, the longer the repeat, the dearer: z_v - multiplier
+    base^(m(v) - allowed) where m(v) >= allowed.
 
     m(v) is the length of the longest end of the last last_n tokens that occurred
     before, followed by v, and does not cross a breaker. Repeats may overlap. Breakers

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.rules.base import keep, probabilities
 from npgpt.decoding.rules.truncation import top_k
 from npgpt.shapes import Float
 
 
+@strategy("D10", "FSD", stage="last", rank=20)
+@parameter("fsd_alpha", 0.0, "Weight of the penalty; 0 is off.", 0, 1)
+@parameter("fsd_k", 3, "Candidates.", 1)
+@parameter("fsd_n", 3, "Order of the n-gram model.", 1)
+@parameter("fsd_beta", 0.9, "Weight of the longer context.", 0, 1)
+@example(fsd_alpha=0.4, do_sample=False)
 def fsd(
     z: Float[np.ndarray, " V"],
     ids: Sequence[int],
@@ -19,11 +26,13 @@ def fsd(
     n: int,
     beta: float,
 ) -> Float[np.ndarray, " V"]:
-    """Scores of the k best tokens: (1 - alpha) p_v - alpha ngram(v | text).
+    """Frustratingly simple decoding, an n-gram model of the text itself as the
+    anti-model: over the top k, (1 - alpha) p_v - alpha ngram(v | text).
 
     Deterministic with greedy search, which takes the best score. All tokens count
     alike here (the authors can weigh stop words apart). Source: Yang et al., "A
-    Frustratingly Simple Decoding Method for Neural Text Generation" (2023).
+    Frustratingly Simple Decoding Method for Neural Text Generation" (2023,
+    arXiv:2305.12675).
 
     >>> z = np.log(np.array([0.5, 0.4, 0.1]))
     >>> fsd(z, [1, 0, 1], 0.5, 2, 2, 0.9).round(4).tolist()

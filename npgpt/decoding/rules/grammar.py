@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import keep
 from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.rules.triggers import LazyMask
@@ -91,24 +92,51 @@ class GrammarMask:
         return self.matcher(generated).is_accepting()
 
 
+@strategy("E14", "grammar", constrains=True, stage="ban", rank=110)
+@parameter("grammar", "", "GBNF (llama.cpp) or Lark.", kind="grammar")
+@parameter(
+    "trigger_words",
+    (),
+    "Free until one of these occurs; the sentence begins with it.",
+    kind="texts",
+)
+@parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
+@fields(prepare=lambda *settings: prepare_grammar(*settings))
+@example(
+    lambda show: show.rule(
+        {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
+    )
+)
 def grammar(
     z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask | LazyMask
 ) -> Float[np.ndarray, " V"]:
-    """Keep v if the parser lives on after it; the end where a sentence is whole.
+    """The new text is a sentence of a grammar: keep v if the parser lives on after it,
+    the end where a sentence is whole.
 
     The mask comes before truncation, so top-p and the like see allowed tokens only.
     (llama.cpp draws first and masks only when the token does not fit: the same law
     without truncation, another one with it.) With trigger_words or trigger_tokens the
     text is free until one occurs, and the sentence begins with it
-    (npgpt.decoding.rules.triggers).
+    (npgpt.decoding.rules.triggers). Source: llama.cpp; llguidance.
     """
     return keep(z, mask.mask(generated))
 
 
+@strategy("E13", "JSON schema", constrains=True, stage="ban", rank=100)
+@parameter("json_schema", "", "A dict, or its text.", kind="schema")
+@fields(also=("trigger_words", "trigger_tokens"))
+@fields(prepare=lambda *settings: prepare_schema(*settings))
+@example(
+    lambda show: show.rule(
+        {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
+    )
+)
 def json_schema(
     z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask | LazyMask
 ) -> Float[np.ndarray, " V"]:
-    """Keep what is on the way to JSON of the schema, keys in the order it gives."""
+    """The new text is JSON of this schema: keep v if the parser lives on after it.
+
+    Keys come in the order that the schema gives. Source: llguidance."""
     return grammar(z, generated, mask)
 
 

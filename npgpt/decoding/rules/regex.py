@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.automaton import Automaton
 from npgpt.decoding.rules.base import Context, keep
 from npgpt.decoding.vocabulary import all_bytes
@@ -113,18 +114,28 @@ class RegexMask:
         return distance
 
 
+@strategy("E12", "regex", constrains=True, stage="ban", rank=90)
+@parameter("regex", "", "Matches the whole new text.")
+@parameter(
+    "finish_in_time",
+    False,
+    "Keep only what can still reach the constraint's end within max_new_tokens.",
+)
+@fields(prepare=lambda *settings: prepare_regex(*settings))
+@example(regex=" (cat|old) queen")
 def regex(
     z: Float[np.ndarray, " V"],
     generated: Sequence[int],
     context: Context,
     bound: tuple[RegexMask, float],
 ) -> Float[np.ndarray, " V"]:
-    """Keep v if the automaton stays alive over its bytes; the end where it accepts.
+    """The new text matches a regular expression: keep v if the automaton lives on after
+    it, the end where it accepts.
 
     bound is the mask and the number of tokens in which to reach a match (inf: any).
     Where a match must be reached in time, tokens too far from it go; a match that is
     complete may end with no end-of-text id left to write. Source: Willard and Louf,
-    "Efficient Guided Generation for Large Language Models" (2023).
+    "Efficient Guided Generation for Large Language Models" (2023, arXiv:2307.09702).
 
     >>> mask = RegexMask("a+b", [b"", b"a", b"b", b"aab"], eos=[0])
     >>> regex(np.zeros(4), [1], Context(1, 1), (mask, np.inf)).tolist()

@@ -22,6 +22,7 @@ from npgpt.decoding.rules.base import Context
 from npgpt.decoding.searches.candidates import (
     Candidate,
     best_candidates,
+    capacity,
     check_rows,
     drawn_candidates,
     length_norm,
@@ -105,7 +106,8 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
 
 
 class BeamSearch:
-    """Beam search over one prompt.
+    """Several texts in the making, the best is returned: the num_beams best of sum log
+    p, ended ones ranked by sum / t^length_penalty.
 
     At step t: log-probabilities, the chain's rules on them, plus each beam's score; the
     best max(2, 1 + #eos) * num_beams pairs are candidates. Those among the first
@@ -127,7 +129,7 @@ class BeamSearch:
         self.options, self.chain = job.options, job.chain
         self.ends, self.start = Ends(job, row), row.context
         self.num_beams = num_beams or job.options.num_beams
-        self.capacity = max(1, round(self.num_beams * job.options.patience))
+        self.capacity = capacity(self.num_beams, job.options.patience)
         self.considered = max(2, 1 + len(job.eos)) * self.num_beams
         self.running = [Beam(list(row.ids))]
         self.finished: list[Hypothesis] = []

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.searches.beam import BeamSearch
@@ -119,17 +120,26 @@ def constraint_set(words: Sequence[Any], vocab_size: int) -> tuple[Constraint, .
     return tuple(constraints)
 
 
+@strategy("E15", "constrained beam search", kind="part", also=("num_beams",))
+@parameter(
+    "force_words_ids",
+    None,
+    "Phrases of token ids, or lists of phrases to choose from.",
+    kind="any",
+)
+@example(num_beams=2, force_words_ids=[[3, 2]])
 class ConstrainedBeamSearch(BeamSearch):
-    """Beam search whose texts contain every word of force_words_ids.
+    """Texts that must contain given words: beams filled round-robin over banks of
+    constraint tokens met.
 
     To the best beams of a step are added, for each beam, the tokens that bring one of
     its constraints further. All are sorted by bank (tokens of constraints met), then
     score, and the beams filled round-robin: the best of each bank, the second best, and
     so on. The end of the text is allowed once all constraints are met. If the budget
     ends before, the best texts without all words are returned. Sources: Anderson et
-    al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search" (2016);
-    Post and Vilar, "Fast Lexically Constrained Decoding with Dynamic Beam Allocation"
-    (2018); the details are those of Transformers 4.
+    al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search" (2016,
+    arXiv:1612.00576); Post and Vilar, "Fast Lexically Constrained Decoding with Dynamic
+    Beam Allocation" (2018, arXiv:1804.06609); the details are those of Transformers 4.
     """
 
     by_candidate = True

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts, check_room
 from npgpt.decoding.options import GenerationConfig
@@ -48,14 +49,22 @@ class _Choice(NamedTuple):
     z: np.ndarray
 
 
+@strategy("E19", "exact constrained sampling", kind="search")
+@parameter("exact_constraint", ("off", "rejection", "asap", "smc"), "How.")
+@parameter(
+    "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
+)
+@parameter("smc_particles", 16, "Particles of smc.", 1)
+@example(lambda show: _example(show))
 def exact_sampling(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """Steps of texts y ~ p(y | y fits the constraint and ends in max_new_tokens).
+    """The model's law given the constraint, which masking alone distorts: y ~ p(y | y
+    fits it and ends within max_new_tokens).
 
     p is the model's law after the rules of the chain that are no constraints. Source:
-    Park et al., "Grammar-Aligned Decoding" (2024); Lew et al., "Sequential Monte Carlo
-    Steering" (2023).
+    Park et al., "Grammar-Aligned Decoding" (2024, arXiv:2405.21047); Lew et al.,
+    "Sequential Monte Carlo Steering" (2023, arXiv:2306.03081).
     """
     if options.greedy:
         raise DecodingError("exact_constraint needs do_sample=True")
@@ -233,3 +242,28 @@ def smc(task: _Task) -> list[_Choice]:
     u = task.context(0).uniform(CHOICE) * weights.sum()
     i = int(np.searchsorted(np.cumsum(weights), u, side="right"))
     return texts[min(i, n - 1)]
+
+
+def _example(show: Any) -> str:
+    """Two texts: the law given the constraint, what masking makes of it, and draws."""
+    texts, law, first = [[1, 3, 4], [3, 4]], [], []
+    for text in texts:
+        p = [show.TABLE[a][b] for a, b in zip([0, *text], text, strict=False)]
+        law.append(float(np.prod(p)))
+        first.append(p[0])  # behind the first token nothing is left to choose
+    found = show.FiveWords().generate(
+        "the",
+        do_sample=True,
+        num_return_sequences=300,
+        seed=1,
+        max_new_tokens=4,
+        choice=[text[:-1] for text in texts],
+        exact_constraint="rejection",
+    )
+    columns = {
+        "law": np.array(law) / sum(law),
+        "masked": np.array(first) / sum(first),
+        "drawn": [sum(one.ids == text for one in found) / 300 for text in texts],
+    }
+    head = "exact_constraint='rejection', 300 texts after 'the' with a choice of two"
+    return f"{head}\n\n{show.table(columns, [show.say(text) for text in texts])}"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.cache import keep_common
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
@@ -33,16 +34,23 @@ class Draw(NamedTuple):
     proposal: list[float]
 
 
+@strategy("G12", "power sampling", kind="search", sampling=True)
+@parameter("power_alpha", 1.0, "alpha; 1 is off.", 1e-3)
+@parameter("power_block", 16, "Tokens added between moves.", 1)
+@parameter("power_steps", 10, "Moves after each block.", 0)
+@example(do_sample=True, power_alpha=4.0, seed=1)
 def power_sampling(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """G12: texts from p^alpha, p what the chain makes of the model.
+    """Draws from p^alpha of whole texts, by Markov chain: Metropolis-Hastings, a new
+    suffix with probability min(1, A).
 
-    Block by block: power_block tokens are added from the proposal (temperature
-    1/alpha), then power_steps times a place m is drawn evenly from the new text x and
-    everything from m on proposed anew; the proposal x' replaces x with probability
-    min(1, A), A = (p(x')/p(x))^alpha q(x | x')/q(x' | x) |x|/|x'|. Source: Karan and
-    Du, "Reasoning with Sampling: Your Base Model is Smarter Than You Think" (2025).
+    p is what the chain makes of the model. Block by block: power_block tokens are added
+    from the proposal (temperature 1/alpha), then power_steps times a place m is drawn
+    evenly from the new text x and everything from m on proposed anew; the proposal x'
+    replaces x with probability min(1, A), A = (p(x')/p(x))^alpha q(x | x')/q(x' | x)
+    |x|/|x'|. Source: Karan and Du, "Reasoning with Sampling: Your Base Model is Smarter
+    Than You Think" (2025, arXiv:2510.14901).
     """
     return _steps(search_job(model, prompts, options, cache, "power sampling"), prompts)
 

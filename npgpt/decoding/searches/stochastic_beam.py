@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding import randomness
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.searches.beam import BeamSearch
@@ -20,15 +21,19 @@ from npgpt.decoding.selectors import gumbel_noise
 from npgpt.ops import log_softmax
 
 
+@strategy("G4", "stochastic beam search", kind="part", also=("num_beams",))
+@parameter("stochastic_beams", False, "On or off.")
+@example(num_beams=3, stochastic_beams=True, num_return_sequences=3)
 class StochasticBeamSearch(BeamSearch):
-    """Keep the k beams of the largest perturbed log-probability G.
+    """Different texts, drawn without replacement: the k largest Gumbel-perturbed sums G
+    of log p.
 
     A beam carries phi = log p(text so far) and G, a Gumbel variable with location phi.
     Its children v get G_v ~ Gumbel(phi_v), conditioned on their maximum being G:
     g_v = phi_v + Gumbel, Z = max g, u = G - g_v + log(1 - exp(g_v - Z)),
     G_v = G - max(0, u) - log(1 + exp(-|u|)). Finished texts keep their G and stay in
     the competition. The score of a text is its G. Source: Kool, van Hoof and Welling,
-    "Stochastic Beams and Where to Find Them" (2019).
+    "Stochastic Beams and Where to Find Them" (2019, arXiv:1903.06059).
     """
 
     def __init__(self, job: Job, row: Row):

@@ -32,6 +32,24 @@ def test_all_logits_are_those_of_one_reading(model):
     assert cache.ids == PROMPTS
 
 
+def test_rows_that_cannot_be_filled_up_are_read_alone(backend):
+    """A cache may have fewer places than the model has positions."""
+    model = GPT2(tiny_params(), backend=backend)
+    rows, more = [[1, 2, 3, 4, 5, 6, 7, 8], [1, 2]], [[9], [3, 4, 5, 6, 7]]
+    expected = [
+        model.logits(row + new)[0, -1] for row, new in zip(rows, more, strict=True)
+    ]
+    for read in (model.next_logits, model.all_logits, model.next_hidden):
+        cache = model.new_cache(2, n_positions=10)
+        model.next_logits(rows, cache)
+        z = read(more, cache)
+        z = z[0] if isinstance(z, tuple) else z
+        for row, last in zip(z, expected, strict=True):
+            last_of = row[-1] if row.ndim == 2 else row
+            np.testing.assert_allclose(last_of, last, rtol=2e-3, atol=2e-4)
+        assert cache.ids == [a + b for a, b in zip(rows, more, strict=True)]
+
+
 def test_all_logits_reach_the_last_position(model):
     room = model.config.n_positions
     long = [(7 * i) % 40 for i in range(room)]
