@@ -146,7 +146,7 @@ def stay_apart(typingctx):
 
 def _sources() -> tuple[float, int]:
     """When a file of kernels was last changed, and the size of all."""
-    found = [path.stat() for path in Path(__file__).parent.glob("*.py")]
+    found = [path.stat() for path in Path(__file__).parent.rglob("*.py")]
     return max(stat.st_mtime for stat in found), sum(stat.st_size for stat in found)
 
 

@@ -33,7 +33,13 @@ from npgpt.kernels.team import new_sync
 from npgpt.kernels.tiers import isa as tier_isa
 
 CHUNK = 1024  # tokens read at once: their activations take 30 MB at the 124M shape
-ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+ACTIVATIONS = (  # the names of ops.gelu
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_python_tanh",
+    "gelu_accurate",
+    "gelu_fast",
+)
 
 
 def decode_step(

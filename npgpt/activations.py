@@ -127,6 +127,8 @@ def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 ACTIVATIONS: dict[str, Callable] = {  # Hugging Face's names
     "gelu_new": gelu,
     "gelu_pytorch_tanh": gelu,
+    "gelu_python_tanh": gelu,
+    "gelu_accurate": gelu,
     "gelu_fast": gelu,  # the same polynomial, with the constant cut to 0.7978845608
     "gelu": gelu_erf,
     "gelu_python": gelu_erf,

@@ -290,7 +290,7 @@ def test_json_holds_models_answers_and_fit(runs_file):
 @pytest.mark.parametrize("own", [True, False])
 def test_a_figure_is_drawn(runs_file, tmp_path, own):
     arguments = ("--runs", runs_file) if own else ()
-    done = run(*arguments, "--plot", tmp_path / "a.png")
+    done = run(*arguments, "--figure", tmp_path / "a.png")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 

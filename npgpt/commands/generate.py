@@ -9,7 +9,15 @@ from typing import Any
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._shared import (
+    echo_json,
+    json_option,
+    length_option,
+    load_model,
+    model_options,
+    sampling_options,
+    seed_option,
+)
 from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
 from npgpt.decoding.catalogue import Strategy, strategies
@@ -24,19 +32,9 @@ from npgpt.scaling.sizes import describe
 @click.command(cls=StrategyCommand)
 @click.argument("prompt", required=False)
 @model_options
-@click.option("--max-new-tokens", default=200, show_default=True, help="Tokens to add.")
-@click.option("--min-new-tokens", default=0, help="No end of text before so many.")
-@click.option(
-    "--temperature", default=0.8, show_default=True, help="0 is greedy search."
-)
-@click.option("--top-k", type=int, help="Keep the k most probable tokens.")
-@click.option(
-    "--top-p",
-    type=float,
-    help="Keep the nucleus of this probability  [default: 0.95 when sampling]",
-)
-@click.option("--greedy", is_flag=True, help="The most probable token at every step.")
-@click.option("--seed", type=int, help="Same seed, same text  [default: a new one]")
+@length_option(200)
+@sampling_options(0.8, "0.95 when sampling", min_new_tokens=0)
+@seed_option(None)
 @click.option("--num-return-sequences", "-n", default=1, help="Texts to write.")
 @click.option("--stop", "stop_strings", multiple=True, help="End before this text.")
 @click.option(

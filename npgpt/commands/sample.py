@@ -7,26 +7,31 @@ from typing import Any
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._shared import (
+    echo_json,
+    figure_option,
+    json_option,
+    length_option,
+    load_model,
+    model_options,
+    sampling_options,
+    seed_option,
+)
 from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
-from npgpt.inside.choice import Choice, draw, look, taken, token_text
-from npgpt.model import GPT2
+from npgpt.inside.choice import Choice, look, plot_choice
+from npgpt.support.figure import save
 
 
 @click.command(cls=StrategyCommand)
 @click.argument("prompt")
 @model_options
-@click.option("--temperature", type=float, help="Divides the logits; 0 is greedy.")
-@click.option("--top-k", type=int, help="Keep the k most probable tokens.")
-@click.option("--top-p", type=float, help="Keep the nucleus of this probability.")
-@click.option("--min-new-tokens", type=int, help="No end of text before so many.")
-@click.option("--max-new-tokens", type=int, help="For rules that count to the end.")
-@click.option("--greedy", is_flag=True, help="Take the most probable token.")
-@click.option("--seed", default=0, show_default=True, help="Names the draw.")
+@sampling_options()
+@length_option()
+@seed_option()
 @click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
 @click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
-@click.option("--figure", type=click.Path(path_type=Path), help="Write it as a figure.")
+@figure_option()
 @chain_option
 @json_option
 def command(
@@ -54,27 +59,17 @@ def command(
     choice = look(model, model.encode(prompt), config)
     shown = choice.best(tokens)
     if as_json:
-        echo_json(_fields(model, choice, shown))
+        echo_json(_fields(choice, shown))
     elif show:
-        _print(model, choice, shown)
+        _print(choice, shown)
     else:
-        click.echo(prompt + token_text(model, choice.token_id))
+        click.echo(prompt + choice.text(choice.token_id))
     if figure is not None:
-        from npgpt.inside.attention import save
-
-        save(draw(model, prompt, choice, shown), figure)
+        save(plot_choice(choice, prompt, shown), figure)
         click.echo(f"wrote {figure}", err=True)
 
 
-def _sentence(stage: Any) -> str:
-    words = [f"{stage.left:,} tokens", f"entropy {stage.entropy:.2f} nats"]
-    if stage.cut > 0:
-        words.append(f"cut {stage.cut:.1%} of the probability")
-    words.append("rescaled" if stage.rescaled else "")
-    return ", ".join(word for word in words if word)
-
-
-def _print(model: GPT2, choice: Choice, shown: list[int]) -> None:
+def _print(choice: Choice, shown: list[int]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -87,15 +82,15 @@ def _print(model: GPT2, choice: Choice, shown: list[int]) -> None:
             p = float(stage.p[id])
             bar = "█" * max(round(40 * p / top), 1) if p > 0 else "[dim]cut[/dim]"
             mark = "[bold green]◀[/bold green]" if id == choice.token_id else ""
-            table.add_row(escape(repr(token_text(model, id))), f"{p:.4f}", bar, mark)
+            table.add_row(escape(repr(choice.text(id))), f"{p:.4f}", bar, mark)
         rest = 1 - float(stage.p[shown].sum())
         table.add_row("[dim]all others[/dim]", f"{max(rest, 0):.4f}", "", "")
-        console.print(f"[bold]{escape(stage.name)}[/bold]  {_sentence(stage)}")
+        console.print(f"[bold]{escape(stage.name)}[/bold]  {stage.sentence}")
         console.print(table)
-    console.print(escape(taken(model, choice)))
+    console.print(escape(choice.sentence))
 
 
-def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
+def _fields(choice: Choice, shown: list[int]) -> dict[str, Any]:
     return {
         "stages": [
             {
@@ -105,7 +100,7 @@ def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
                 "cut": stage.cut,
                 "rescaled": stage.rescaled,
                 "tokens": [
-                    {"id": id, "text": token_text(model, id), "p": float(stage.p[id])}
+                    {"id": id, "text": choice.text(id), "p": float(stage.p[id])}
                     for id in shown
                 ],
             }
@@ -114,6 +109,6 @@ def _fields(model: GPT2, choice: Choice, shown: list[int]) -> dict[str, Any]:
         "selector": choice.selector,
         "u": choice.u,
         "token_id": choice.token_id,
-        "token": token_text(model, choice.token_id),
+        "token": choice.text(choice.token_id),
         "interval": list(choice.interval),
     }

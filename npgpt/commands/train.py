@@ -15,6 +15,8 @@ from npgpt.commands._shared import (
     chosen_backend,
     echo_json,
     json_option,
+    out_option,
+    seed_option,
 )
 
 PRESETS = (
@@ -34,13 +36,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
 
 @click.command()
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--out",
-    "-o",
-    required=True,
-    type=click.Path(file_okay=False),
-    help="The model's folder.",
-)
+@out_option("The model's folder.", required=True, type=click.Path(file_okay=False))
 @click.option(
     "--preset",
     default="tiny",
@@ -104,7 +100,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
     show_default=True,
     help="Share of the text that is held out, whole documents.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of weights and order.")
+@seed_option()
 @click.option("--prompt", default="", help="What the samples begin with.")
 @click.option(
     "--sample-tokens",
@@ -146,7 +142,7 @@ def command(
 
     Example: npgpt train shakespeare.txt --preset tiny --out shakespeare
     """
-    from npgpt.inside import attention
+    from npgpt.support.figure import save
     from npgpt.training import corpus as corpora
     from npgpt.training import curve
     from npgpt.training.loop import init_params, keep_freed_memory, train
@@ -199,7 +195,7 @@ def command(
         )
     lines = curve.read_curve(folder / "loss.jsonl")
     figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
-    attention.save(figure, folder / "loss.png")
+    save(figure, folder / "loss.png")
     last = [line for line in lines if "validation_loss" in line][-1]
     result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
               "tokens_per_second": show.speed}  # fmt: skip

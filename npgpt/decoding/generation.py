@@ -7,7 +7,7 @@ Which options ask for which is in npgpt.decoding.catalogue.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import checked, is_list
+from npgpt.support.notebook import coloured_tokens, short
 
 PROMPT = "a prompt must be a text or a flat list of whole-number token ids"
 
@@ -41,6 +42,21 @@ class Generation:
     prompt_ids: list[int]  # as read: token healing takes tokens back
     top_logprobs: list[tuple[tuple[int, float], ...]]
     score: float | None = None  # by which a search ranked the text
+    tokens: list[str] = field(default_factory=list)  # texts; joined they are the text
+
+    def __repr__(self) -> str:
+        return (
+            f"Generation({short(self.text)}, {len(self.ids)} tokens, "
+            f"{self.finish_reason})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The text, each token on the colour of its probability under the model."""
+        notes = [
+            f"rank {rank}, id {id}"
+            for rank, id in zip(self.ranks, self.ids, strict=True)
+        ]
+        return coloured_tokens(self.tokens, self.logprobs, notes)
 
 
 class Generator:
@@ -103,4 +119,5 @@ def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:
         prompt_ids=prompt,
         top_logprobs=[step.top_logprobs for step in steps],
         score=steps[-1].score if steps else None,
+        tokens=[step.text for step in steps],
     )

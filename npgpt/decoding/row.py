@@ -15,6 +15,7 @@ from npgpt.decoding.healing import Prompt
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, check
 from npgpt.decoding.stopping import StopStrings, repeats
+from npgpt.support.notebook import short
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Step:
     # "eos", "stop", "length" or "repetition", with the last step
     finish_reason: str | None = None
     score: float | None = None  # of the whole text, with the last step of a search
+
+    def __repr__(self) -> str:
+        where = f"row {self.row}, " if self.row else ""
+        end = f", {self.finish_reason}" if self.finish_reason else ""
+        return (
+            f"Step({where}{short(self.text)}, id {self.token_id}, log-probability "
+            f"{self.logprob:.3f}, rank {self.rank}{end})"
+        )
 
 
 class Pick(NamedTuple):

@@ -22,6 +22,7 @@ from npgpt.ids import check_ids
 from npgpt.interface import Model
 from npgpt.shapes import Float, Int
 from npgpt.support.arguments import Stream, checked
+from npgpt.support.notebook import coloured_tokens, table
 from npgpt.texts import encode_pieces, read_text, split_documents
 
 CHUNK = 128  # positions whose hidden states or logits are held at once
@@ -68,6 +69,26 @@ class Score:
         if not self.num_bytes:
             return None
         return -self.logprob / math.log(2) / self.num_bytes
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{label} {x}" for label, x in self._figures())
+        return f"Score({self.num_tokens:,} tokens, {figures})"
+
+    def _repr_html_(self) -> str:
+        """The figures, and the tokens, each on the colour of its probability."""
+        text = coloured_tokens(self.tokens, self.logprobs) if self.tokens else ""
+        return text + table(
+            ["tokens", *(label for label, _ in self._figures())],
+            [[f"{self.num_tokens:,}", *(x for _, x in self._figures())]],
+        )
+
+    def _figures(self) -> list[tuple[str, str]]:
+        bits = self.bits_per_byte
+        return [
+            ("loss", f"{self.loss:.4f}"),
+            ("perplexity", f"{self.perplexity:,.2f}"),
+            ("bits per byte", "unknown" if bits is None else f"{bits:.4f}"),
+        ]
 
     def summary(self) -> dict[str, Any]:
         """The figures without the lists, as the command prints them."""

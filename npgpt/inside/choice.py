@@ -1,12 +1,12 @@
-"""What each element of a chain does to one next-token distribution: data and a figure.
+"""What each element of a chain does to one next-token distribution, and its figure.
 
-`npgpt sample --show` prints the data, and writes the figure.
+`npgpt sample --show` prints it; nothing is written on a screen here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, entropy, probabilities
 from npgpt.decoding.selection import build_selector
+from npgpt.support.figure import DARK, GREY, LIGHT, MONOSPACE, PALE, RED
+from npgpt.support.notebook import table
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,18 @@ class Stage:
     cut: float  # probability of the tokens that this element removed
     rescaled: bool  # whether ratios between tokens that stayed have changed
 
+    @property
+    def sentence(self) -> str:
+        """What is left, and what was done, in words."""
+        words = [f"{self.left:,} tokens", f"entropy {self.entropy:.2f} nats"]
+        if self.cut > 0:
+            words.append(f"cut {self.cut:.1%} of the probability")
+        words.append("rescaled" if self.rescaled else "")
+        return ", ".join(word for word in words if word)
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name}: {self.sentence})"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -39,11 +53,45 @@ class Choice:
     u: float | None  # None where no one number decides
     token_id: int
     interval: tuple[float, float]  # the token's slice of the cumulative distribution
+    tokenizer: Any = field(default=None, compare=False)
+
+    def text(self, id: int) -> str:
+        """The text of a token, or its id where there is no tokenizer."""
+        return f"<{id}>" if self.tokenizer is None else self.tokenizer.decode([id])
 
     def best(self, n: int) -> list[int]:
         """The model's best n tokens, and the one taken if it is not among them."""
         best = np.argsort(-self.stages[0].p, kind="stable")[:n].tolist()
         return best if self.token_id in best else [*best, self.token_id]
+
+    @property
+    def sentence(self) -> str:
+        """Which token was taken, and how, in words."""
+        low, high = self.interval
+        token = repr(self.text(self.token_id))
+        if self.u is None:
+            return f"{self.selector} takes {token}"
+        return (
+            f"{self.selector} drew u = {self.u:.4f} and takes {token}, whose slice of "
+            f"the last distribution is {low:.4f} to {high:.4f}"
+        )
+
+    def __repr__(self) -> str:
+        names = " > ".join(stage.name for stage in self.stages)
+        return f"Choice({names}: {self.sentence})"
+
+    def _repr_html_(self) -> str:
+        """The stages side by side: probabilities of the best tokens, what was cut."""
+        rows = [
+            [
+                ("▶ " if id == self.token_id else "") + repr(self.text(id)),
+                *(f"{s.p[id]:.4f}" if s.p[id] > 0 else "cut" for s in self.stages),
+            ]
+            for id in self.best(10)
+        ]
+        rows.append(["", *(stage.sentence for stage in self.stages)])
+        head = ["token", *(stage.name for stage in self.stages)]
+        return table(head, rows, self.sentence)
 
 
 def look(
@@ -64,7 +112,7 @@ def look(
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
     u = context.uniform() if selector.draws else None
-    return Choice(tuple(stages), str(selector), u, id, interval)
+    return Choice(tuple(stages), str(selector), u, id, interval, model.tokenizer)
 
 
 def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
@@ -78,24 +126,7 @@ def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
     return Stage(name, p, int((z > -np.inf).sum()), entropy(z), cut, rescaled)
 
 
-def token_text(model: Any, id: int) -> str:
-    """A token as text; its id where there is no tokenizer."""
-    return f"<{id}>" if model.tokenizer is None else model.tokenizer.decode([id])
-
-
-def taken(model: Any, choice: Choice) -> str:
-    """What was taken and why, in a sentence."""
-    low, high = choice.interval
-    token = repr(token_text(model, choice.token_id))
-    if choice.u is None:
-        return f"{choice.selector} takes {token}"
-    return (
-        f"{choice.selector} drew u = {choice.u:.4f} and takes {token}, whose slice of "
-        f"the last distribution is {low:.4f} to {high:.4f}"
-    )
-
-
-def draw(model: Any, prompt: str, choice: Choice, shown: list[int]) -> Any:
+def plot_choice(choice: Choice, prompt: str, shown: Sequence[int]) -> Any:
     """The stages as bars side by side on one scale, outlined where they stood before.
 
     The token taken is dark. Below, the last distribution as slices of [0, 1], and the
@@ -117,25 +148,24 @@ def draw(model: Any, prompt: str, choice: Choice, shown: list[int]) -> Any:
         _draw_stage(axis, stage, before, shown, choice.token_id)
         before = stage.p
         axis.tick_params(labelsize=8, labelleft=axis is axes[0])
-    labels = [repr(token_text(model, id)) for id in shown]
-    plain = {"parse_math": False}  # a price in dollars is no formula
-    axes[0].set_yticks(range(len(shown)), labels, family="monospace", **plain)
+    labels = [repr(choice.text(id)) for id in shown]
+    axes[0].set_yticks(range(len(shown)), labels, **MONOSPACE)
     axes[0].invert_yaxis()
     if drawn:
         _draw_uniform(figure.add_subplot(grid[1, :]), choice)
-    title = f"{prompt!r}: {taken(model, choice)}"
-    figure.suptitle(title, fontsize=9, wrap=True, **plain)
+    title = f"{prompt!r}: {choice.sentence}"
+    figure.suptitle(title, fontsize=9, wrap=True, parse_math=False)
     return figure
 
 
 def _draw_stage(
-    axis: Any, stage: Any, before: np.ndarray, shown: list[int], taken: int
+    axis: Any, stage: Any, before: np.ndarray, shown: Sequence[int], taken: int
 ) -> None:
     """Bars of one stage; what it changed is outlined, what it removed is marked."""
     places = range(len(shown))
-    colors = ["#1f3b73" if id == taken else "#9db7dd" for id in shown]
+    colors = [DARK if id == taken else LIGHT for id in shown]
     axis.barh(places, stage.p[shown], color=colors)
-    axis.barh(places, before[shown], fill=False, edgecolor="#888888", linewidth=0.6)
+    axis.barh(places, before[shown], fill=False, edgecolor=GREY, linewidth=0.6)
     for place, id in enumerate(shown):
         if stage.p[id] == 0:
             axis.text(
@@ -143,7 +173,7 @@ def _draw_stage(
                 place,
                 " cut",
                 fontsize=7,
-                color="#b03030",
+                color=RED,
                 verticalalignment="center",
             )
     what = f"cut {stage.cut:.1%}" if stage.cut > 0 else ""
@@ -157,11 +187,11 @@ def _draw_uniform(axis: Any, choice: Choice) -> None:
     p = choice.stages[-1].p
     ends = np.cumsum(p)
     for i, id in enumerate(np.flatnonzero(p > 1e-3)):  # thinner ones cannot be seen
-        color = "#1f3b73" if id == choice.token_id else ("#9db7dd", "#c9d8ee")[i % 2]
+        color = DARK if id == choice.token_id else (LIGHT, PALE)[i % 2]
         axis.barh(0, p[id], left=ends[id] - p[id], color=color)
     low, high = choice.interval
-    axis.barh(0, high - low, left=low, color="#1f3b73")
-    axis.axvline(choice.u, color="#b03030", linewidth=1.2)
+    axis.barh(0, high - low, left=low, color=DARK)
+    axis.axvline(choice.u, color=RED, linewidth=1.2)
     axis.set_xlim(0, 1)
     axis.set_yticks([])
     axis.tick_params(labelsize=8)

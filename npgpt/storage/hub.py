@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.errors import CheckpointError
-from npgpt.storage.checkpoint import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
+from npgpt.storage.weights import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
 from npgpt.support.arguments import checked
 from npgpt.tokenizer import FILES, PAIRS
 

@@ -81,9 +81,8 @@ def drawn_candidates(
     """Candidates of a beam search that are drawn without replacement: the n largest of
     score + lp + Gumbel noise.
 
-    In the order of drawing, which the Gumbel-top-k trick gives: the n largest of
-    score + lp + Gumbel noise. Source: Kool et al., "Stochastic Beams and Where to Find
-    Them" (2019, arXiv:1903.06059).
+    In the order of drawing, by the Gumbel-top-k trick. Source: Kool et al., "Stochastic
+    Beams and Where to Find Them" (2019, arXiv:1903.06059).
     """
     totals = (lp.astype(np.float64) + np.asarray(scores)[:, None]).ravel()
     left = np.flatnonzero(totals > -np.inf)
