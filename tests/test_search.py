@@ -272,7 +272,7 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
         )
         job = Job(TOY, options)
         chain = _Chain(job, job.rows([[0]])[0])
-        u = chain._context(0).uniforms(1, 99)[0]
+        u = chain.row.context.uniforms(1, 99)[0]
         text = texts[int(np.searchsorted(np.cumsum(p), u))]
         logp, proposal = [], []
         for a, b in itertools.pairwise((0, *text)):

@@ -20,7 +20,8 @@ from npgpt.commands._shared import (
 )
 from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
-from npgpt.decoding.catalogue import Strategy, strategies
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step

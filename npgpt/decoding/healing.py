@@ -7,16 +7,15 @@ are not shown again. A hard constraint, as in `guidance` (transformers adds a bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules.base import Context, keep
+from npgpt.decoding.rules.base import Context, Ids, keep
 from npgpt.decoding.vocabulary import all_bytes
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
 class Prompt(NamedTuple):
@@ -26,7 +25,7 @@ class Prompt(NamedTuple):
     prefix: bytes = b""
 
 
-def heal(prompt: Sequence[int], tokenizer: Any, options: GenerationConfig) -> Prompt:
+def heal(prompt: Ids, tokenizer: Any, options: GenerationConfig) -> Prompt:
     """The prompt without its last token, if token_healing asks for it.
 
     More is taken back where the last token begins inside a character. A prompt of one
@@ -65,11 +64,8 @@ def heal(prompt: Sequence[int], tokenizer: Any, options: GenerationConfig) -> Pr
     )
 )
 def begin_with_prefix(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    context: Context,
-    tokenizer: Any,
-) -> Float[np.ndarray, " V"]:
+    z: Logits, generated: Ids, context: Context, tokenizer: Any
+) -> Logits:
     """The prompt's last token may be re-tokenised: keep v if its bytes agree with what
     was cut.
 

@@ -6,7 +6,7 @@ functions, on a model of five words (npgpt.decoding.examples.five).
 
 from __future__ import annotations
 
-from npgpt.decoding.catalogue import Strategy
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.examples import show
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import DecodingError

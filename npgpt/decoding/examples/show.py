@@ -79,7 +79,7 @@ def selector(setting: Mapping[str, Any]) -> str:
         states.append(state)
     share = np.bincount(drawn, minlength=5) / 1000
     lines = [f"{settings(setting)}, 1,000 times after 'the'", ""]
-    lines.append(table({"p": P, "bits": -np.log2(P), "share": share}))
+    lines.append(table({"p": P, "F": P.cumsum(), "bits": -np.log2(P), "drawn": share}))
     if state is not None:
         shown = [_numbers(state) for state in states[:4]]
         lines += ["", f"  its state: {' -> '.join(shown)} ..."]

@@ -15,10 +15,10 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.automaton import Automaton
-from npgpt.decoding.rules.base import Context, keep
+from npgpt.decoding.rules.base import Context, Ids, keep
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Float
+from npgpt.shapes import Bool, Logits
 
 States = frozenset
 
@@ -31,7 +31,7 @@ class RegexMask:
     through the automaton as a tree: each common beginning once.
     """
 
-    def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Sequence[int]):
+    def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Ids):
         self.automaton = Automaton(pattern)
         self.tokens = tokens
         self.eos = list(eos)
@@ -46,7 +46,7 @@ class RegexMask:
         if not self.automaton.start:
             raise DecodingError(f"regex {pattern!r} matches no text at all")
 
-    def state(self, generated: Sequence[int]) -> States:
+    def state(self, generated: Ids) -> States:
         """Where the new tokens lead; an end of text leads nowhere further."""
         states = self.automaton.start
         for id in generated:
@@ -124,11 +124,8 @@ class RegexMask:
 @fields(prepare=lambda *settings: prepare_regex(*settings))
 @example(regex=" (cat|old) queen")
 def regex(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    context: Context,
-    bound: tuple[RegexMask, float],
-) -> Float[np.ndarray, " V"]:
+    z: Logits, generated: Ids, context: Context, bound: tuple[RegexMask, float]
+) -> Logits:
     """The new text matches a regular expression: keep v if the automaton lives on after
     it, the end where it accepts.
 

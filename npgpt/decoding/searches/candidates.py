@@ -15,6 +15,21 @@ GROUP = 64  # tokens that best_candidates passes over by their largest number
 Candidate = tuple[float, int, int]  # score, beam, token
 
 
+@strategy("G7", "patience", kind="part", also=("num_beams", "early_stopping"))
+@parameter("patience", 1.0, "Texts a beam; 1 is off.", 0.01)
+@example(num_beams=2, patience=2.0, early_stopping=True)
+def capacity(num_beams: int, patience: float = 1.0) -> int:
+    """Go on until more texts have ended than there are beams: stop at patience *
+    num_beams.
+
+    Source: Kasai et al., "A Call for Clarity in Beam Search" (2022, arXiv:2204.05424).
+
+    >>> capacity(3, 2.0)
+    6
+    """
+    return max(1, round(num_beams * patience))
+
+
 @strategy("G6", "length normalisation", kind="part", also=("num_beams",))
 @parameter(
     "length_normalization",

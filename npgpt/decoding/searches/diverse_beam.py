@@ -14,7 +14,7 @@ from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Rule
 from npgpt.decoding.rules.penalties import frequency
-from npgpt.decoding.searches.beam import Beam, BeamSearch
+from npgpt.decoding.searches.beam import BeamSearch
 from npgpt.decoding.searches.hypotheses import Hypothesis
 
 
@@ -56,7 +56,7 @@ class DiverseBeamSearch:
         for group in self.groups[1:]:
             group.chain = [away, *job.chain]
         self.count_ended = count_ended
-        self.running = [Beam(list(row.ids))]
+        self.running = [Hypothesis()]
         self.place = [[0] for _ in self.groups]  # each group's beams among `running`
         self.done = False
 

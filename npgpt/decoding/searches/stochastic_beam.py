@@ -6,7 +6,6 @@ the law of whole texts, in the order of drawing; no length penalty belongs to it
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,15 +37,14 @@ class StochasticBeamSearch(BeamSearch):
 
     def __init__(self, job: Job, row: Row):
         super().__init__(job, row)  # a beam's score is phi
-        u = self.start.uniforms(1, randomness.PROCESSOR)
+        u = row.context.uniforms(1, randomness.PROCESSOR)
         self.keys = gumbel_noise(u).tolist()  # G, one a beam
 
     def advance(self, z: np.ndarray) -> None:
         """Children of all beams, and the k best of them and of the finished texts."""
         raw, lp = self.processed(z)
         lp = log_softmax(lp.astype(np.float64))  # a law: what the chain left sums to 1
-        here = self.context()
-        u = replace(here, step=here.step + 1).uniforms(lp.size)
+        u = self.row.context_at(len(self.running[0].picks) + 1).uniforms(lp.size)
         noise = gumbel_noise(u).reshape(lp.shape)
         found: list[tuple[float, Any]] = [(text.score, text) for text in self.finished]
         for i, beam in enumerate(self.running):
@@ -61,9 +59,9 @@ class StochasticBeamSearch(BeamSearch):
                 continue
             i, v = entry
             beam = self.grown(raw, lp, i, v, self.running[i].score + float(lp[i, v]))
-            reason = self.ends.reason(beam.new)
+            reason = self.row.end_after(beam.ids)
             if reason:
-                self.finished.append(Hypothesis(beam.picks, key, reason))
+                self.finished.append(beam._replace(score=key, finish_reason=reason))
             else:
                 running.append(beam)
                 self.keys.append(key)
