@@ -24,12 +24,14 @@ import npgpt
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, reader, texts
 from npgpt.evaluation import score, zero_shot
 from npgpt.inside import attention
-from npgpt.lab import grid, run
+from npgpt.lab import Plan, compare, grid
 from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub, weights
 from npgpt.support.arguments import checked
+from npgpt.support.figure import save
 from npgpt.training import corpus, curve, loop, lora
 from npgpt.verification import checks
+from npgpt.verification.own import own_functions
 
 
 class Odd:
@@ -316,14 +318,14 @@ CALLS = {
             model=TINY_MODEL, text=[1, 2], layer=0, head=0), is_figure),
         "token_labels": Call(attention.token_labels, lambda: dict(
             model=mini(), ids=[1, 2])),
-        "save": Call(attention.save, lambda: dict(
+        "save": Call(save, lambda: dict(
             figure=3, path=folder() / "figure.png")),
     },
     "verify": {
         "verify": Call(lambda **kw: list(checks.verify(**kw)), lambda: dict(
             params=tiny_params(), backend="numpy", dtype="float32", reference=None,
             published=None)),
-        "own_functions": Call(checks.own_functions, lambda: dict(
+        "own_functions": Call(own_functions, lambda: dict(
             path=folder() / "mine.py")),
         "prompt_ids": Call(checks.prompt_ids, lambda: dict(model=TINY_MODEL), is_ids),
     },
@@ -350,10 +352,10 @@ CALLS = {
         "encode": Call(corpus.encode, lambda: dict(
             documents=documents(), tokenizer=mini().tokenizer, path=None,
             progress=None)),
-        "Plan": Call(run.Plan, plan),
+        "Plan": Call(Plan, plan),
         "compare": Call(
-            lambda out, jobs, progress, **kw: run.compare(
-                run.Plan(**kw), out, jobs, progress),
+            lambda out, jobs, progress, **kw: compare(
+                Plan(**kw), out, jobs, progress),
             lambda: dict(**plan(), out=None, jobs=1, progress=None)),
         "read_grid": Call(grid.read_grid, lambda: dict(source="top_p")),
         "make_grid": Call(grid.make_grid, lambda: dict(items=[{}], where="x")),

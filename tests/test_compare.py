@@ -15,8 +15,9 @@ from PIL import Image
 from npgpt import GPT2
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import GridError
-from npgpt.lab.grid import PRESETS, make_grid, read_grid, with_models
-from npgpt.lab.run import Plan, compare, continuation_logprob
+from npgpt.lab import Plan, compare
+from npgpt.lab.grid import GRIDS, make_grid, read_grid, with_models
+from npgpt.lab.run import continuation_logprob
 
 pytest.importorskip("joblib", reason="joblib is of the extra lab")
 NPGPT = str(Path(sys.executable).parent / "npgpt")
@@ -134,7 +135,7 @@ def test_a_file_that_is_something_else_is_left_alone(tmp_path):
     assert out.read_text() == "Once upon a time\nthere was\n"
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", GRIDS)
 def test_every_preset_is_a_grid_that_runs(preset):
     settings = read_grid(preset)
     mini = GPT2.from_pretrained("tales-mini")

@@ -276,7 +276,7 @@ def test_a_greedy_text_that_ends_early_is_not_the_published_one():
     new = tuple(GPT2(params).generate(prompt, max_new_tokens=6).ids)
     ends = replace(TINY, eos_token_id=new[2])
     ended = checkpoint.from_tensors(ends, unit_tensors(ends))
-    facts = published.Published(greedy=(published.Greedy("x", prompt, new, "us"),))
+    facts = published.Known(greedy=(published.Greedy("x", prompt, new, "us"),))
     (check,) = checks.check_published(GPT2(ended), ended, facts)
     assert not check.ok
 

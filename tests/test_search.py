@@ -8,6 +8,7 @@ from helpers import TINY, tiny_params
 from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError, GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.rules.base import Context, log_probabilities, probabilities
 from npgpt.decoding.searches.beam import best_candidates, drawn_candidates, length_norm
 from npgpt.decoding.searches.contrastive_search import choose
@@ -269,7 +270,8 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
             seed=seed,
             eos_token_id=eos,
         )
-        chain = _Chain(TOY, [0], options, 0)
+        job = Job(TOY, options)
+        chain = _Chain(job, job.rows([[0]])[0])
         u = chain._context(0).uniforms(1, 99)[0]
         text = texts[int(np.searchsorted(np.cumsum(p), u))]
         logp, proposal = [], []
@@ -362,6 +364,19 @@ def test_beams_end_at_a_stop_string(tales):
     assert "the" not in found.text
     more = tales.generate("Once upon a time", max_new_tokens=30, num_beams=3)
     assert "the" in more.text
+
+
+def test_a_stop_string_before_all_words_does_not_outlast_the_budget(tales):
+    words = [tales.encode(" zebra")]
+    text = tales.generate(
+        "Once upon a time",
+        max_new_tokens=9,
+        num_beams=3,
+        force_words_ids=words,
+        stop_strings=["a", "the"],
+        num_return_sequences=3,
+    )
+    assert all(len(found.ids) <= 9 for found in text)
 
 
 @pytest.mark.parametrize(

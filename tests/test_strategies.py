@@ -13,11 +13,10 @@ import npgpt as npgpt_package
 from npgpt import GenerationConfig
 from npgpt.bench.rules import CASES, measure
 from npgpt.cli import main
-from npgpt.commands.sample import draw
 from npgpt.decoding import examples
 from npgpt.decoding.catalogue import STRATEGIES, find
 from npgpt.decoding.examples.rules import ENDINGS, SETTINGS
-from npgpt.inside.choice import look
+from npgpt.inside.choice import look, plot_choice
 
 PROMPTS = ["Once upon a time", "The king", "She said that the old woman was"]
 
@@ -150,7 +149,7 @@ def test_the_figure_of_a_step_marks_cuts_and_shows_u(tales):
     options = GenerationConfig(do_sample=True, seed=3, temperature=0.7, top_k=2)
     choice = look(tales, tales.encode("Once upon a"), options)
     shown = np.argsort(-choice.stages[0].p)[:4].tolist()
-    figure = draw(tales, "Once upon a", choice, shown)
+    figure = plot_choice(choice, "Once upon a", shown)
     *panels, strip = figure.axes
     assert len(panels) == 3
     assert len({axis.get_xlim() for axis in panels}) == 1  # one scale
@@ -160,7 +159,7 @@ def test_the_figure_of_a_step_marks_cuts_and_shows_u(tales):
     np.testing.assert_allclose(outlined, choice.stages[1].p[shown])
     assert strip.lines[0].get_xdata()[0] == choice.u
     greedy = look(tales, [1], GenerationConfig())
-    assert len(draw(tales, "x", greedy, shown).axes) == 1  # nothing was drawn
+    assert len(plot_choice(greedy, "x", shown).axes) == 1  # nothing was drawn
 
 
 def test_sample_as_json():

@@ -17,6 +17,7 @@ from test_damage import damaged, values
 from npgpt import GPT2, NpgptError
 from npgpt.evaluation import score, zero_shot
 from npgpt.inside import attention
+from npgpt.support.figure import save
 from npgpt.verification import checks
 
 FEW = max(10, settings().max_examples // 10)  # where a case takes a tenth of a second
@@ -302,7 +303,7 @@ def test_wild_texts_are_refused_or_drawn(mini, tmp_path, text, layer, head, suff
     path = tmp_path / f"figure{suffix}"
     path.unlink(missing_ok=True)
     figure, _ = tried(lambda: attention.plot_attention(mini, text, layer, head))
-    _, refusal = tried(lambda: attention.save(figure, path))
+    _, refusal = tried(lambda: save(figure, path))
     if refusal:
         n = len(mini.encode(text))
         fits = all(

@@ -14,8 +14,9 @@ import click
 from click.core import ParameterSource
 
 from npgpt.backend import BACKENDS, get_backend
-from npgpt.errors import BackendError
+from npgpt.errors import BackendError, PlotError
 from npgpt.model import GPT2
+from npgpt.support.figure import check_suffix
 
 
 def model_option(default: str | None = "tales") -> Callable:
@@ -89,6 +90,15 @@ def figure_option(default: str | None = None) -> Callable:
         type=click.Path(path_type=Path, dir_okay=False),
         help="Draw it into this file; .png or .svg.",
     )
+
+
+def check_figure(path: Path | None) -> None:
+    """Refuse a name that no figure can have before the work that it is to show."""
+    try:
+        if path is not None:
+            check_suffix(path)
+    except PlotError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def out_option(help: str, **settings: Any) -> Callable:

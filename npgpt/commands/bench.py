@@ -15,6 +15,7 @@ import click
 from npgpt.commands._shared import (
     MODEL,
     backend_option,
+    check_figure,
     echo_json,
     figure_option,
     json_option,
@@ -26,6 +27,7 @@ from npgpt.config import PUBLISHED, GPT2Config
 from npgpt.errors import NpgptError
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import write_atomically
+from npgpt.support.figure import save
 
 
 @click.command()
@@ -125,8 +127,7 @@ def command(
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
-    if figure and figure.suffix.lower() not in (".png", ".svg"):
-        raise click.UsageError(f"{figure}: a figure is written as .png or .svg")
+    check_figure(figure)
 
     def say(line):
         return click.echo(f"\r\033[K{line}", nl=False, err=True)
@@ -168,7 +169,7 @@ def command(
                 lines += ["", *report.goal_lines(models)]
             if figure:
                 title = f"{size or name}, {_machine(threads)}"
-                report.figure(models, title, figure)
+                save(report.plot_speeds(models, title), figure)
     click.echo("\r\033[K", nl=False, err=True)
     if as_json:
         echo_json(result)

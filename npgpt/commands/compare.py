@@ -12,6 +12,7 @@ import click
 from npgpt.commands._shared import (
     MODEL,
     backend_options,
+    check_figure,
     chosen_backend,
     echo_json,
     figure_option,
@@ -21,18 +22,14 @@ from npgpt.commands._shared import (
     renamed,
 )
 from npgpt.errors import GridError, PlotError
-from npgpt.lab.frontier import (
-    DIVERSITIES,
-    MEASURES,
-    Frontier,
-    Interval,
-    Measures,
-    find_frontier,
-    measure,
-)
-from npgpt.lab.grid import PRESETS, read_grid
-from npgpt.lab.run import Plan, Text, compare
+from npgpt.lab.frontier import DIVERSITIES, Frontier, find_frontier
+from npgpt.lab.grid import GRIDS, read_grid
+from npgpt.lab.intervals import Interval
+from npgpt.lab.measures import MEASURES, Measures, measure
+from npgpt.lab.plan import Plan, Text
+from npgpt.lab.run import compare
 from npgpt.storage import hub
+from npgpt.support.figure import save
 
 COLUMN = 36  # characters of a sample text's column
 
@@ -43,7 +40,7 @@ COLUMN = 36  # characters of a sample text's column
     "--grid",
     default="notebook",
     show_default=True,
-    help=f"A YAML file of settings, or a preset: {', '.join(PRESETS)}.",
+    help=f"A YAML file of settings, or a preset: {', '.join(GRIDS)}.",
 )
 @MODEL
 @click.option("--judge", help="A larger model, which scores the texts too.")
@@ -104,10 +101,7 @@ def command(
 
     Example: npgpt compare "Once upon a time" --grid temperature --figure frontier.png
     """
-    from npgpt.inside.attention import SUFFIXES
-
-    if figure is not None and figure.suffix.lower() not in SUFFIXES:
-        raise click.UsageError(f"{figure}: a figure is written as .png or .svg")
+    check_figure(figure)
     if not jobs:
         raise click.UsageError("--jobs must be 1 or more, or -1 for one a core")
     try:
@@ -277,7 +271,6 @@ def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None
 
 
 def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) -> None:
-    from npgpt.inside.attention import save
     from npgpt.lab.figure import plot_frontier
 
     judged = f", judged by {plan.judge}" if plan.judge else ""

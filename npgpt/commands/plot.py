@@ -15,6 +15,7 @@ from npgpt.commands._shared import (
     model_options,
     renamed,
 )
+from npgpt.support.figure import save
 
 
 def output_options(name: str) -> Callable:
@@ -47,7 +48,7 @@ def mask(
     """
     from npgpt.inside import attention
 
-    attention.save(attention.plot_mask(T, S, window), figure)
+    save(attention.plot_mask(T, S, window), figure)
     _say(figure, as_json)
 
 
@@ -74,7 +75,7 @@ def attention(
     from npgpt.inside import attention
 
     model = load_model(name, backend, dtype)
-    attention.save(attention.plot_attention(model, text, layer, head), figure)
+    save(attention.plot_attention(model, text, layer, head), figure)
     _say(figure, as_json)
 
 

@@ -52,8 +52,8 @@ def command(
     fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
     answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
     if figure is not None:
-        from npgpt.inside.attention import save
         from npgpt.scaling.figure import plot_scaling
+        from npgpt.support.figure import save
 
         save(plot_scaling(runs, fit), figure)
     if as_json:

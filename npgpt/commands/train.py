@@ -142,7 +142,7 @@ def command(
 
     Example: npgpt train shakespeare.txt --preset tiny --out shakespeare
     """
-    from npgpt.inside import attention
+    from npgpt.support.figure import save
     from npgpt.training import corpus as corpora
     from npgpt.training import curve
     from npgpt.training.loop import init_params, keep_freed_memory, train
@@ -195,7 +195,7 @@ def command(
         )
     lines = curve.read_curve(folder / "loss.jsonl")
     figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
-    attention.save(figure, folder / "loss.png")
+    save(figure, folder / "loss.png")
     last = [line for line in lines if "validation_loss" in line][-1]
     result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
               "tokens_per_second": show.speed}  # fmt: skip

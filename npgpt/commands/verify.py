@@ -17,6 +17,7 @@ from npgpt.commands._shared import (
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks
 from npgpt.verification.checks import Check, first_divergence
+from npgpt.verification.own import maker, own_functions
 from npgpt.verification.published import MODELS
 
 
@@ -66,7 +67,7 @@ def command(
     found = list(
         checks.verify(
             checkpoint.load(folder),
-            checks.own_functions(own) if own else chosen_backend(backend),
+            own_functions(own) if own else chosen_backend(backend),
             dtype,
             reference if reference.exists() else None,
             MODELS.get(published or name),
@@ -80,10 +81,10 @@ def command(
     else:
         _print_table(found if every else _worst(found), len(found))
         if wrong:
-            hint = _function_of(wrong.tensor)
+            guilty = maker(wrong.tensor)
             click.echo(f"first tensor that diverges: {wrong.tensor} ({wrong.check})")
-            if hint:
-                click.echo(f"it is made by {hint}, from tensors that agree")
+            if guilty:
+                click.echo(f"it is made by {guilty}, from tensors that agree")
         else:
             click.echo(f"all {len(found)} tensors agree")
     ctx.exit(0 if wrong is None else 1)
@@ -122,13 +123,3 @@ def _print_table(checks: list[Check], total: int) -> None:
             "ok" if check.ok else "[bold red]WRONG[/]",
         )
     Console().print(table)
-
-
-def _function_of(tensor: str) -> str:
-    """Which function makes a tensor of the forward pass."""
-    makers = {
-        "ln_": "layer_norm", ".q": "linear", ".k": "linear", ".v": "linear",
-        ".scores": "attention", ".weights": "softmax", ".context": "attention",
-        ".out": "linear", ".pre": "linear", ".act": "gelu", "logits": "linear",
-    }  # fmt: skip
-    return next((maker for part, maker in makers.items() if part in tensor), "")

@@ -35,7 +35,7 @@ class StopStrings:
             self.found = True
             shown, self._held = self._held[: end if self.include else start], ""
             return shown
-        cut = len(self._held) - self._undecided()
+        cut = len(self._held) - undecided(self._held, self.stops)
         shown, self._held = self._held[:cut], self._held[cut:]
         return shown
 
@@ -44,13 +44,20 @@ class StopStrings:
         shown, self._held = self._held, ""
         return shown
 
-    def _undecided(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
-        longest = max((len(stop) for stop in self.stops), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self.stops):
-                return length
-        return 0
+
+def undecided(text: str, phrases: Sequence[str]) -> int:
+    """Length of the longest end of the text that begins a phrase, but is not all of it.
+
+    >>> undecided("it was a", ["a dark", "was a dark"])
+    5
+    """
+    ends = (
+        n
+        for phrase in phrases
+        for n in range(1, min(len(phrase), len(text) + 1))
+        if text.endswith(phrase[:n])
+    )
+    return max(ends, default=0)
 
 
 def repeats(

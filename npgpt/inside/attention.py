@@ -1,14 +1,14 @@
 """Figures of what attention may see and what it looks at, for slides and for reading.
 
-Every function returns a matplotlib Figure that belongs to no window; `save` writes it.
-matplotlib is imported here, so import this module only where a figure is wanted.
+Every function returns a matplotlib Figure that belongs to no window, for
+npgpt.support.figure.save to write. matplotlib is imported here, so import this module
+only where a figure is wanted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,10 @@ from npgpt.interface import Model
 from npgpt.ops import causal_mask
 from npgpt.shapes import Float
 from npgpt.support.arguments import checked
+from npgpt.support.figure import BLUE, BLUES, INK, MONOSPACE, PAPER
 from npgpt.taps import Recorder
 
-SUFFIXES = (".png", ".svg")
 MOST_TOKENS = 64  # beyond this no label is legible
-_HIDDEN, _SEEN = "#e8e6e1", "#2f6f9f"
-_COLOURS = "Blues"
 _FONTS = ("DejaVu Sans Mono", "DejaVu Sans")  # of labels and of titles
 
 
@@ -48,7 +46,7 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
     cell = min(0.5, 10 / S)
     figure = Figure(figsize=(cell * S + 2.6, cell * T + 1.9), layout="constrained")
     axes = figure.subplots()
-    colours = ListedColormap([_HIDDEN, _SEEN])
+    colours = ListedColormap([PAPER, BLUE])
     image = axes.imshow(mask, cmap=colours, norm=BoundaryNorm([0, 0.5, 1], 2))
     axes.set_xticks(np.arange(S) - 0.5, minor=True)
     axes.set_yticks(np.arange(T) - 0.5, minor=True)
@@ -146,25 +144,6 @@ def _drawable(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-@checked(PlotError)
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG or SVG, whichever the suffix says."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise PlotError(f"{path}: a figure is written as {' or '.join(SUFFIXES)}")
-    # Without a date and with fixed ids the same figure is the same file.
-    import matplotlib
-
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "npgpt"}):
-            figure.savefig(path, dpi=200, metadata=metadata)
-    except OSError as error:
-        raise PlotError(
-            f"{path}: cannot be written ({error.strerror or error})"
-        ) from None
-
-
 def _one_head(
     weights: Float[np.ndarray, "T T"], labels: list[str], where: str
 ) -> Figure:
@@ -177,12 +156,12 @@ def _one_head(
         layout="constrained",
     )
     axes = figure.subplots()
-    image = axes.imshow(_hide_future(weights), cmap=_COLOURS, vmin=0, vmax=1)
+    image = axes.imshow(_hide_future(weights), cmap=BLUES, vmin=0, vmax=1)
     font = min(10, 62 * cell)
-    style = {"fontsize": font, "family": "monospace", "parse_math": False}
+    style = {"fontsize": font, **MONOSPACE}
     axes.set_xticks(range(T), labels, rotation=90, **style)
     axes.set_yticks(range(T), labels, **style)
-    axes.set_facecolor(_HIDDEN)
+    axes.set_facecolor(PAPER)
     axes.tick_params(length=0)
     axes.set_xlabel("key: token that is looked at")
     axes.set_ylabel("query: token that looks")
@@ -190,7 +169,7 @@ def _one_head(
     if T <= 16:
         for i, j in zip(*np.tril_indices(T), strict=True):
             if weights[i, j] >= 0.005:
-                colour = "white" if weights[i, j] > 0.55 else "#333333"
+                colour = "white" if weights[i, j] > 0.55 else INK
                 axes.text(
                     j,
                     i,
@@ -235,9 +214,9 @@ def _grid(
     for axes, (i, j) in zip(pictures.flat, cells, strict=False):
         # The root lets small weights be seen in a small picture.
         image = axes.imshow(
-            _hide_future(weights[i, j]), cmap=_COLOURS, norm=PowerNorm(0.5, 0, 1)
+            _hide_future(weights[i, j]), cmap=BLUES, norm=PowerNorm(0.5, 0, 1)
         )
-        axes.set_facecolor(_HIDDEN)
+        axes.set_facecolor(PAPER)
         axes.set_title(f"layer {i}, head {j}", fontsize=8, pad=3)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)

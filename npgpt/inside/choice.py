@@ -1,6 +1,6 @@
-"""What each element of a chain does to one next-token distribution: the data to show.
+"""What each element of a chain does to one next-token distribution, and its figure.
 
-Nothing is drawn on a screen here: `npgpt sample --show` and figures read this.
+`npgpt sample --show` prints it; nothing is written on a screen here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, entropy, probabilities
 from npgpt.decoding.selection import build_selector
+from npgpt.support.figure import DARK, GREY, LIGHT, MONOSPACE, PALE, RED
 from npgpt.support.notebook import table
 
 
@@ -124,3 +125,77 @@ def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
         ratio = p[both] / q[both]
         rescaled = bool(np.ptp(ratio) > 1e-4 * ratio.max()) if both.any() else False
     return Stage(name, p, int((z > -np.inf).sum()), entropy(z), cut, rescaled)
+
+
+def plot_choice(choice: Choice, prompt: str, shown: Sequence[int]) -> Any:
+    """The stages as bars side by side on one scale, outlined where they stood before.
+
+    The token taken is dark. Below, the last distribution as slices of [0, 1], and the
+    uniform number among them.
+    """
+    from matplotlib.figure import Figure
+
+    n, drawn = len(choice.stages), choice.u is not None
+    bars, below = 0.28 * len(shown) + 0.9, 0.75 if drawn else 0.0
+    figure = Figure(figsize=(2.6 * n + 1.2, bars + below + 0.6), layout="constrained")
+    ratios = [bars, below] if drawn else [bars]
+    grid = figure.add_gridspec(len(ratios), n, height_ratios=ratios)
+    axes: list[Any] = []
+    for i in range(n):
+        first = axes[0] if axes else None
+        axes.append(figure.add_subplot(grid[0, i], sharex=first, sharey=first))
+    before = choice.stages[0].p
+    for axis, stage in zip(axes, choice.stages, strict=True):
+        _draw_stage(axis, stage, before, shown, choice.token_id)
+        before = stage.p
+        axis.tick_params(labelsize=8, labelleft=axis is axes[0])
+    labels = [repr(choice.text(id)) for id in shown]
+    axes[0].set_yticks(range(len(shown)), labels, **MONOSPACE)
+    axes[0].invert_yaxis()
+    if drawn:
+        _draw_uniform(figure.add_subplot(grid[1, :]), choice)
+    title = f"{prompt!r}: {choice.sentence}"
+    figure.suptitle(title, fontsize=9, wrap=True, parse_math=False)
+    return figure
+
+
+def _draw_stage(
+    axis: Any, stage: Any, before: np.ndarray, shown: Sequence[int], taken: int
+) -> None:
+    """Bars of one stage; what it changed is outlined, what it removed is marked."""
+    places = range(len(shown))
+    colors = [DARK if id == taken else LIGHT for id in shown]
+    axis.barh(places, stage.p[shown], color=colors)
+    axis.barh(places, before[shown], fill=False, edgecolor=GREY, linewidth=0.6)
+    for place, id in enumerate(shown):
+        if stage.p[id] == 0:
+            axis.text(
+                before[id],
+                place,
+                " cut",
+                fontsize=7,
+                color=RED,
+                verticalalignment="center",
+            )
+    what = f"cut {stage.cut:.1%}" if stage.cut > 0 else ""
+    what = ", ".join(word for word in (what, "rescaled" * stage.rescaled) if word)
+    axis.set_title(f"{stage.name}\n{stage.left:,} tokens\n{what}", fontsize=9)
+    axis.set_xlabel("probability", fontsize=8)
+
+
+def _draw_uniform(axis: Any, choice: Choice) -> None:
+    """The slices of the last distribution, in the order of ids, and u."""
+    p = choice.stages[-1].p
+    ends = np.cumsum(p)
+    for i, id in enumerate(np.flatnonzero(p > 1e-3)):  # thinner ones cannot be seen
+        color = DARK if id == choice.token_id else (LIGHT, PALE)[i % 2]
+        axis.barh(0, p[id], left=ends[id] - p[id], color=color)
+    low, high = choice.interval
+    axis.barh(0, high - low, left=low, color=DARK)
+    axis.axvline(choice.u, color=RED, linewidth=1.2)
+    axis.set_xlim(0, 1)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=8)
+    axis.set_xlabel(
+        f"the last distribution, in the order of ids; u = {choice.u:.4f}", fontsize=8
+    )

@@ -37,7 +37,7 @@ PACE = (
 STRATEGIES = (
     Strategy(
         "H1", "speculative sampling", "A smaller model drafts, the model verifies.",
-        "speculative.loop.assisted",
+        "speculative.assistants.assisted",
         (Parameter("assistant_model", "model", None, "The smaller model."),
          TOKENS, VERIFICATION),
         "Leviathan et al. 2022 (2211.17192); Chen et al. 2023 (2302.01318)",
@@ -57,7 +57,7 @@ STRATEGIES = (
     ),
     Strategy(
         "H4", "prompt lookup", "What followed the last tokens before is the draft.",
-        "speculative.loop.prompt_lookup",
+        "speculative.drafters.prompt_lookup",
         (Parameter("prompt_lookup_num_tokens", "whole", 0, "Tokens; 0 is off.", 1),
          Parameter("max_matching_ngram_size", "whole", 2, "Tokens matched.", 1)),
         "Saxena 2023", kind="search", also=("typical_acceptance", "typical_delta"),
@@ -66,7 +66,7 @@ STRATEGIES = (
     ),
     Strategy(
         "H5", "n-gram cache", "The most frequent followers in the text are the draft.",
-        "speculative.loop.ngram_cache",
+        "speculative.drafters.ngram_cache",
         (Parameter("ngram_cache_num_tokens", "whole", 0, "Tokens; 0 is off.", 1),
          Parameter("ngram_cache_size", "whole", 3, "Longest context counted.", 1)),
         "llama.cpp; Oliaro et al. 2024 (2411.04975)", kind="search",
@@ -76,16 +76,16 @@ STRATEGIES = (
     ),
     Strategy(
         "H6", "early exit", "The model's own first layers draft.",
-        "speculative.loop.early_exit",
+        "speculative.assistants.early_exit",
         (Parameter("assistant_early_exit", "whole", 0, "Layers; 0 is off.", 1),),
         "Elhoushi et al. 2024 (2404.16710)", kind="search",
         also=(*LOSSY, *PACE, "verification"),
-        formula_in="speculative.drafters.EarlyExit",
+        formula_in="speculative.assistants.EarlyExit",
         formula="q = softmax(head(ln_f(h_L)))",
     ),
     Strategy(
         "H7", "Jacobi decoding", "A block of guesses, all improved in every reading.",
-        "speculative.loop.jacobi",
+        "speculative.lookahead.jacobi",
         (Parameter("jacobi_num_tokens", "whole", 0, "Tokens; 0 is off.", 1),),
         "Santilli et al. 2023 (2305.10427)", kind="search",
         formula_in="speculative.lookahead.Jacobi",
@@ -128,7 +128,7 @@ STRATEGIES = (
     ),
     Strategy(
         "H12", "dynamic draft length", "Drafts as long as they are likely to stand.",
-        "speculative.loop.Pace", (SCHEDULE, CONFIDENCE),
+        "speculative.assistants.Pace", (SCHEDULE, CONFIDENCE),
         "Mamou et al. 2024 (2405.04304)",
         kind="part", formula="stop where q(x) < threshold; +2 / -1 tokens",
     ),

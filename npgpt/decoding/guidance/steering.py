@@ -10,56 +10,43 @@ from typing import Any
 
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.dola import Dola
-from npgpt.decoding.guidance.guided import Guided, Part
+from npgpt.decoding.guidance.guided import Guided, Opening, Part
+from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import ContextOverflowError, DecodingError
-
-Prompts = Sequence[Sequence[int]]
 
 
 def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F1: away from the negative prompt, or from the prompt's last token alone."""
-    scale = options.guidance_scale
-    context = negative_context(model, prompts, options.negative_prompt, options)
-    return Guided(
-        [Part(model, (None, context))],
-        lambda z: formulas.classifier_free(z[0], z[1], scale),
-    )
+    opening = negative_opening(model, prompts, options.negative_prompt, options)
+    parts = [Part(model, (None, opening))]
+    return guided(parts, formulas.classifier_free, options.guidance_scale)
 
 
 def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F2: towards what only the prompt with its context says."""
-    alpha = options.context_aware_alpha
-    if options.prompt_without_context is None:
+    question = options.prompt_without_context
+    if question is None:
         raise DecodingError(
             "context_aware_alpha needs prompt_without_context: the question alone"
         )
-    context = negative_context(model, prompts, options.prompt_without_context, options)
-    return Guided(
-        [Part(model, (None, context))],
-        lambda z: formulas.context_aware(z[0], z[1], alpha),
-    )
+    parts = [Part(model, (None, negative_opening(model, prompts, question, options)))]
+    return guided(parts, formulas.context_aware, options.context_aware_alpha)
 
 
 def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F3 and F4: an expert against a smaller amateur."""
-    o = options
-    if o.contrastive_beta:
-        if o.is_set("amateur_temperature") or o.is_set("contrastive_coefficient"):
-            raise DecodingError(
-                "amateur_temperature and contrastive_coefficient belong to contrastive "
-                "decoding without contrastive_beta"
-            )
-        alpha, beta = o.contrastive_alpha, o.contrastive_beta
-        return Guided(
-            [Part(model), Part(o.amateur_model)],
-            lambda z: formulas.improved_contrastive(z[0], z[1], alpha, beta),
+    o, parts = options, [Part(model), Part(options.amateur_model)]
+    alpha, beta = o.contrastive_alpha, o.contrastive_beta
+    if not beta:
+        settings = (alpha, o.amateur_temperature, o.contrastive_coefficient)
+        return guided(parts, formulas.contrastive, *settings)
+    if o.is_set("amateur_temperature") or o.is_set("contrastive_coefficient"):
+        raise DecodingError(
+            "amateur_temperature and contrastive_coefficient belong to contrastive "
+            "decoding without contrastive_beta"
         )
-    settings = (o.contrastive_alpha, o.amateur_temperature, o.contrastive_coefficient)
-    return Guided(
-        [Part(model), Part(o.amateur_model)],
-        lambda z: formulas.contrastive(z[0], z[1], *settings),
-    )
+    return guided(parts, formulas.improved_contrastive, alpha, beta)
 
 
 def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
@@ -74,25 +61,21 @@ def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
 
 def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, DExperts: steered by an expert and an anti-expert."""
-    alpha = options.dexperts_alpha
     if options.anti_expert_model is None:
         raise DecodingError("expert_model needs anti_expert_model beside it")
-    return Guided(
-        [Part(model), Part(options.expert_model), Part(options.anti_expert_model)],
-        lambda z: formulas.dexperts(z[0], z[1], z[2], alpha),
-    )
+    parts = [Part(model), Part(options.expert_model), Part(options.anti_expert_model)]
+    return guided(parts, formulas.dexperts, options.dexperts_alpha)
 
 
 def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, ensembles: a product or a mixture of models."""
-    others = options.ensemble_models
-    others = list(others) if isinstance(others, list | tuple) else [others]
+    models = [model, *options.ensemble_models]
     weights = options.ensemble_weights
     if weights is None:
-        weights = [1 / (1 + len(others))] * (1 + len(others))
-    if len(weights) != 1 + len(others):
+        weights = [1 / len(models)] * len(models)
+    if len(weights) != len(models):
         raise DecodingError(
-            f"ensemble_weights must be {1 + len(others)} numbers, the model's own first"
+            f"ensemble_weights must be {len(models)} numbers, the model's own first"
         )
     if min(weights) < 0 or sum(weights) <= 0:
         raise DecodingError("ensemble_weights must be positive numbers")
@@ -101,24 +84,26 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
         if abs(sum(weights) - 1) > 1e-6:
             raise DecodingError("ensemble_weights of a mixture must sum to 1")
         combine = formulas.mixture
-    return Guided(
-        [Part(model), *map(Part, others)], lambda z: combine(z, tuple(weights))
-    )
+    return Guided([*map(Part, models)], lambda z: combine(z, tuple(weights)))
 
 
 def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, anti-LM: away from what is likely without the prompt, or elsewhere."""
-    weight = options.anti_lm_weight
     if options.anti_lm_model is not None:
         parts = [Part(model), Part(options.anti_lm_model)]
     else:
-        parts = [Part(model, (None, negative_context(model, prompts, None, options)))]
-    return Guided(parts, lambda z: formulas.anti_lm(z[0], z[1], weight))
+        parts = [Part(model, (None, negative_opening(model, prompts, None, options)))]
+    return guided(parts, formulas.anti_lm, options.anti_lm_weight)
 
 
-def negative_context(
+def guided(parts: Sequence[Part], formula: Callable, *settings: float) -> Guided:
+    """The model of a formula of each reading's logits and these settings."""
+    return Guided(parts, lambda z: formula(*z, *settings))
+
+
+def negative_opening(
     model: Any, prompts: Prompts, negative: Any, options: GenerationConfig
-) -> Callable[[int, Sequence[int]], Sequence[int]]:
+) -> Opening:
     """What stands in place of each prompt: one text for all, a list of them, or
     nothing.
 

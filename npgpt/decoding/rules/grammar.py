@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from npgpt.decoding.rules.base import keep
 from npgpt.decoding.rules.regex import padded
+from npgpt.decoding.rules.triggers import LazyMask
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
 from npgpt.shapes import Bool, Float
-
-if TYPE_CHECKING:
-    from npgpt.decoding.rules.triggers import LazyMask
 
 MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
 
@@ -40,7 +38,6 @@ class GrammarMask:
         library = _library()
         if not eos:
             raise DecodingError("a grammar needs an end-of-text id, and there is none")
-        self.library = library
         self.eos = eos
         self.tokens = padded(all_bytes(tokenizer), V)
         self.V = len(self.tokens)
@@ -148,25 +145,12 @@ def _mask(
     if setup.tokenizer is None:
         raise DecodingError(f"{option} needs a tokenizer, and this model has none")
     vocabulary = (setup.tokenizer, setup.vocab_size, setup.eos)
-    return _cached(option, text, tuple(words), tuple(tokens), *vocabulary)
+    mask = _cached(text, *vocabulary, option)
+    return _lazy(mask, tuple(words), tuple(tokens)) if words or tokens else mask
 
 
-@functools.lru_cache(maxsize=8)
-def _cached(
-    option: str,
-    text: str,
-    words: tuple,
-    tokens: tuple,
-    tokenizer: Any,
-    V: int | None,
-    eos: tuple,
-) -> GrammarMask | LazyMask:
-    mask = GrammarMask(text, tokenizer, V, eos, option)
-    if not words and not tokens:
-        return mask
-    from npgpt.decoding.rules.triggers import LazyMask
-
-    return LazyMask(mask, words, tokens)
+_cached = functools.lru_cache(maxsize=8)(GrammarMask)
+_lazy = functools.lru_cache(maxsize=8)(LazyMask)
 
 
 @functools.lru_cache(maxsize=4)

@@ -42,7 +42,6 @@ class RegexMask:
                     node = node.setdefault(byte, {})
                 node.setdefault(None, []).append(id)
         self._next: dict[States, dict[int, States]] = {}
-        self._distance: dict[States, float] | None = None
         if not self.automaton.start:
             raise DecodingError(f"regex {pattern!r} matches no text at all")
 
@@ -73,22 +72,19 @@ class RegexMask:
         self, states: States, tokens_left: float = np.inf
     ) -> Bool[np.ndarray, " V"]:
         """(V,) True where a token is allowed, with so many left (itself included)."""
-        allowed = np.zeros(len(self.tokens), bool)
-        if tokens_left == np.inf:
-            allowed[list(self.next(states))] = True
-        else:
-            for id, after in self.next(states).items():
-                allowed[id] = self.distance(after) <= tokens_left - 1
-        if self.automaton.accepts(states):
-            allowed[self.eos] = True
+        reached, allowed = self.next(states), np.zeros(len(self.tokens), bool)
+        if tokens_left < np.inf:
+            most = tokens_left - 1
+            reached = [id for id, to in reached.items() if self.distance(to) <= most]
+        allowed[list(reached)] = True
+        allowed[self.eos] = self.automaton.accepts(states)
         return allowed
 
     def distance(self, states: States) -> float:
         """The fewest tokens from here to a match, over this vocabulary."""
-        if self._distance is None:
-            self._distance = self._distances()
-        return self._distance.get(states, np.inf)
+        return self._distances.get(states, np.inf)
 
+    @functools.cached_property
     def _distances(self) -> dict[States, float]:
         """Breadth first from the matches, along the tokens backwards."""
         before: dict[States, list[States]] = {}

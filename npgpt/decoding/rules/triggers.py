@@ -10,10 +10,10 @@ llama.cpp stops with an error. Where the text stands is a function of the new to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from npgpt.decoding.rules.grammar import GrammarMask
 from npgpt.errors import DecodingError
 
 
@@ -43,12 +43,23 @@ def triggered(
     return min(found)[2:] if found else None
 
 
+class Grammar(Protocol):
+    """What a grammar says of a text."""
+
+    V: int
+    tokens: Sequence[bytes]  # the bytes of each id
+
+    def mask(self, generated: Sequence[int]) -> np.ndarray:
+        """(V,) True where a token keeps the text on the way to a sentence."""
+
+    def begins(self, generated: Sequence[int]) -> bool:
+        """Whether a sentence of the grammar begins with this text."""
+
+
 class LazyMask:
     """The mask of a grammar that begins to constrain with the first trigger."""
 
-    def __init__(
-        self, grammar: GrammarMask, words: Sequence[str], tokens: Sequence[int]
-    ):
+    def __init__(self, grammar: Grammar, words: Sequence[str], tokens: Sequence[int]):
         self.grammar, self.tokens = grammar, tokens
         self.words = [word.encode() for word in words]
         self.pieces = grammar.tokens

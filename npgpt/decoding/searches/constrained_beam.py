@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.searches.beam import Beam, BeamSearch, processed
-from npgpt.decoding.searches.hypotheses import Hypothesis, pick
+from npgpt.decoding.job import Job
+from npgpt.decoding.row import Row
+from npgpt.decoding.searches.beam import BeamSearch
+from npgpt.decoding.searches.candidates import Candidate
+from npgpt.decoding.searches.hypotheses import Hypothesis
 from npgpt.errors import DecodingError
 
 Phrase = tuple[int, ...]
@@ -116,9 +119,8 @@ def constraint_set(words: Sequence[Any], vocab_size: int) -> tuple[Constraint, .
     return tuple(constraints)
 
 
-@dataclass
 class ConstrainedBeamSearch(BeamSearch):
-    """Beam search whose texts contain every word of `words`.
+    """Beam search whose texts contain every word of force_words_ids.
 
     To the best beams of a step are added, for each beam, the tokens that bring one of
     its constraints further. All are sorted by bank (tokens of constraints met), then
@@ -130,12 +132,14 @@ class ConstrainedBeamSearch(BeamSearch):
     (2018); the details are those of Transformers 4.
     """
 
-    words: tuple[Constraint, ...] = ()
+    by_candidate = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.longest = max(map(_length, self.words))
-        self._progress: dict[Phrase, Progress] = {(): Progress(0, None, self.words)}
+    def __init__(self, job: Job, row: Row):
+        super().__init__(job, row)
+        V = job.model.config.vocab_size
+        words = constraint_set(job.options.force_words_ids, V)
+        self.longest = max(map(_length, words))
+        self._progress: dict[Phrase, Progress] = {(): Progress(0, None, words)}
 
     def progress(self, new: Sequence[int]) -> Progress:
         """How far these new tokens have come; a function of them alone."""
@@ -147,72 +151,46 @@ class ConstrainedBeamSearch(BeamSearch):
     def advance(self, z: np.ndarray) -> None:
         """One step of the search."""
         t = len(self.running[0].picks) + 1
-        raw, lp, context = processed(self, z, t)
-        candidates = self.candidates(lp, context)
-        best: list[tuple[float, int, int]] = []
-        for rank, (score, parent, token) in enumerate(candidates):
-            before = [p.token_id for p in self.running[parent].picks]
+        raw, lp = self.processed(z)
+        best: list[Candidate] = []
+        for rank, (score, parent, token) in enumerate(self.candidates(lp)):
             if token in self.ends.eos:
-                if rank < self.num_beams and self.progress(before).completed:
-                    picks = self._picks(raw, lp, parent, token)
-                    self._finish(picks, score / self._norm(t), "eos")
+                said = self.progress(self.running[parent].new)
+                if rank < self.num_beams and said.completed:
+                    self._finish(self.grown(raw, lp, parent, token, score), "eos")
             elif len(best) < self.num_beams:
                 best.append((score, parent, token))
         chosen = self._round_robin(best, lp)
-        running = [
-            Beam([*self.running[i].ids, v], score, self._picks(raw, lp, i, v), i)
-            for score, i, v in chosen
-        ]
-        self.done = not self._can_improve(t) if self.finished else False
-        self.running = []
-        for beam in running:
-            new = [p.token_id for p in beam.picks]
-            reason = self.ends.reason(new)
-            if reason == "length" or (reason and self.progress(new).completed):
-                if not self.done:
-                    self._end(beam, reason, t)
-            else:
+        grown = [self.grown(raw, lp, i, v, score) for score, i, v in chosen]
+        self.done, self.running = not self._can_improve(t), []
+        for beam in grown:
+            reason = self.ends.reason(beam.new)
+            if not self.progress(beam.new).completed:
+                reason = "length" if len(beam.picks) == self.ends.budget else None
+            if not reason:
                 self.running.append(beam)
+            elif not self.done:
+                self._finish(beam, reason)
         self.done = self.done or not self.running
 
     def results(self) -> list[Hypothesis]:
         """Finished texts, those with all words first, then by score."""
         return sorted(
             self.finished,
-            key=lambda text: (not self._complete(text), -text.score),
+            key=lambda text: (not self.progress(text.ids).completed, -text.score),
         )
 
-    def _best_score(self) -> float:
-        return self.best_candidate
-
-    def _complete(self, text: Hypothesis) -> bool:
-        return self.progress(text.ids).completed
-
-    def _end(self, beam: Beam, reason: str, t: int) -> None:
-        self.finished.append(Hypothesis(beam.picks, beam.score / self._norm(t), reason))
-        self.finished = self.results()[: self.capacity]
-
-    def _picks(self, raw: np.ndarray, lp: np.ndarray, parent: int, v: int) -> tuple:
-        taken = pick(raw[parent], v, lp[parent, v], self.options.top_logprobs)
-        return (*self.running[parent].picks, taken)
-
-    def _round_robin(
-        self, best: list[tuple[float, int, int]], lp: np.ndarray
-    ) -> list[tuple[float, int, int]]:
-        pool = dict.fromkeys((parent, token) for _, parent, token in best)
-        scores = {(parent, token): score for score, parent, token in best}
+    def _round_robin(self, best: list[Candidate], lp: np.ndarray) -> list[Candidate]:
+        pool = {(parent, token): score for score, parent, token in best}
         for i, beam in enumerate(self.running):
-            state = self.progress([p.token_id for p in beam.picks])
-            for v in state.wanted():
-                pool.setdefault((i, v))
-                scores.setdefault((i, v), beam.score + float(lp[i, v]))
+            for v in self.progress(beam.new).wanted():
+                pool.setdefault((i, v), beam.score + float(lp[i, v]))
         if len(pool) == len(best):
             return best
-        banks: dict[int, list[tuple[float, int, int]]] = {}
-        for i, v in pool:
-            new = [p.token_id for p in self.running[i].picks]
-            bank = self.progress([*new, v]).bank(self.longest)
-            banks.setdefault(bank, []).append((scores[i, v], i, v))
+        banks: dict[int, list[Candidate]] = {}
+        for (i, v), score in pool.items():
+            bank = self.progress([*self.running[i].new, v]).bank(self.longest)
+            banks.setdefault(bank, []).append((score, i, v))
         shelves = [
             sorted(banks[bank], key=lambda c: -c[0]) for bank in sorted(banks)[::-1]
         ]

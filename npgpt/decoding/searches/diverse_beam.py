@@ -7,16 +7,14 @@ The dissimilarity is Hamming's, between tokens of the same step; the paper's oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
+from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Rule
 from npgpt.decoding.rules.penalties import hamming
 from npgpt.decoding.searches.beam import Beam, BeamSearch
-from npgpt.decoding.searches.hypotheses import Ends, Hypothesis
+from npgpt.decoding.searches.hypotheses import Hypothesis
 
 
 class DiverseBeamSearch:
@@ -31,38 +29,24 @@ class DiverseBeamSearch:
     (2016).
     """
 
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        chain: Sequence[Rule],
-        options: GenerationConfig,
-        ends: Ends,
-        num_beams: int,
-        groups: int,
-        penalty: float,
-        rules: dict[str, Any] | None = None,
-        count_ended: int | None = None,
-    ):
-        self.width = num_beams // groups
+    def __init__(self, job: Job, row: Row, count_ended: int | None = None):
+        o = job.options
         self.chosen: list[int] = []
         away = Rule(
             "diversity",
-            str(penalty),
-            lambda ids, z, c: hamming(z, self.chosen, penalty),
+            str(o.diversity_penalty),
+            lambda ids, z, c: hamming(z, self.chosen, o.diversity_penalty),
         )
+        self.width = o.num_beams // o.num_beam_groups
         self.groups = [
-            _Group(
-                prompt,
-                [away, *chain] if g else chain,
-                options,
-                ends,
-                self.width,
-                **(rules or {}),
-            )
-            for g in range(groups)
+            BeamSearch(job, row, self.width) for _ in range(o.num_beam_groups)
         ]
+        for group in self.groups:
+            group.by_candidate = True
+        for group in self.groups[1:]:
+            group.chain = [away, *job.chain]
         self.count_ended = count_ended
-        self.running = [Beam(list(prompt))]
+        self.running = [Beam(list(row.ids))]
         self.place = [[0] for _ in self.groups]  # each group's beams among `running`
         self.done = False
 
@@ -76,17 +60,10 @@ class DiverseBeamSearch:
                 continue
             group.advance(z[place])
             self.chosen += group.chosen
-            parents = [place[beam.parent] for beam in group.running]
-            place[:] = (
-                []
-                if group.done
-                else range(len(running), len(running) + len(group.running))
-            )
-            if not group.done:
-                running += [
-                    beam._replace(parent=p)
-                    for beam, p in zip(group.running, parents, strict=True)
-                ]
+            grown = [] if group.done else group.running
+            start, before = len(running), list(place)
+            running += [beam._replace(parent=before[beam.parent]) for beam in grown]
+            place[:] = range(start, len(running))
         self.running = running
         self.done = all(group.done for group in self.groups)
 
@@ -94,10 +71,3 @@ class DiverseBeamSearch:
         """Texts of all groups, best first."""
         texts = [text for group in self.groups for text in group.results()]
         return sorted(texts, key=lambda text: -text.score)
-
-
-class _Group(BeamSearch):
-    """One group: judged by its best candidate, whether that ends or not."""
-
-    def _best_score(self) -> float:
-        return self.best_candidate

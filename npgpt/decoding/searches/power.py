@@ -8,21 +8,18 @@ power_steps rewritten texts for every power_block tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.cache import keep_common
+from npgpt.decoding.chain import run_chain
+from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.row import Step
+from npgpt.decoding.row import Row, Step
 from npgpt.decoding.rules.base import Context, log_probabilities
-from npgpt.decoding.searches.hypotheses import (
-    Ends,
-    Hypothesis,
-    check_search,
-    pick,
-    steps_of,
-)
+from npgpt.decoding.searches.hypotheses import Ends, Hypothesis, pick, steps_of
 from npgpt.decoding.selectors import inverse_cdf
 
 MOVE = 1 << 20  # random numbers of move n have purposes from MOVE * n on
@@ -37,10 +34,7 @@ class Draw(NamedTuple):
 
 
 def power_sampling(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    options: GenerationConfig,
-    cache: Any = None,
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """G12: texts from p^alpha, p what the chain makes of the model.
 
@@ -50,42 +44,24 @@ def power_sampling(
     min(1, A), A = (p(x')/p(x))^alpha q(x | x')/q(x' | x) |x|/|x'|. Source: Karan and
     Du, "Reasoning with Sampling: Your Base Model is Smarter Than You Think" (2025).
     """
-    check_search(model, prompts, options, cache, "power sampling")
-    return _steps(model, prompts, options)
+    return _steps(search_job(model, prompts, options, cache, "power sampling"), prompts)
 
 
-def _steps(
-    model: Any, prompts: Sequence[Sequence[int]], options: GenerationConfig
-) -> Iterator[Step]:
-    if not options.max_new_tokens:
-        return
-    n = options.num_return_sequences
-    for i, prompt in enumerate(prompts):
-        for j in range(n):
-            chain = _Chain(model, prompt, options, j)
-            draw = chain.run()
-            text = chain.hypothesis(draw)
-            yield from steps_of(i * n + j, prompt, text, model, options, j)
+def _steps(job: Job, prompts: Prompts) -> Iterator[Step]:
+    if job.options.max_new_tokens:
+        for row in job.rows(prompts):
+            chain = _Chain(job, row)
+            yield from steps_of(row, chain.hypothesis(chain.run()))
 
 
 class _Chain:
-    """One Markov chain over texts behind one prompt."""
+    """One Markov chain over the texts of one row."""
 
-    def __init__(
-        self,
-        model: Any,
-        prompt: Sequence[int],
-        options: GenerationConfig,
-        sequence: int,
-    ):
-        self.model, self.prompt, self.options = model, list(prompt), options
-        self.sequence, self.alpha = sequence, options.power_alpha
-        self.ends = Ends(model, prompt, options)
-        self.rules = build_chain(
-            options, self.ends.eos, model.tokenizer, model.config.vocab_size
-        )
-        room = min(len(prompt) + self.ends.budget, model.config.n_positions)
-        self.cache = model.new_cache(1, n_positions=room)
+    def __init__(self, job: Job, row: Row):
+        self.job, self.options, self.start = job, job.options, row.context
+        self.prompt, self.alpha = list(row.ids), job.options.power_alpha
+        self.ends = Ends(job, row)
+        self.cache = job.new_cache([self.prompt])
         self.moves = 0
 
     def run(self) -> Draw:
@@ -117,11 +93,9 @@ class _Chain:
         """x up to place m, then tokens from the proposal p^alpha of each step."""
         y = Draw(x.ids[:m], x.logp[:m], x.proposal[:m])
         while len(y.ids) < length:
-            z = self._logits(self.prompt + y.ids)
-            context = self._context(len(y.ids))
-            lp = log_probabilities(
-                run_chain(self.rules, self.prompt + y.ids, z, context)
-            ).astype(np.float64)
+            text, context = self.prompt + y.ids, self._context(len(y.ids))
+            z = run_chain(self.job.chain, text, self._logits(text), context)
+            lp = log_probabilities(z).astype(np.float64)
             q = log_probabilities(np.where(lp > -np.inf, self.alpha * lp, lp))
             id = inverse_cdf(q, context.uniforms(1, MOVE * self.moves + 2)[0])
             y.ids.append(id)
@@ -141,11 +115,9 @@ class _Chain:
         return Hypothesis(tuple(picks), float(sum(draw.logp)), reason)
 
     def _context(self, step: int) -> Context:
-        return Context(len(self.prompt), step, self.options.seed, self.sequence)
+        return replace(self.start, step=step)
 
     def _logits(self, ids: Sequence[int]) -> np.ndarray:
-        held, same = self.cache.ids[0], 0
-        while same < min(len(held), len(ids) - 1) and held[same] == ids[same]:
-            same += 1
-        self.cache.crop_row(0, same)
-        return self.model.next_logits([list(ids[same:])], self.cache)[0]
+        return self.job.model.next_logits(
+            [keep_common(self.cache, 0, ids)], self.cache
+        )[0]

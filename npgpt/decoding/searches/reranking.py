@@ -10,21 +10,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.row import Step, record
+from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import probabilities
-from npgpt.decoding.sampling import read_prompts, sample
-from npgpt.decoding.searches.hypotheses import check_search, new_row
+from npgpt.decoding.sampling import sample, write
+from npgpt.decoding.searches.hypotheses import ranked
 from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError
-
-Prompts = Sequence[Sequence[int]]
 
 
 def best_of(
@@ -35,30 +32,23 @@ def best_of(
     num_return_sequences of them, best first; the mean is a token's, the sum a whole
     text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021).
     """
-    check_search(model, prompts, options, cache, "best_of")
+    search_job(model, prompts, options, cache, "best_of")
     n, keep = options.best_of, options.num_return_sequences
     if keep > n:
         raise DecodingError(f"num_return_sequences {keep} is more than best_of {n}")
     drawn = options.but(best_of=None, best_of_by=None, num_return_sequences=n)
-    return _best(sample(model, prompts, drawn), len(prompts), n, keep, options)
+    return _best(sample(model, prompts, drawn), len(prompts), options)
 
 
 def _best(
-    steps: Iterator[Step], prompts: int, n: int, keep: int, options: GenerationConfig
+    steps: Iterator[Step], prompts: int, options: GenerationConfig
 ) -> Iterator[Step]:
-    rows: list[list[Step]] = [[] for _ in range(prompts * n)]
+    rows: list[list[Step]] = [[] for _ in range(prompts * options.best_of)]
     for step in steps:
         rows[step.row].append(step)
-    for i in range(prompts):
-        texts = rows[i * n : (i + 1) * n]
-        scores = [
-            likelihood([s.logprob for s in text], options.best_of_by) for text in texts
-        ]
-        order = sorted(range(n), key=lambda j: -scores[j])
-        for place, j in enumerate(order[:keep]):
-            for step in texts[j]:
-                score = scores[j] if step.finish_reason else None
-                yield replace(step, row=i * keep + place, score=score)
+    by = options.best_of_by
+    scores = [likelihood([step.logprob for step in text], by) for text in rows]
+    yield from ranked(rows, scores, options.best_of, options.num_return_sequences)
 
 
 def likelihood(logprobs: Sequence[float], by: str = "mean") -> float:
@@ -141,7 +131,7 @@ def cot_decoding(
     it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
     Without Prompting" (2024).
     """
-    check_search(model, prompts, options, cache, "cot_branches")
+    job = search_job(model, prompts, options, cache, "cot_branches")
     if not options.greedy:
         raise DecodingError("cot_branches excludes do_sample=True: branches are greedy")
     if options.cot_branches > model.config.vocab_size:
@@ -150,46 +140,25 @@ def cot_decoding(
         )
     if options.num_return_sequences > options.cot_branches:
         raise DecodingError("num_return_sequences is more than cot_branches")
-    return _branches(model, prompts, options)
+    return _branches(job, prompts)
 
 
-def _branches(
-    model: Any, prompts: Prompts, options: GenerationConfig
-) -> Iterator[Step]:
-    if not options.max_new_tokens:
-        return
-    k, keep = options.cot_branches, options.num_return_sequences
-    eos, room = options.eos_ids(model.config), model.config.n_positions
-    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
-    z, cache = read_prompts(model, prompts, options, None)
-    cache, z = cache.repeat(k), np.repeat(z, k, axis=0)
-    rows = [new_row(i, prompts[i // k], 0, model, options) for i in range(len(z))]
+def _branches(job: Job, prompts: Prompts) -> Iterator[Step]:
+    k, rows = job.options.cot_branches, job.rows(prompts, job.options.cot_branches)
     steps: list[list[Step]] = [[] for _ in rows]
     gaps: list[list[float]] = [[] for _ in rows]
-    live = rows
-    while live:
-        for row, logits in zip(live, z, strict=True):
-            processed = run_chain(chain, row.ids, logits, row.context)
-            first = not steps[row.index]
-            id = _nth(processed, row.index % k) if first else greedy(processed)
-            gaps[row.index].append(probability_gap(processed))
-            last = len(row.ids) == room
-            steps[row.index].append(
-                record(row, id, logits, processed, options, eos, last=last)
-            )
-        alive = [i for i, row in enumerate(live) if row.finish_reason is None]
-        if len(alive) < len(live) and alive:
-            cache = cache.select(alive)
-        live = [live[i] for i in alive]
-        if live:
-            z = model.next_logits([row.ids[-1:] for row in live], cache)
-    scores = [float(np.mean(gap)) for gap in gaps]
-    for i in range(len(prompts)):
-        order = sorted(range(i * k, (i + 1) * k), key=lambda j: -scores[j])
-        for place, j in enumerate(order[:keep]):
-            for step in steps[j]:
-                score = scores[j] if step.finish_reason else None
-                yield replace(step, row=i * keep + place, score=score)
+
+    def choose(row: Row, logits: np.ndarray) -> Step:
+        z = job.processed(row, logits)
+        gaps[row.index].append(probability_gap(z))
+        return record(row, greedy(z) if row.step else _nth(z, row.index % k), logits, z)
+
+    for row in rows:
+        row.sequence = 0  # branches are of one text
+    for step in write(job, rows, choose, k):
+        steps[step.row].append(step)
+    scores = [float(np.mean(gap or 0)) for gap in gaps]
+    yield from ranked(steps, scores, k, job.options.num_return_sequences)
 
 
 def _nth(z: np.ndarray, n: int) -> int:

@@ -11,9 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step
-from npgpt.decoding.speculative.loop import Draft, check_speculative
+from npgpt.decoding.speculative.loop import (
+    Draft,
+    Drafter,
+    speculate,
+    speculative_job,
+)
 from npgpt.decoding.speculative.token_tree import (
     Tree,
     choose_greedy,
@@ -23,7 +29,7 @@ from npgpt.decoding.speculative.token_tree import (
 from npgpt.errors import DecodingError
 
 
-class Jacobi:
+class Jacobi(Drafter):
     """A block of guesses, improved all at once: y_i <- argmax p(. | x, y_<i).
 
     Each reading of the block is one Jacobi iteration; what agrees with its own reading
@@ -120,14 +126,22 @@ class Lookahead:
         self.rows = [*self.rows[1:], new]
 
 
+def jacobi(
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+) -> Iterator[Step]:
+    """H7: the model's own guesses of the last reading are the next draft."""
+
+    def drafter(chain: Any) -> Drafter:
+        return Jacobi(options.jacobi_num_tokens)
+
+    return speculate(model, prompts, options, cache, "jacobi_num_tokens", drafter)
+
+
 def lookahead(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    options: GenerationConfig,
-    cache: Any = None,
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H8: lookahead decoding."""
-    check_speculative(model, prompts, options, cache, "lookahead decoding")
+    speculative_job(model, prompts, options, cache, "lookahead decoding")
     o = options
     if o.lookahead_ngram < 2:
         raise DecodingError("lookahead_ngram must be at least 2")
