@@ -91,9 +91,7 @@ def commands():
 COMMANDS = dict(commands())
 bare = click.command(cls=StrategyCommand)(chain_option(lambda: None))
 RULES = {
-    flag
-    for option in bare.get_params(click.Context(bare))
-    for flag in option.opts
+    flag for option in bare.get_params(click.Context(bare)) for flag in option.opts
 }
 WITH_RULES = ("generate", "sample")
 
