@@ -7,6 +7,7 @@ from dataclasses import replace
 from npgpt.backend import NUMPY
 from npgpt.kernels.attention import attention
 from npgpt.kernels.compiling import set_threads
+from npgpt.kernels.cross_entropy import cross_entropy
 from npgpt.kernels.embedding import embedding
 from npgpt.kernels.gelu import gelu
 from npgpt.kernels.layer_norm import layer_norm
@@ -40,6 +41,7 @@ BACKEND = replace(
     linear=linear,
     embedding=embedding,
     attention=attention,
+    cross_entropy=cross_entropy,
     dtypes=("float32", "bfloat16", "int8"),
     prepare=prepare,
     decode_step=decode_step,

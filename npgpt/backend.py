@@ -79,9 +79,10 @@ class Backend:
     softmax: Callable[..., Any] = ops.softmax
     layer_norm: Callable[..., Any] = blocked.layer_norm
     gelu: Callable[..., Any] = blocked.gelu
-    linear: Callable[..., Any] = ops.linear
+    linear: Callable[..., Any] = blocked.linear
     embedding: Callable[..., Any] = ops.embedding
     attention: Callable[..., Any] = blocked.attention
+    cross_entropy: Callable[..., Any] = blocked.cross_entropy
     dtypes: tuple[str, ...] = ("float32", "float64")
     # (params, dtype, xp) -> parameters as these functions want them
     prepare: Callable[..., Any] = place_by_columns

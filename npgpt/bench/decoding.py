@@ -68,7 +68,7 @@ def measure(
     that quotes does.
     """
     n = max(8, min(new_tokens, model.config.n_positions // 4))
-    options = {"max_new_tokens": n, "eos_token_id": ()}
+    options = {"max_new_tokens": n, "eos_token_id": (), "defaults": False}
     prompt, quote = _prompts(model, model.config.n_positions - n, options)
     runs: dict[str, Callable[[], Any]] = {
         "greedy": lambda: model.generate(prompt, **options),

@@ -335,7 +335,8 @@ class _Show:
 
         model = GPT2(map_leaves(NUMPY.to_numpy, params), self.tokenizer)
         prompt = self.prompt or [self.tokenizer.token_id("<|endoftext|>")]
-        options = {"do_sample": True, "temperature": 0.8, "seed": 0, "eos_token_id": ()}
+        options = {"do_sample": True, "temperature": 0.8, "seed": 0, "eos_token_id": (),
+                   "defaults": False}  # fmt: skip
         n = min(
             self.sample_tokens, params.config.n_positions - len(model.encode(prompt))
         )

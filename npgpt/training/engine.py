@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from npgpt.backend import Backend, get_backend
-from npgpt.training import backward, optim
+from npgpt.training import backward, blocked_backward, optim
 
 # Where the ENGINE of a backend's own twins is: a name, as in npgpt.backend.PLUGS.
 PLUGS = {"numba": "npgpt.kernels.engine"}
@@ -28,15 +28,15 @@ class Engine(NamedTuple):
 
     backend: Backend
     softmax: Callable = backward.softmax
-    cross_entropy: Callable = backward.cross_entropy
-    gelu: Callable = backward.gelu
-    layer_norm: Callable = backward.layer_norm
-    embedding: Callable = backward.embedding
+    cross_entropy: Callable = blocked_backward.cross_entropy
+    gelu: Callable = blocked_backward.gelu
+    layer_norm: Callable = blocked_backward.layer_norm
+    embedding: Callable = blocked_backward.embedding
     linear: Callable = backward.linear
     split_heads: Callable = backward.split_heads
     attention_scores: Callable = backward.attention_scores
     attention_means: Callable = backward.attention_means
-    attention: Callable = backward.attention
+    attention: Callable = blocked_backward.attention
     update: Callable = optim.update
     # linear and its derivative in bfloat16, if not those of npgpt.training.mixed
     rounded: tuple[Callable, Callable] | None = None

@@ -12,17 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.cache import keep_common
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.chain import run_chain
+from npgpt.decoding.job import Job, Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.randomness import ACCEPT, DRAFT
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, probabilities
-from npgpt.decoding.searches.hypotheses import new_row
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.speculative.acceptance import draw, residual
+from npgpt.decoding.speculative.loop import speculative_job
 from npgpt.errors import DecodingError
-
-Prompts = Sequence[Sequence[int]]
 
 
 class Tree(NamedTuple):
@@ -66,15 +67,20 @@ def _followed(tree: Tree, node: int, y: int) -> tuple[int, int | None]:
     return y, next((i for i in tree.children(node) if tree.tokens[i] == y), None)
 
 
+@strategy("H9", "token tree", kind="part", also=("assistant_model",))
+@parameter(
+    "assistant_tree", (), "Children of a node at each depth, such as 3,2,1.", kind="ids"
+)
+@example(assistant_model="smaller", assistant_tree=[2, 1])
 def choose_recursive(
     tree: Tree, node: int, z: np.ndarray, context: Context
 ) -> tuple[int, int | None]:
-    """Recursive rejection over siblings, all drawn from the same q.
+    """A tree of drafts, verified in one pass: siblings x ~ q in turn, keep with
+    min(1, p/q), else p = max(p - q, 0).
 
-    Each child x in turn is accepted with probability min(1, p(x)/q(x)); after a
-    rejection p becomes max(p - q, 0), normalised, for the next. If none stands, the
+    p is normalised for the next sibling. If none stands, the
     token is drawn from what p has become: its law is the target's. Source: Miao et al.,
-    "SpecInfer" (2023).
+    "SpecInfer" (2023, arXiv:2305.09781).
     """
     p, children = probabilities(z), tree.children(node)
     for i, u in zip(children, context.uniforms(len(children), ACCEPT), strict=True):
@@ -102,82 +108,49 @@ def run_trees(
         return
     if not hasattr(model, "tree_logits"):
         raise DecodingError("token trees do not go with this guidance")
-    n = options.num_return_sequences
-    rows = [
-        new_row(i * n + j, prompt, j, model, options)
-        for i, prompt in enumerate(prompts)
-        for j in range(n)
-    ]
-    chain = build_chain(
-        options, options.eos_ids(model.config), model.tokenizer, model.config.vocab_size
-    )
+    job = Job(model, options)
     live = [
-        _one_row(
-            model,
-            row,
-            options,
-            chain,
-            make_drafter(chain),
-            nodes,
-            choose,
-            row.index // n,
-        )
-        for row in rows
+        _write(job, row, make_drafter(job.chain), nodes, choose)
+        for row in job.rows(prompts)
     ]
     while live:
-        going = []
-        for steps in live:
-            yielded = next(steps, None)
-            if yielded is not None:
-                yield from yielded
-                going.append(steps)
-        live = going
+        for writer in list(live):
+            steps = next(writer, None)
+            if steps is None:
+                live.remove(writer)
+            else:
+                yield from steps
 
 
-def _one_row(
-    model: Any,
-    row: Row,
-    options: GenerationConfig,
-    chain: Sequence[Any],
-    drafter: Any,
-    nodes: int,
-    choose: Choose,
-    origin: int,
+def _write(
+    job: Job, row: Row, drafter: Any, nodes: int, choose: Choose
 ) -> Iterator[list[Step]]:
     """Lists of steps of one row, one list a reading."""
-    eos, room = options.eos_ids(model.config), model.config.n_positions
-    longest = len(row.ids) + options.max_new_tokens
+    longest = min(len(row.ids) + job.options.max_new_tokens, job.room)
     # A tree's nodes lie side by side in the cache, at more places than positions.
-    cache = model.new_cache(1, n_positions=min(longest, room) + nodes + 1)
+    cache = job.model.new_cache(1, n_positions=longest + nodes + 1)
     if hasattr(cache, "origins"):
-        cache.origins = [origin]
-    root = model.next_logits([row.ids], cache)[0]
-    tree, z = Tree([], [], {}), np.zeros((0, len(root)), root.dtype)
+        cache.origins = [row.index // job.options.num_return_sequences]
+    z = job.model.next_logits([row.ids], cache)  # the text's end, then the tree's nodes
+    tree = Tree([], [], {})
     while True:
         steps, kept, node = [], [], -1
         base = len(cache.ids[0]) - len(tree.tokens)
-        while True:
-            logits = root if node < 0 else z[node]
-            processed = run_chain(chain, row.ids, logits, row.context)
-            y, below = choose(tree, node, processed, row.context)
-            full = len(row.ids) == room
-            steps.append(record(row, y, logits, processed, options, eos, last=full))
-            if below is None or row.finish_reason is not None:
-                break
-            kept.append(below)
-            node = below
+        while node is not None and row.finish_reason is None:
+            logits = z[node + 1]
+            made = job.processed(row, logits)
+            y, node = choose(tree, node, made, row.context)
+            steps.append(record(row, y, logits, made))
+            kept += [] if node is None else [base + node]
         yield steps
         if row.finish_reason is not None:
             return
-        cache.gather([[*range(base), *(base + i for i in kept)]])
+        cache.gather([[*range(base), *kept]])
         # The new last token is read together with the next tree, as its root.
-        limit = min(options.max_new_tokens - row.step - 1, room - len(row.ids))
-        tree = drafter.grow(row, max(0, limit))
-        tokens = [row.ids[-1], *tree.tokens]
+        tree = drafter.grow(row, row.most - row.step - 1)
         parents = [-1, *(parent + 1 for parent in tree.parents)]
-        together = model.tree_logits(tokens, parents, cache)[0]
-        root, z = together[0], together[1:]
-        drafter.observe(row, tree, together)
+        z = job.model.tree_logits([row.ids[-1], *tree.tokens], parents, cache)[0]
+        drafter.observe(row, tree, z)
 
 
 class AssistantTree:
@@ -208,9 +181,7 @@ class AssistantTree:
         frontier: list[tuple[int, list[int]]] = [(-1, [])]  # node, its branch
         z = self.root
         for depth, n in enumerate(self.branches[:limit]):
-            context = Context(
-                row.prompt_length, row.step + depth, row.seed, row.sequence
-            )
+            context = row.context_at(depth)
             u = context.uniforms(n * len(frontier), DRAFT).reshape(-1, n)
             grown, sources = [], []
             for j, (node, branch) in enumerate(frontier):
@@ -237,11 +208,8 @@ class AssistantTree:
         """The assistant's cache of the text, with its logits in self.root."""
         if self.cache is None:
             self.cache = self.model.new_cache(1)
-        held, same = self.cache.ids[0], 0
-        while same < min(len(held), len(row.ids) - 1) and held[same] == row.ids[same]:
-            same += 1
-        self.cache.crop_row(0, same)
-        self.root = self.model.next_logits([row.ids[same:]], self.cache)
+        unread = [keep_common(self.cache, 0, row.ids)]
+        self.root = self.model.next_logits(unread, self.cache)
         return self.cache
 
     def observe(self, row: Row, tree: Tree, z: np.ndarray) -> None:
@@ -249,19 +217,22 @@ class AssistantTree:
 
 
 def assisted_tree(
-    model: Any, prompts: Prompts, options: GenerationConfig
+    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
     """H9: a smaller model drafts a token tree; recursive rejection keeps the law."""
+    speculative_job(model, prompts, options, cache, "assistant_tree")
     branches = options.assistant_tree
-    nodes = int(np.cumprod(branches).sum())
+    if min(branches) < 1:
+        raise DecodingError("assistant_tree must be numbers of children, at least 1")
+    for name in ("typical_acceptance", "assistant_ensemble_weight"):
+        if options.is_set(name):
+            raise DecodingError(f"{name} does not go with assistant_tree")
     choose = choose_greedy if options.greedy else choose_recursive
     if options.verification == "match" and not options.greedy:
         choose = choose_matching
-    return run_trees(
-        model,
-        prompts,
-        options,
-        lambda chain: AssistantTree(options.assistant_model, branches, options, chain),
-        nodes,
-        choose,
-    )
+
+    def drafter(chain: Sequence[Any]) -> AssistantTree:
+        return AssistantTree(options.assistant_model, branches, options, chain)
+
+    nodes = int(np.cumprod(branches).sum())
+    return run_trees(model, prompts, options, drafter, nodes, choose)
