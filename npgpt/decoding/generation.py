@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -74,6 +74,19 @@ class Generator:
         config = GenerationConfig.of(options)
         prompts, _ = self._prompts(prompt)
         return decode(self, prompts, config, cache)
+
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | list[list[int]],
+        cache: KVCache | None = None,
+        **options: Any,
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self, prompts: Any = "", cache: KVCache | None = None, **options: Any
+    ) -> Generation | list[Generation]: ...
 
     @checked(DecodingError)
     def generate(

@@ -253,7 +253,7 @@ def check_published(
         why = "the tolerance of the source's own test"
         yield Check("published loss", what, error, tolerated, why)
     for case in published.greedy:
-        result = model.generate(case.prompt, max_new_tokens=len(case.new))
+        (result,) = model.generate([list(case.prompt)], max_new_tokens=len(case.new))
         pairs = zip_longest(result.ids, case.new)
         error = float(sum(a != b for a, b in pairs))
         why = "the same tokens"
