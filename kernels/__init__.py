@@ -25,7 +25,7 @@ try:
     from npgpt.kernels.cpu import BACKEND, cache_dtype
     from npgpt.kernels.cross_entropy import cross_entropy
     from npgpt.kernels.embedding import embedding
-    from npgpt.kernels.gelu import bias_gelu, gelu
+    from npgpt.kernels.gelu import gelu
     from npgpt.kernels.layer_norm import layer_norm
     from npgpt.kernels.linear import linear
     from npgpt.kernels.prepare import prepare
@@ -43,7 +43,6 @@ except ImportError as error:  # npgpt.kernels.cuda, within this package, needs n
 __all__ = [
     "BACKEND",
     "attention",
-    "bias_gelu",
     "cache_dtype",
     "cross_entropy",
     "decode_step",

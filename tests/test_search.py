@@ -272,7 +272,7 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
         )
         job = Job(TOY, options)
         chain = _Chain(job, job.rows([[0]])[0])
-        u = chain._context(0).uniforms(1, 99)[0]
+        u = chain.row.context.uniforms(1, 99)[0]
         text = texts[int(np.searchsorted(np.cumsum(p), u))]
         logp, proposal = [], []
         for a, b in itertools.pairwise((0, *text)):
@@ -431,7 +431,7 @@ def test_bench_of_decoding_from_the_command_line(tmp_path):
     from click.testing import CliRunner
     from helpers import TINY, tiny_params
 
-    from npgpt.bench.rules import CASES
+    from npgpt.bench.rules import cases
     from npgpt.cli import main
     from npgpt.storage import checkpoint
 
@@ -440,7 +440,7 @@ def test_bench_of_decoding_from_the_command_line(tmp_path):
     result = CliRunner().invoke(main, [*run, "--backend", "numpy", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [rule["name"] for rule in found["rules"]] == list(CASES)
+    assert [rule["name"] for rule in found["rules"]] == list(cases())
     assert [one["agrees"] for one in found["decoding"]] == [True, True]
     plain = CliRunner().invoke(main, [*run, "--backend", "numpy"])
     assert "prompt lookup" in plain.stdout

@@ -71,7 +71,7 @@ def measure(
     that quotes does.
     """
     n = max(8, min(new_tokens, model.config.n_positions // 4))
-    options: dict[str, Any] = {"max_new_tokens": n, "eos_token_id": ()}
+    options: dict[str, Any] = dict(max_new_tokens=n, eos_token_id=(), defaults=False)
     prompt, quote = _prompts(model, model.config.n_positions - n, options)
     runs: dict[str, Callable[[], list[Generation]]] = {
         "greedy": lambda: model.generate([prompt], **options),

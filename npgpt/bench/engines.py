@@ -73,7 +73,9 @@ class Own:
         """Seconds a token of greedy generation, the sampling loop included."""
         prompt = [[1] * 16]
         start = time.perf_counter()
-        self.model.generate(prompt, max_new_tokens=tokens, eos_token_id=())
+        self.model.generate(
+            prompt, defaults=False, max_new_tokens=tokens, eos_token_id=()
+        )
         return (time.perf_counter() - start) / tokens
 
     def step_bytes(self) -> int:

@@ -349,6 +349,7 @@ class _Show:
         n = min(self.sample_tokens, params.config.n_positions - len(prompt))
         (result,) = model.generate(
             [prompt],
+            defaults=False,
             max_new_tokens=max(1, n),
             do_sample=True,
             temperature=0.8,

@@ -81,6 +81,7 @@ class Row:
         self.most = options.max_new_tokens
         if options.overflow != "slide":  # the last token is not read
             self.most = min(self.most, room + 1 - self.prompt_length)
+        self.tokenizer = tokenizer
         self.stream = None if tokenizer is None else tokenizer.stream()
         self.stop = StopStrings(
             options.stop_strings, options.include_stop_str_in_output
@@ -135,6 +136,16 @@ class Row:
         return Step(
             self.index, pick.token_id, text, *pick[1:], self.finish_reason, score
         )
+
+    def end_after(self, new_ids: Sequence[int]) -> str | None:
+        """Why a text of these new tokens, not yet taken, ends with the last of them."""
+        if new_ids[-1] in self.eos:
+            return "eos"
+        if self.options.stop_strings:
+            text = self.tokenizer.decode(list(new_ids))
+            if any(stop in text for stop in self.options.stop_strings):
+                return "stop"
+        return "length" if len(new_ids) >= self.most else None
 
     def _rest(self) -> str:
         """The text still held back when the row has ended."""

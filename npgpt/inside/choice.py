@@ -109,10 +109,9 @@ def look(
         stages.append(_stage(str(rule), before, z))
     selector = build_selector(options)
     id, _ = selector.choose(start.ids, z, context, selector.start(context))
-    one = selector.name in ("inverse_cdf", "mirostat", "mirostat_v2", "adaptive_p")
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
-    u = context.uniform() if one else None
+    u = context.uniform() if selector.draws else None
     return Choice(tuple(stages), str(selector), u, id, interval, model.tokenizer)
 
 

@@ -89,7 +89,7 @@ def check(plan: Plan) -> None:
         options = _options(plan, setting, seed=0)
         for prompt in plan.prompts:
             try:
-                model.stream(prompt, **options)
+                model.stream(prompt, defaults=False, **options)
             except NpgptError as error:
                 raise GridError(f"setting {setting.name}: {error}") from None
 
@@ -99,7 +99,8 @@ def write(plan: Plan, setting: Setting, prompt: int, seed: int) -> Text:
     model = load(plan.model, plan.backend, plan.dtype)
     start = plan.prompts[prompt]
     try:
-        (made,) = model.generate([start], **_options(plan, setting, seed))
+        options = _options(plan, setting, seed)
+        (made,) = model.generate([start], defaults=False, **options)
     except NpgptError as error:
         raise GridError(f"setting {setting.name}, seed {seed}: {error}") from None
     judged, tokens = None, 0

@@ -21,7 +21,6 @@ from npgpt.errors import DecodingError
 
 Ranges = list[tuple[int, int]]  # code points, both ends included
 TOP = sys.maxunicode
-SURROGATES = (0xD800, 0xDFFF)
 _CATEGORIES = {
     op.CATEGORY_DIGIT: r"\d", op.CATEGORY_SPACE: r"\s", op.CATEGORY_WORD: r"\w",
     op.CATEGORY_NOT_DIGIT: r"\D", op.CATEGORY_NOT_SPACE: r"\S",

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.automaton import Automaton
-from npgpt.decoding.rules.base import Context, keep
+from npgpt.decoding.rules.base import Context, Ids, keep
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Float
+from npgpt.shapes import Bool, Logits
 
 States = frozenset
 
@@ -30,7 +31,7 @@ class RegexMask:
     through the automaton as a tree: each common beginning once.
     """
 
-    def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Sequence[int]):
+    def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Ids):
         self.automaton = Automaton(pattern)
         self.tokens = tokens
         self.eos = list(eos)
@@ -45,7 +46,7 @@ class RegexMask:
         if not self.automaton.start:
             raise DecodingError(f"regex {pattern!r} matches no text at all")
 
-    def state(self, generated: Sequence[int]) -> States:
+    def state(self, generated: Ids) -> States:
         """Where the new tokens lead; an end of text leads nowhere further."""
         states = self.automaton.start
         for id in generated:
@@ -113,18 +114,25 @@ class RegexMask:
         return distance
 
 
+@strategy("E12", "regex", constrains=True, stage="ban", rank=90)
+@parameter("regex", "", "Matches the whole new text.")
+@parameter(
+    "finish_in_time",
+    False,
+    "Keep only what can still reach the constraint's end within max_new_tokens.",
+)
+@fields(prepare=lambda *settings: prepare_regex(*settings))
+@example(regex=" (cat|old) queen")
 def regex(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    context: Context,
-    bound: tuple[RegexMask, float],
-) -> Float[np.ndarray, " V"]:
-    """Keep v if the automaton stays alive over its bytes; the end where it accepts.
+    z: Logits, generated: Ids, context: Context, bound: tuple[RegexMask, float]
+) -> Logits:
+    """The new text matches a regular expression: keep v if the automaton lives on after
+    it, the end where it accepts.
 
     bound is the mask and the number of tokens in which to reach a match (inf: any).
     Where a match must be reached in time, tokens too far from it go; a match that is
     complete may end with no end-of-text id left to write. Source: Willard and Louf,
-    "Efficient Guided Generation for Large Language Models" (2023).
+    "Efficient Guided Generation for Large Language Models" (2023, arXiv:2307.09702).
 
     >>> mask = RegexMask("a+b", [b"", b"a", b"b", b"aab"], eos=[0])
     >>> regex(np.zeros(4), [1], Context(1, 1), (mask, np.inf)).tolist()

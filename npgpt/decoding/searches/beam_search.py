@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
@@ -27,6 +28,15 @@ KINDS = {  # the option that asks for it
 }
 
 
+@strategy("G1", "beam search", kind="search", explains=BeamSearch)
+@parameter("num_beams", 1, "Texts in the making; 1 is off.", 1)
+@parameter("length_penalty", 1.0, "Exponent of the length by which a score is divided.")
+@parameter(
+    "early_stopping",
+    (False, True, "never"),
+    "When to stop: a heuristic, at once, or never too early.",
+)
+@example(num_beams=2)
 def beam_search(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:

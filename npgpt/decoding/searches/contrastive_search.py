@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step, record
@@ -20,17 +21,19 @@ from npgpt.decoding.rules.penalties import degeneration
 from npgpt.errors import ContextOverflowError, DecodingError
 
 
+@strategy("G5", "contrastive search", kind="search", also=("top_k",), uses=("top_k",))
+@parameter("penalty_alpha", 0.0, "Weight of it; 0 is off.", 0, 1)
+@example(penalty_alpha=0.6, top_k=3)
 def contrastive_search(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """At each step, of the top_k most probable tokens v the one with the largest
+    """Probable, and unlike what the text has said: over the top k, (1 - penalty_alpha)
+    p_v - penalty_alpha max_j cos(h_v, h_j).
 
-        (1 - penalty_alpha) p_v - penalty_alpha max_j cos(h_v, h_j),
-
-    h_v being the last hidden state (after ln_f) of v and h_j those of the text so far.
+    h_v is the last hidden state (after ln_f) of v, the h_j those of the text so far.
     Deterministic; top_k 1 is greedy search. Sources: Su et al., "A Contrastive
-    Framework for Neural Text Generation" (2022); Su and Collier, "Contrastive Search Is
-    What You Need" (2022).
+    Framework for Neural Text Generation" (2022, arXiv:2202.06417); Su and Collier,
+    "Contrastive Search Is What You Need" (2022).
     """
     job = search_job(model, prompts, options, cache, "contrastive search")
     if options.do_sample:

@@ -1,4 +1,4 @@
-"""What searches over whole sequences share: finished texts, why they end, their Steps.
+"""What searches over whole sequences share: their texts, the Steps of the best ones.
 
 A search keeps several texts in the making and knows the best only at its end; then
 `steps_of` turns them into the Steps that sampling yields one by one.
@@ -7,21 +7,21 @@ A search keeps several texts in the making and knows the best only at its end; t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.job import Job
 from npgpt.decoding.row import Pick, Row, Step, most_probable
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """One text of a search, with the score that ranked it."""
+class Hypothesis(NamedTuple):
+    """A text of a search, in the making or finished."""
 
-    picks: tuple[Pick, ...]
-    score: float | None = None
-    finish_reason: str = "length"
+    picks: tuple[Pick, ...] = ()
+    score: float = 0.0
+    finish_reason: str | None = None
+    parent: int = 0  # which of the texts before it is one token shorter
 
     @property
     def ids(self) -> list[int]:
@@ -46,24 +46,6 @@ def pick(
         rank = int(np.count_nonzero(lp > lp[id])) + 1
     best = tuple((i, float(lp[i] - norm)) for i in most_probable(lp, top))
     return Pick(int(id), float(lp[id] - norm), float(processed), rank, best)
-
-
-class Ends:
-    """Tells why a text ends with its newest token: "eos", "stop", "length" or None."""
-
-    def __init__(self, job: Job, row: Row):
-        self.eos, self.budget = job.eos, row.most
-        self.stops, self.tokenizer = job.options.stop_strings, job.model.tokenizer
-
-    def reason(self, new_ids: Sequence[int]) -> str | None:
-        """Why it ends, from the new tokens alone."""
-        if new_ids[-1] in self.eos:
-            return "eos"
-        if self.stops:
-            text = self.tokenizer.decode(list(new_ids))
-            if any(stop in text for stop in self.stops):
-                return "stop"
-        return "length" if len(new_ids) >= self.budget else None
 
 
 def steps_of(row: Row, text: Hypothesis) -> Iterator[Step]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts, check_room
 from npgpt.decoding.options import GenerationConfig
@@ -32,10 +33,14 @@ class _Place:
     z: np.ndarray | None = None
 
 
+@strategy("E17", "phrase ban", kind="search")
+@parameter("banned_strings", (), "Texts, in any case.", kind="texts")
+@example(banned_strings=["cat the"])
 def sample_without_phrases(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """Steps of the sampling loop in which no banned string ever occurs.
+    """Phrases that never occur, by going back before them: when one completes, ban its
+    first token there and draw again.
 
     Rows are written one after the other. Source: Paech, "AntiSlop" (2024).
     """

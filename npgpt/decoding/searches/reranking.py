@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
@@ -24,13 +25,20 @@ from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError
 
 
+@strategy("G8", "best of n", kind="search", sampling=True)
+@parameter("best_of", 1, "n; 1 is off.", 1)
+@parameter(
+    "best_of_by", ("mean", "sum"), "Log-probability a token, or of the whole text."
+)
+@example(best_of=4, do_sample=True, num_return_sequences=2, seed=2)
 def best_of(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """G8: of best_of samples the likeliest under the model, by mean or sum of logprobs.
+    """Draws n texts, returns the likeliest: argmax_i (1/t_i) sum log p, or sum log p.
 
     num_return_sequences of them, best first; the mean is a token's, the sum a whole
-    text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021).
+    text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021,
+    arXiv:2112.09332).
     """
     search_job(model, prompts, options, cache, "best_of")
     n, keep = options.best_of, options.num_return_sequences
@@ -71,13 +79,16 @@ def last_number(text: str) -> str:
     return numbers[-1] if numbers else text.strip()
 
 
+@strategy("G9", "self-consistency", kind="after")
+@example(lambda show: show.texts(self_consistency, lambda text: text.split()[-1]))
 def self_consistency(
     texts: Sequence[Any], extract: Callable[[str], Any] = last_number
 ) -> tuple[Any, float]:
-    """G9: the answer that most texts give, and the share of texts that give it.
+    """The answer that most of n texts give: argmax_a (number of texts that answer a).
 
-    Texts are strings or Generations; of equally frequent answers the first one wins.
-    Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning" (2022).
+    Returned with the share of texts that give it. Texts are strings or Generations; of
+    equally frequent answers the first one wins. Source: Wang et al., "Self-Consistency
+    Improves Chain of Thought Reasoning" (2022, arXiv:2203.11171).
 
     >>> self_consistency(["so 7", "it is 8", "7"])
     ('7', 0.6666666666666666)
@@ -100,13 +111,16 @@ def overlap(a: str, b: str) -> float:
     return 2 * (x & y).total() / total if total else 1.0
 
 
+@strategy("G10", "minimum Bayes risk", kind="after")
+@example(lambda show: show.texts(minimum_bayes_risk))
 def minimum_bayes_risk(
     texts: Sequence[Any], utility: Callable[[str, str], float] = overlap
 ) -> int:
-    """G10: index of the text most like the others: argmax_i sum_j u(text_i, text_j).
+    """The text most like the other texts: argmax_i sum_j u(y_i, y_j).
 
-    The samples stand for the law of the model; n^2 calls of the utility; the first of
-    equals. Source: Eikema and Aziz, "Is MAP Decoding All You Need?" (2020).
+    Returned as its index. The samples stand for the law of the model; n^2 calls of the
+    utility; the first of equals. Sources: Eikema and Aziz, "Is MAP Decoding All You
+    Need?" (2020); Freitag et al., 2021 (arXiv:2108.04718).
 
     >>> minimum_bayes_risk(["a b c", "a b", "x y"])
     0
@@ -121,15 +135,19 @@ def _text(text: Any) -> str:
     return text if isinstance(text, str) else text.text
 
 
+@strategy("G11", "CoT-decoding", kind="search")
+@parameter("cot_branches", 0, "k first tokens; 0 is off.", 1)
+@example(cot_branches=3, num_return_sequences=3)
 def cot_decoding(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
-    """G11: greedy texts from each of the cot_branches best first tokens, surest first.
+    """Branches at the first token, keeps the surest answer: the branch with the largest
+    mean gap p_1 - p_2.
 
-    The score is the mean gap p_1 - p_2 between the two most probable tokens. The paper
-    takes it over the answer's tokens alone, which only a parser of answers knows; here
-    it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
-    Without Prompting" (2024).
+    Greedy texts from each of the cot_branches best first tokens, surest first. The
+    paper takes it over the answer's tokens alone, which only a parser of answers knows;
+    here it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
+    Without Prompting" (2024, arXiv:2402.10200).
     """
     job = search_job(model, prompts, options, cache, "cot_branches")
     if not options.greedy:

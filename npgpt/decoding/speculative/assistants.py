@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import keep_common
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.guidance.guided import check_same_vocabulary
 from npgpt.decoding.job import Prompts
@@ -20,17 +21,44 @@ from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.rules.base import Rule, probabilities
 from npgpt.decoding.selectors import inverse_cdf
+from npgpt.decoding.speculative.acceptance import speculative
 from npgpt.decoding.speculative.loop import Draft, Drafter, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
 from npgpt.errors import DecodingError
 
+BESIDE = (  # what may be set beside a drafter that is a model
+    "typical_acceptance",
+    "typical_delta",
+    "assistant_ensemble_weight",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold",
+    "verification",
+)
 
+
+@strategy("H12", "dynamic draft length", kind="part")
+@parameter(
+    "num_assistant_tokens_schedule",
+    ("constant", "heuristic"),
+    "Fixed, or longer after a draft that stood.",
+)
+@parameter(
+    "assistant_confidence_threshold",
+    0.4,
+    "A draft ends with a token less probable; 0: never.",
+    0,
+    1,
+)
+@example(assistant_model="smaller", assistant_confidence_threshold=0.45)
 class Pace:
-    """How many tokens to draft for each row: constant, or by how the last draft went.
+    """Drafts as long as they are likely to stand: stop where q(x) < threshold; +2 / -1
+    tokens.
 
     The heuristic of Transformers: two more after a draft that stood whole, else one
     fewer, at least one. (Transformers can also re-tune the confidence threshold while
-    it runs; here that is fixed.)
+    it runs; here that is fixed.) Source: Mamou et al., "Dynamic Speculation Lookahead"
+    (2024, arXiv:2405.04304).
     """
 
     def __init__(self, tokens: int, schedule: str = "constant"):
@@ -142,13 +170,14 @@ class ModelDrafter(Drafter):
 
 
 class EarlyExit(ModelDrafter):
-    """The model's own first layers, with ln_f and the output head after them.
+    """The model's own first layers draft: q = softmax(head(ln_f(h_L))).
 
     Each layer reads each token once: the first ones leave their keys and values in the
     model's cache, and what they made of the draft is where the others go on to verify.
     So a draft that stands whole is followed by no token of the model's own: the first
     layers have not read its end. GPT-2 was not trained to speak from its middle layers,
-    so little of the draft stands. Source: Elhoushi et al., "LayerSkip" (2024).
+    so little of the draft stands. Source: Elhoushi et al., "LayerSkip" (2024,
+    arXiv:2404.16710).
     """
 
     bonus = False
@@ -204,6 +233,16 @@ class EarlyExit(ModelDrafter):
         self.pace.select(rows)
 
 
+@strategy("H1", "speculative sampling", kind="search", also=(*BESIDE, "assistant_tree"))
+@fields(explains=speculative)
+@parameter("assistant_model", None, "The smaller model.", kind="model")
+@parameter("num_assistant_tokens", 20, "Tokens a draft.", 1)
+@parameter(
+    "verification",
+    ("speculative", "match"),
+    "Accept by p/q, or draw from p and compare.",
+)
+@example(assistant_model="smaller", do_sample=True)
 def assisted(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
@@ -217,6 +256,9 @@ def assisted(
     return speculate(model, prompts, options, cache, "assistant_model", drafter)
 
 
+@strategy("H6", "early exit", kind="search", also=BESIDE, explains=EarlyExit)
+@parameter("assistant_early_exit", 0, "Layers; 0 is off.", 1)
+@example(assistant_early_exit=1)
 def early_exit(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:

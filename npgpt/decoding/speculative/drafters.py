@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step
@@ -20,7 +21,8 @@ from npgpt.decoding.speculative.loop import Draft, Drafter, speculate
 
 
 class PromptLookup(Drafter):
-    """Prompt lookup: finds the text's last tokens earlier in it, drafts what followed.
+    """What followed the last tokens before is the draft: the longest n-gram at the end,
+    found earlier; what followed it.
 
     The longest n-gram that ends the text (n = max_ngram .. 1) is searched in the text;
     the latest place with enough tokens behind it is taken (Transformers takes the first
@@ -60,11 +62,13 @@ def lookup(ids: Sequence[int], n: int, max_ngram: int) -> list[int]:
 
 
 class NgramCache(Drafter):
-    """Counts of which token followed which n-gram, in the texts seen so far.
+    """The most frequent followers in the text are the draft: argmax_v count(context,
+    v), of the longest known context.
 
     The draft goes on with the most frequent follower of the longest known context, the
     latest of equals, until none is known. Counts grow with the text, and each row has
-    its own. Sources: llama.cpp's ngram-cache; Oliaro et al., "SuffixDecoding" (2024).
+    its own. Sources: llama.cpp's ngram-cache; Oliaro et al., "SuffixDecoding" (2024,
+    arXiv:2411.04975).
     """
 
     def __init__(self, num_tokens: int, size: int = 3):
@@ -109,6 +113,11 @@ class NgramCache(Drafter):
         self.read = [self.read[i] for i in rows]
 
 
+@strategy("H4", "prompt lookup", kind="search", explains=PromptLookup)
+@fields(also=("typical_acceptance", "typical_delta"))
+@parameter("prompt_lookup_num_tokens", 0, "Tokens; 0 is off.", 1)
+@parameter("max_matching_ngram_size", 2, "Tokens matched.", 1)
+@example(prompt_lookup_num_tokens=3)
 def prompt_lookup(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
@@ -122,6 +131,11 @@ def prompt_lookup(
     return speculate(model, prompts, options, cache, what, drafter)
 
 
+@strategy("H5", "n-gram cache", kind="search", explains=NgramCache)
+@fields(also=("typical_acceptance", "typical_delta"))
+@parameter("ngram_cache_num_tokens", 0, "Tokens; 0 is off.", 1)
+@parameter("ngram_cache_size", 3, "Longest context counted.", 1)
+@example(ngram_cache_num_tokens=2)
 def ngram_cache(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:

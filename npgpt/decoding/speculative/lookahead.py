@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step
@@ -30,11 +31,13 @@ from npgpt.errors import DecodingError
 
 
 class Jacobi(Drafter):
-    """A block of guesses, improved all at once: y_i <- argmax p(. | x, y_<i).
+    """A block of guesses, all improved in every reading: y_i <- argmax p(. | x, y_<i)
+    until nothing changes.
 
     Each reading of the block is one Jacobi iteration; what agrees with its own reading
     is final, so n tokens take at most n readings. Source: Santilli et al.,
-    "Accelerating Transformer Inference for Translation via Parallel Decoding" (2023).
+    "Accelerating Transformer Inference for Translation via Parallel Decoding" (2023,
+    arXiv:2305.10427).
     """
 
     def __init__(self, num_tokens: int):
@@ -62,16 +65,16 @@ class Jacobi(Drafter):
 
 
 class Lookahead:
-    """A window of Jacobi trajectories that fills a pool of n-grams, and its best
-    guesses.
+    """Jacobi trajectories fill a pool of n-grams: window and guesses in one pass, by a
+    tree mask.
 
     The window has `levels` = ngram - 1 rows of `window` tokens: row 0 continues the
     text, the token below another follows it. A reading adds a new last row; a column
     with it is an n-gram of the model's own, and goes into the pool under its first
     token. The pool's n-grams that begin with the text's last token are the draft. All
     of it is one token tree. Source: Fu et al., "Break the Sequential Dependency of LLM
-    Inference Using Lookahead Decoding" (2024); the window is not moved by more than one
-    place when several tokens were accepted.
+    Inference Using Lookahead Decoding" (2024, arXiv:2402.02057); the window is not
+    moved by more than one place when several tokens were accepted.
     """
 
     def __init__(self, window: int, ngram: int, guesses: int):
@@ -126,6 +129,9 @@ class Lookahead:
         self.rows = [*self.rows[1:], new]
 
 
+@strategy("H7", "Jacobi decoding", kind="search", explains=Jacobi)
+@parameter("jacobi_num_tokens", 0, "Tokens; 0 is off.", 1)
+@example(jacobi_num_tokens=4)
 def jacobi(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:
@@ -137,6 +143,11 @@ def jacobi(
     return speculate(model, prompts, options, cache, "jacobi_num_tokens", drafter)
 
 
+@strategy("H8", "lookahead decoding", kind="search", explains=Lookahead)
+@parameter("lookahead_window", 0, "W: columns; 0 is off.", 1)
+@parameter("lookahead_ngram", 4, "N: tokens of an n-gram.", 2)
+@parameter("lookahead_guesses", 4, "G: n-grams verified.", 1)
+@example(lookahead_window=2, lookahead_ngram=3)
 def lookahead(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:

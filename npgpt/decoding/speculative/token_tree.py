@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.cache import keep_common
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts
 from npgpt.decoding.options import GenerationConfig
@@ -66,15 +67,20 @@ def _followed(tree: Tree, node: int, y: int) -> tuple[int, int | None]:
     return y, next((i for i in tree.children(node) if tree.tokens[i] == y), None)
 
 
+@strategy("H9", "token tree", kind="part", also=("assistant_model",))
+@parameter(
+    "assistant_tree", (), "Children of a node at each depth, such as 3,2,1.", kind="ids"
+)
+@example(assistant_model="smaller", assistant_tree=[2, 1])
 def choose_recursive(
     tree: Tree, node: int, z: np.ndarray, context: Context
 ) -> tuple[int, int | None]:
-    """Recursive rejection over siblings, all drawn from the same q.
+    """A tree of drafts, verified in one pass: siblings x ~ q in turn, keep with
+    min(1, p/q), else p = max(p - q, 0).
 
-    Each child x in turn is accepted with probability min(1, p(x)/q(x)); after a
-    rejection p becomes max(p - q, 0), normalised, for the next. If none stands, the
+    p is normalised for the next sibling. If none stands, the
     token is drawn from what p has become: its law is the target's. Source: Miao et al.,
-    "SpecInfer" (2023).
+    "SpecInfer" (2023, arXiv:2305.09781).
     """
     p, children = probabilities(z), tree.children(node)
     for i, u in zip(children, context.uniforms(len(children), ACCEPT), strict=True):
