@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -79,6 +79,24 @@ class Generator:
         prompts, _ = self._prompts(prompt)
         config = _config(self.config, prompts, defaults, options)
         return decode(self, prompts, config, cache)
+
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | list[list[int]],
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> Generation | list[Generation]: ...
 
     @checked(DecodingError)
     def generate(

@@ -119,7 +119,7 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     (768, 2304)
     """
     C, inner = config.n_embd, config.inner_dim
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "wte.weight": (config.vocab_size, C),
         "wpe.weight": (config.n_positions, C),
     }
