@@ -6,6 +6,7 @@ result; its first paragraph says what it does differently and why that is faster
 softmax, layer_norm, gelu, linear, attention, cross_entropy, embedding    the twins
 ladder       the first rungs to linear, in plain loops
 packed       weights in the order in which they are read, and in fewer bytes
+narrow       the inputs of a product in as few bytes; strips, the tasks of a product
 vector       the innermost loops, as vector instructions; llvm, the words for them
 amx          the same for prompts, on Intel's tile unit
 elementwise  exp as a polynomial, half precision

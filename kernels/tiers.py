@@ -10,15 +10,21 @@ Each includes those above it. A tier travels as a tuple of that length: Numba co
 function anew for every type of its arguments, and the length of a tuple is part of its
 type, so each tier has its own machine code and its own place in the cache on disk, and
 no kernel asks at run time. NPGPT_CPU_TIER forces one.
+
+The state of the tiles is 8 KB that the system must save for a thread, so a process asks
+for it once (`granted`); without that the first tile instruction would kill it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
+import sys
 
 from npgpt.errors import BackendError
 
+AVX2, AVX512, BF16, AMX = 1, 2, 3, 4  # lengths of the tier's tuple
 TIERS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
 DIFFERENT = {  # the tiers at which the code for weights of a dtype changes
     "float32": ("portable", "avx512"),
@@ -33,13 +39,20 @@ _NEEDS = {
     "amx": ("amx-tile", "amx-int8", "amx-bf16"),
 }
 
+ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18  # ARCH_REQ_XCOMP_PERM, x86-64 Linux
+
+
+def granted() -> bool:
+    """Whether the system lets this process, and its children by fork, use the tiles."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0
+
 
 @functools.cache
 def available() -> tuple[str, ...]:
     """The tiers that this processor reports and this system grants, lowest first."""
     import llvmlite.binding as llvm
-
-    from npgpt.kernels.amx import granted
 
     features = llvm.get_host_cpu_features()
     found = []
