@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from npgpt.backend import get_backend
 from npgpt.commands._shared import (
     MODEL,
     backend_option,
@@ -117,6 +118,7 @@ def command(
             as_json,
         )
         return
+    get_backend("numba")  # what is compared, or in one sentence why it cannot be
     from npgpt.bench import report
     from npgpt.bench.rounds import OWN, PEERS, compare
     from npgpt.bench.worker import Worker

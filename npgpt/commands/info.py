@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from npgpt.backend import get_backend
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
+from npgpt.errors import BackendError
 from npgpt.scaling.sizes import describe, find_config
 
 
@@ -66,8 +68,13 @@ def command(name: str, as_json: bool) -> None:
 
 
 def _kernels() -> dict[str, Any] | None:
-    """What the Numba backend would use here; None where Numba is not installed."""
+    """What the Numba backend would use here; None where there is none, and why."""
     if find_spec("numba") is None:
+        return None
+    try:
+        get_backend("numba")
+    except BackendError as error:
+        click.echo(f"note: {error}", err=True)
         return None
     from npgpt.kernels import tiers
     from npgpt.kernels.compiling import set_threads
