@@ -16,7 +16,7 @@ from npgpt.cache import KVCache
 from npgpt.decoding.decode import decode
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.row import Step
+from npgpt.decoding.row import Step, by_row
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import checked, is_list
 from npgpt.support.notebook import coloured_tokens, short
@@ -88,9 +88,7 @@ class Generator:
         config = GenerationConfig.of(options)
         prompts, single = self._prompts(prompts)
         n = config.num_return_sequences
-        steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
-        for step in decode(self, prompts, config, cache):
-            steps[step.row].append(step)
+        steps = by_row(decode(self, prompts, config, cache), len(prompts) * n)
         read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
         results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results
