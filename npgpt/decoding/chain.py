@@ -179,7 +179,7 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     values = list(passed.values())
     if strategy.prepare:
         values = [strategy.prepare(*values, setup)]
-    function = strategy.call or strategy.function
+    function = strategy.called
     sources = [SOURCES[name] for name in leading(function, SOURCES)]
 
     def apply(ids: Sequence[int], z: np.ndarray, context: Context) -> np.ndarray:

@@ -59,7 +59,7 @@ def heal(prompt: Ids, tokenizer: Any, options: GenerationConfig) -> Prompt:
     "Take back the last token; the new text begins with its bytes.",
 )
 @example(
-    lambda show: show.rule(
+    lambda show, _: show.rule(
         {"token_healing": True}, words=(" t", " ti", " time", "me", " old"), ids=[4, 1]
     )
 )

@@ -28,7 +28,7 @@ def worked_example(strategy: Strategy) -> str:
 def _shown(strategy: Strategy) -> str:
     setting = strategy.example or {}
     if callable(setting):
-        setting = setting(show)
+        setting = setting(show, strategy.function)
         if isinstance(setting, str):
             return setting
     if strategy.kind == "rule":

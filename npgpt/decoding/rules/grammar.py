@@ -103,7 +103,7 @@ class GrammarMask:
 @parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
 @fields(prepare=lambda *settings: prepare_grammar(*settings))
 @example(
-    lambda show: show.rule(
+    lambda show, _: show.rule(
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
@@ -125,7 +125,7 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
 @fields(also=("trigger_words", "trigger_tokens"))
 @fields(prepare=lambda *settings: prepare_schema(*settings))
 @example(
-    lambda show: show.rule(
+    lambda show, _: show.rule(
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )
