@@ -23,8 +23,9 @@ from npgpt.commands._shared import (
     renamed,
     threads_option,
 )
-from npgpt.config import PUBLISHED, GPT2Config
+from npgpt.config import GPT2Config
 from npgpt.errors import NpgptError
+from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import write_atomically
 from npgpt.support.figure import save
@@ -35,7 +36,7 @@ from npgpt.support.figure import save
 @click.option(
     "--random",
     "size",
-    type=click.Choice(list(PUBLISHED)),
+    type=click.Choice(list(CHECKPOINTS)),
     help="Random weights of a published size.",
 )
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
@@ -146,7 +147,7 @@ def command(
             folder = hub.resolve(name)
             config = GPT2Config.from_file(folder / "config.json")
         else:
-            config = PUBLISHED[size]
+            config = CHECKPOINTS[size]
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             say(f"making random weights of {size}")
             checkpoint.save(init_params(config), folder)
@@ -219,7 +220,7 @@ def _decoding(
         os.environ["NPGPT_THREADS"] = str(threads)
     backend = chosen_backend(backend)
     if random:
-        model = GPT2(init_params(PUBLISHED[name]), backend=backend)
+        model = GPT2(init_params(CHECKPOINTS[name]), backend=backend)
     else:
         model = load_model(name, backend, "float32")
         if assistant is None and name == "tales":

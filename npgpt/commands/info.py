@@ -9,9 +9,7 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
-from npgpt.config import PUBLISHED, GPT2Config
-from npgpt.scaling.sizes import describe
-from npgpt.storage import hub
+from npgpt.scaling.sizes import describe, find_config
 
 
 @click.command()
@@ -28,10 +26,7 @@ def command(name: str, as_json: bool) -> None:
 
     Example: npgpt info gpt2
     """
-    if name in PUBLISHED and name not in hub.bundled():
-        config = PUBLISHED[name]
-    else:
-        config = GPT2Config.from_file(hub.resolve(name, weights=False) / "config.json")
+    config = find_config(name)
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}

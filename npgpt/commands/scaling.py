@@ -9,7 +9,8 @@ import click
 
 from npgpt.commands._shared import echo_json, figure_option, json_option, renamed
 from npgpt.scaling.fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
-from npgpt.scaling.laws import PUBLISHED, Answer, compute_optimal
+from npgpt.scaling.laws import Answer, compute_optimal
+from npgpt.scaling.sizes import PUBLISHED
 
 
 @click.command()

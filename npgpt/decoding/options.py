@@ -8,7 +8,7 @@ ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class GenerationConfig:
 
     given: dict[str, Any]
 
-    if TYPE_CHECKING:  # every option of OPTIONS is an attribute
+    if TYPE_CHECKING:  # the options are attributes, whichever there are by now
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -191,7 +191,7 @@ def _check(options: GenerationConfig) -> None:
     if isinstance(options.logits_processor, str | Mapping):
         raise DecodingError("logits_processor must be a list of functions")
     for function in options.logits_processor:
-        if not callable(function):
+        if not isinstance(function, Callable):
             raise DecodingError(f"logits_processor: {shown(function)} cannot be called")
 
 
