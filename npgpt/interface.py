@@ -55,6 +55,9 @@ class Tokens(Protocol):
     def stream(self) -> TokenStream:
         """A decoder for ids that come one by one."""
 
+    def __hash__(self) -> int:
+        """What follows from a vocabulary is remembered by it."""
+
 
 class Cache(Protocol):
     """What a model has read: npgpt.cache.KVCache, or that of several readings."""
