@@ -56,7 +56,7 @@ class _Choice(NamedTuple):
     "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
 )
 @parameter("smc_particles", 16, "Particles of smc.", 1)
-@example(lambda show: _example(show))
+@example(lambda show, _: _example(show))
 def exact_sampling(
     model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
 ) -> Iterator[Step]:

@@ -145,7 +145,7 @@ def unigram(z: Logits, ratio: float, bias: float, key: int) -> Logits:
 @fields(when=("watermark", "gumbel"), element="gumbel_watermark")
 @fields(also=("hashing_key", "context_width"))
 @example(
-    lambda show: show.step(
+    lambda show, gumbel: show.step(
         {"u": _uniforms(7, [2], 5), "u^(1/p)": _uniforms(7, [2], 5) ** (1 / show.P)},
         gumbel(show.Z, [2], 7, 1),
         "hashing_key=7, after 'old'",
@@ -204,6 +204,7 @@ def detect(
         return Detection(S, gamma_tail(T, S), T)
     if watermark == "unigram":
         # One list for all tokens: each distinct token is one test.
+        lists: dict[tuple[int, ...], np.ndarray]
         lists = {(): green_list(seed_of(key, ()), vocab_size, ratio)}
     elif watermark == "lefthash":
         lists = {c: green_list(seed_of(key, c), vocab_size, ratio) for c, _ in tests}
