@@ -11,7 +11,8 @@ import inventory_search
 import pytest
 
 from npgpt import DecodingError, GenerationConfig
-from npgpt.decoding.catalogue import SECTIONS, find, parameters, strategies
+from npgpt.decoding.catalogue import find, parameters, strategies
+from npgpt.decoding.catalogue.entry import SECTIONS
 from npgpt.decoding.options import LOOP
 
 HERE = Path(__file__).parent

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from npgpt.decoding.catalogue import SECTIONS, Parameter, strategies
-from npgpt.decoding.catalogue.parameter import KINDS
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.catalogue.entry import SECTIONS
+from npgpt.decoding.catalogue.parameter import KINDS, Parameter
 from npgpt.decoding.options import OPTIONS
 
 

@@ -12,18 +12,21 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.catalogue import Strategy, strategies
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.catalogue.parameter import KINDS
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.randomness import PROCESSOR
 from npgpt.decoding.rules.base import Context, Rule
 from npgpt.errors import DecodingError
+from npgpt.interface import Tokens
 
 # Stages; the rules of each by their rank, as their entries have it.
 ORDERS = {
@@ -43,7 +46,7 @@ class Setup:
     """What the rules of a chain are bound to besides the options."""
 
     eos: tuple[int, ...] = ()
-    tokenizer: Any = None
+    tokenizer: Tokens | None = None
     vocab_size: int | None = None
     options: GenerationConfig | None = None
 
@@ -65,7 +68,9 @@ def _last(ids: Sequence[int], n: int) -> Sequence[int]:
     return ids if n < 0 else ids[len(ids) - min(n, len(ids)) :]
 
 
-def _counted(ids: Sequence[int], c: Context, options: GenerationConfig) -> Sequence:
+def _counted(
+    ids: Sequence[int], c: Context, options: GenerationConfig
+) -> Sequence[int]:
     if options.penalties_ignore_prompt:
         ids = ids[c.prompt_length :]
     return _last(ids, options.repeat_last_n)
@@ -91,42 +96,35 @@ def preset(system: str, stages: Sequence[str] = ()) -> tuple[str, ...]:
 def parse_order(chain: str) -> tuple[str, ...]:
     """The rules of a preset, or those whose names are joined by ";" or ",".
 
+    A name may be llama.cpp's, and stand for several rules.
+
     >>> parse_order("penalties; top_k; temp")[-4:]
     ('frequency_penalty', 'top_k', 'temperature', 'watermark')
     """
     if chain in ORDERS:
         return preset(chain)
-    known = _known_names()
-    order: list[str] = []
+    every, known, order = preset("hf"), defaultdict(set), []
+    for s in strategies():
+        if s.kind == "rule":
+            for name in (*s.aliases, s.switched_by, s.function.__name__):
+                known[name].add(s.chain_name)
+    known |= {name: {name} for name in every}
     for name in filter(None, map(str.strip, chain.replace(",", ";").split(";"))):
         if name not in known:
             raise DecodingError(
                 f"no rule of a chain is called {name!r}; presets are "
-                f"{', '.join(ORDERS)}, rules {', '.join(preset('hf'))}"
+                f"{', '.join(ORDERS)}, rules {', '.join(every)}"
             )
-        order += known[name]
+        order += sorted(known[name], key=every.index)
     left_out = [name for name in preset("hf", BEFORE) if name not in order]
     behind = [name for name in preset("hf", BEHIND) if name not in order]
     return (*left_out, *order, *behind)
 
 
-def _known_names() -> dict[str, list[str]]:
-    """What a user may call a rule, or several at once: llama.cpp's names too."""
-    order = preset("hf")
-    known: dict[str, list[str]] = {}
-    for s in strategies():
-        if s.kind == "rule":
-            for name in {*s.aliases, s.switched_by, s.function.__name__}:
-                if s.chain_name not in known.setdefault(name, []):
-                    known[name].append(s.chain_name)
-    known |= {name: [name] for name in order}
-    return {name: sorted(rules, key=order.index) for name, rules in known.items()}
-
-
 def build_chain(
     options: GenerationConfig,
     eos_token_ids: Sequence[int] = (),
-    tokenizer: Any = None,
+    tokenizer: Tokens | None = None,
     vocab_size: int | None = None,
 ) -> list[Rule]:
     """The rules that these options ask for, in order.
@@ -175,26 +173,25 @@ def _active(options: GenerationConfig) -> dict[str, Strategy]:
 def bind(strategy: Strategy, setup: Setup) -> Rule:
     """The rule of a strategy with these options: its function and its settings."""
     options = setup.options
-    values = [getattr(options, name) for name in strategy.passed]
-    for name, value in zip(strategy.passed, values, strict=True):
+    passed = {name: getattr(options, name) for name in strategy.passed}
+    settings = []
+    for name, value in passed.items():
         check_ids(name, value, setup.vocab_size)
-    settings = ", ".join(
-        short(value)
-        for name, value in zip(strategy.passed, values, strict=True)
-        if name == strategy.switched_by or value != OPTIONS[name].default
-    )
+        if name == strategy.switched_by or value != OPTIONS[name].default:
+            settings.append(short(value))
+    values = list(passed.values())
     if strategy.prepare:
         values = [strategy.prepare(*values, setup)]
-    function = strategy.call or strategy.function
+    function = strategy.called
     sources = [SOURCES[name] for name in leading(function, SOURCES)]
 
     def apply(ids: Sequence[int], z: np.ndarray, context: Context) -> np.ndarray:
         return function(*(get(ids, z, context, setup) for get in sources), *values)
 
-    return Rule(strategy.chain_name, settings, apply)
+    return Rule(strategy.chain_name, ", ".join(settings), apply)
 
 
-def leading(function: Callable, known: Mapping[str, Any]) -> list[str]:
+def leading(function: Callable[..., Any], known: Mapping[str, Any]) -> list[str]:
     """The first arguments of a function, as far as they have known names.
 
     >>> leading(lambda z, ids, alpha: z, SOURCES)

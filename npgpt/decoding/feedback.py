@@ -15,7 +15,7 @@ from npgpt.decoding.rules.base import log_probabilities, probabilities
 from npgpt.decoding.rules.entropy import minimal_surprise
 from npgpt.decoding.rules.truncation import top_k
 from npgpt.decoding.selectors import inverse_cdf
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
 @strategy("C15", "mirostat", kind="selector", sampling=True, when=("mirostat", 1))
@@ -26,7 +26,7 @@ from npgpt.shapes import Float
 @fields(start=lambda context, tau, *rest: 2 * tau)
 @example(mirostat=1, mirostat_tau=1.0)
 def mirostat(
-    z: Float[np.ndarray, " V"], u: float, mu: float, tau: float, eta: float, m: int
+    z: Logits, u: float, mu: float, tau: float, eta: float, m: int
 ) -> tuple[int, float]:
     """Keeps the surprise S of the text at tau bits, by a top-k: k = (eps 2^mu / (1 -
     V^-eps))^(1/s), eps = s - 1; mu' = mu - eta (S - tau).
@@ -47,7 +47,7 @@ def mirostat(
     return _surprised(top_k(z, k), u, mu, tau, eta)
 
 
-def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
+def mirostat_k(p: Logits, mu: float, m: int) -> int:
     """The k of mirostat for probabilities sorted down.
 
     >>> mirostat_k(np.array([0.6, 0.2, 0.1, 0.06, 0.04]), 2.0, 100)
@@ -70,7 +70,7 @@ def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
 @fields(start=lambda context, tau, eta: 2 * tau)
 @example(mirostat=2, mirostat_tau=1.0)
 def mirostat_v2(
-    z: Float[np.ndarray, " V"], u: float, mu: float, tau: float, eta: float
+    z: Logits, u: float, mu: float, tau: float, eta: float
 ) -> tuple[int, float]:
     """Keeps the surprise S of the text at tau bits, directly: keep -log2 p <= mu, or
     the top; mu' = mu - eta (S - tau).
@@ -101,11 +101,7 @@ def _surprised(
 @fields(start=lambda context, target, decay: adaptive_start(target, decay))
 @example(adaptive_target=0.3)
 def adaptive_p(
-    z: Float[np.ndarray, " V"],
-    u: float,
-    state: tuple[float, float],
-    target: float,
-    decay: float,
+    z: Logits, u: float, state: tuple[float, float], target: float, decay: float
 ) -> tuple[int, tuple[float, float]]:
     """Favours tokens near a target probability, over time: x = |p - t| / 0.3, z' = 5 -
     10 x^2 / (1 + x), t from the mean of past p.

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from npgpt.cache import KVCache
+from npgpt.config import GPT2Config
 from npgpt.decoding.decode import decode
+from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step, by_row
 from npgpt.errors import DecodingError
+from npgpt.interface import Model, Tokens
 from npgpt.support.arguments import checked, is_list
 from npgpt.support.notebook import coloured_tokens, short
 
@@ -59,34 +62,71 @@ class Generation:
         return coloured_tokens(self.tokens, self.logprobs, notes)
 
 
-class Generator:
+if TYPE_CHECKING:  # a Generator is a Model; the methods are its subclasses' own
+    Reader = Model
+else:
+    Reader = object
+
+
+class Generator(Reader):
     """Whatever has `config`, `tokenizer`, `encode`, `new_cache` and `next_logits`."""
+
+    config: GPT2Config
+    tokenizer: Tokens | None
 
     @checked(DecodingError)
     def stream(
-        self, prompt: Any = "", cache: KVCache | None = None, **options: Any
+        self,
+        prompt: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
     ) -> Iterator[Step]:
         """Generate step by step: an iterator of Steps (text, id, log-probability).
 
         Takes what `generate` takes; a batch's steps carry their row. A search that
         compares whole texts yields its steps when it has ended.
         """
-        config = GenerationConfig.of(options)
         prompts, _ = self._prompts(prompt)
+        config = _config(self.config, prompts, defaults, options)
         return decode(self, prompts, config, cache)
+
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | list[list[int]],
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> Generation | list[Generation]: ...
 
     @checked(DecodingError)
     def generate(
-        self, prompts: Any = "", cache: KVCache | None = None, **options: Any
+        self,
+        prompts: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
     ) -> Generation | list[Generation]:
         """Continue one prompt (a text or its ids), or a list of them.
 
-        Keyword options are those of GenerationConfig. One prompt gives a Generation, or
-        a list if num_return_sequences is above 1; a list gives a list, the sequences of
-        each prompt side by side.
+        Keyword options are those of GenerationConfig; for those not given the model's
+        generation_config.json holds, unless `defaults` is False (see
+        npgpt.decoding.defaults). One prompt gives a Generation, or a list if
+        num_return_sequences is above 1; a list gives a list, the sequences of each
+        prompt side by side.
         """
-        config = GenerationConfig.of(options)
         prompts, single = self._prompts(prompts)
+        config = _config(self.config, prompts, defaults, options)
         n = config.num_return_sequences
         steps = by_row(decode(self, prompts, config, cache), len(prompts) * n)
         read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
@@ -106,14 +146,23 @@ class Generator:
         return [self.encode(prompt) for prompt in prompts], False
 
 
+def _config(
+    model: GPT2Config, prompts: list[list[int]], defaults: bool, options: dict[str, Any]
+) -> GenerationConfig:
+    if not defaults:
+        return GenerationConfig.of(options)
+    return with_defaults(options, model, prompts)
+
+
 def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:
+    end = steps[-1].finish_reason if steps else None
     return Generation(
         text="".join(step.text for step in steps),
         ids=[step.token_id for step in steps],
         logprobs=[step.logprob for step in steps],
         processed_logprobs=[step.processed_logprob for step in steps],
         ranks=[step.rank for step in steps],
-        finish_reason=steps[-1].finish_reason if steps else "length",
+        finish_reason=end or "length",
         prompt_ids=prompt,
         top_logprobs=[step.top_logprobs for step in steps],
         score=steps[-1].score if steps else None,

@@ -8,11 +8,14 @@ ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from npgpt.config import GPT2Config
-from npgpt.decoding.catalogue import Parameter, Strategy, parameters, strategies
+from npgpt.decoding.catalogue import parameters, strategies
+from npgpt.decoding.catalogue.entry import Strategy
+from npgpt.decoding.catalogue.parameter import Parameter
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import shown
 
@@ -32,8 +35,6 @@ LOOP = (
         "logits_processor", (), "Functions (ids, z, context) -> z.", kind="any"
     ),
 )
-
-
 _LOOP = {p.name: p for p in LOOP}
 
 
@@ -80,15 +81,14 @@ class GenerationConfig:
 
     given: dict[str, Any]
 
+    if TYPE_CHECKING:  # the options are attributes, whichever there are by now
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(self, **options: Any):
-        for name in options:
-            if name not in OPTIONS:
-                raise DecodingError(
-                    f"unknown option {name!r}; {_nearest(name)}`npgpt strategies` "
-                    "lists all"
-                )
+        known = {name: _option(name) for name in options}
         given = {
-            name: OPTIONS[name].checked(value)
+            name: known[name].checked(value)
             for name, value in options.items()
             if value is not None
         }
@@ -119,7 +119,7 @@ class GenerationConfig:
         return f"GenerationConfig({settings})"
 
     def __reduce__(self) -> Any:
-        return _restore, (self.given,)
+        return partial(GenerationConfig, **self.given), ()
 
     @property
     def greedy(self) -> bool:
@@ -156,15 +156,15 @@ class GenerationConfig:
         return self.eos_token_id
 
 
-def _restore(given: dict[str, Any]) -> GenerationConfig:
-    return GenerationConfig(**given)
-
-
-def _nearest(name: str) -> str:
+def _option(name: str) -> Parameter:
+    """The option of this name, or a DecodingError that knows a like one."""
+    if name in OPTIONS:
+        return OPTIONS[name]
     import difflib
 
     near = difflib.get_close_matches(name, OPTIONS, 1)
-    return f"did you mean {near[0]}? " if near else ""
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise DecodingError(f"unknown option {name!r}; {hint}`npgpt strategies` lists all")
 
 
 def _check(options: GenerationConfig) -> None:
@@ -191,7 +191,7 @@ def _check(options: GenerationConfig) -> None:
     if isinstance(options.logits_processor, str | Mapping):
         raise DecodingError("logits_processor must be a list of functions")
     for function in options.logits_processor:
-        if not isinstance(function, Callable):
+        if not callable(function):
             raise DecodingError(f"logits_processor: {shown(function)} cannot be called")
 
 

@@ -8,20 +8,18 @@ from the numbers of the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.randomness import CODE
-from npgpt.decoding.rules.base import Context, check, probabilities
-from npgpt.shapes import Float
+from npgpt.decoding.rules.base import Context, Ids, check, probabilities
+from npgpt.shapes import Logits
 
 
 @strategy("A1", "greedy search", kind="selector", default=True)
 @fields(when=("do_sample", False), on=lambda options: options.greedy)
 @example(do_sample=False)
-def greedy(z: Float[np.ndarray, " V"]) -> int:
+def greedy(z: Logits) -> int:
     """The most probable token; the lowest id wins a tie: argmax z.
 
     >>> greedy(np.array([1.0, 3.0, 3.0]))
@@ -35,7 +33,7 @@ def greedy(z: Float[np.ndarray, " V"]) -> int:
 @fields(when=("do_sample", True), on=lambda options: not options.greedy)
 @parameter("do_sample", False, "Draw from the distribution, not its maximum.")
 @example(do_sample=True)
-def ancestral(z: Float[np.ndarray, " V"], context: Context) -> int:
+def ancestral(z: Logits, context: Context) -> int:
     """A draw from the distribution the chain leaves: y ~ Categorical(softmax(z)).
 
     By the one uniform number of this step. Ancestral (multinomial, "pure") sampling
@@ -55,12 +53,8 @@ def ancestral(z: Float[np.ndarray, " V"], context: Context) -> int:
     ("inverse_cdf", "gumbel_max", "arithmetic", "without_replacement"),
     "How a token is drawn.",
 )
-@example(
-    lambda show: show.step(
-        {"F": np.cumsum(show.P)}, inverse_cdf(show.Z, 0.55), "u = 0.55"
-    )
-)
-def inverse_cdf(z: Float[np.ndarray, " V"], u: float) -> int:
+@example(selector="inverse_cdf")
+def inverse_cdf(z: Logits, u: float) -> int:
     """One uniform number u picks a slice of the cumulative distribution F: the first i
     with F_i > u F_V.
 
@@ -84,14 +78,14 @@ def _cumulative(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @strategy("A3", "Gumbel-max", kind="selector", sampling=True)
 @fields(when=("selector", "gumbel_max"))
-@fields(call=lambda z, context: gumbel_max(z, context.uniforms(len(z))))
+@fields(call=lambda gumbel_max, z, context: gumbel_max(z, context.uniforms(len(z))))
 @example(
-    lambda show: show.step(
+    lambda show, gumbel_max: show.step(
         {"u": show.U, "z + g": show.Z + gumbel_noise(show.U)},
         gumbel_max(show.Z, show.U),
     )
 )
-def gumbel_max(z: Float[np.ndarray, " V"], u: Float[np.ndarray, " V"]) -> int:
+def gumbel_max(z: Logits, u: Logits) -> int:
     """The largest logit after adding Gumbel noise: argmax (z + g), g = -log(-log u).
 
     Over uniform u (V,) in [0, 1) the token is a draw from softmax(z), with no need to
@@ -115,11 +109,9 @@ def gumbel_noise(u: np.ndarray) -> np.ndarray:
 
 @strategy("A6", "sampling without replacement", kind="selector", sampling=True)
 @fields(when=("selector", "without_replacement"))
-@fields(call=lambda z, context: _first_without_replacement(z, context))
+@fields(call=lambda _, z, context: _first_without_replacement(z, context))
 @example(selector="without_replacement", num_return_sequences=3)
-def without_replacement(
-    z: Float[np.ndarray, " V"], u: Float[np.ndarray, " V"], k: int
-) -> list[int]:
+def without_replacement(z: Logits, u: Logits, k: int) -> list[int]:
     """Sequences whose first tokens are drawn without replacement: the k largest of z +
     g.
 
@@ -138,9 +130,13 @@ def without_replacement(
 @strategy("A5", "arithmetic sampling", kind="selector", sampling=True)
 @fields(when=("selector", "arithmetic"), also=("num_return_sequences",))
 @fields(start=lambda context, n: (_shared(context).uniform() + context.row / n) % 1)
-@fields(call=lambda z, context, code, n: arithmetic(z, code, context.uniform(CODE)))
+@fields(
+    call=lambda arithmetic, z, context, code, n: arithmetic(
+        z, code, context.uniform(CODE)
+    )
+)
 @example(selector="arithmetic", num_return_sequences=2)
-def arithmetic(z: Float[np.ndarray, " V"], code: float, u: float) -> tuple[int, float]:
+def arithmetic(z: Logits, code: float, u: float) -> tuple[int, float]:
     """Sequences that share one evenly spaced code c, each an exact sample: v with
     F_(v-1) <= c < F_v, then c' = (c - F_(v-1)) / p_v.
 
@@ -165,9 +161,9 @@ def arithmetic(z: Float[np.ndarray, " V"], code: float, u: float) -> tuple[int, 
 
 @strategy("E9", "teacher forcing", kind="selector")
 @parameter("trace_decode_token_ids", (), "The tokens to write.", kind="ids")
-@fields(call=lambda z, context, given: forced(z, given, context.step))
+@fields(call=lambda forced, z, context, given: forced(z, given, context.step))
 @example(trace_decode_token_ids=[3, 0])
-def forced(z: Float[np.ndarray, " V"], given: Sequence[int], step: int) -> int:
+def forced(z: Logits, given: Ids, step: int) -> int:
     """Given tokens, with the model's probabilities: y_t given; then greedy search.
 
     >>> forced(np.array([0.0, 1.0]), [0], 0), forced(np.array([0.0, 1.0]), [0], 1)

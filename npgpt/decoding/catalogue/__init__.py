@@ -20,24 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from npgpt.decoding.catalogue.entry import SECTIONS, Strategy
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.catalogue.parameter import Parameter
 from npgpt.errors import DecodingError
-
-__all__ = [
-    "SECTIONS",
-    "Parameter",
-    "Strategy",
-    "enter",
-    "example",
-    "fields",
-    "find",
-    "parameter",
-    "parameters",
-    "remove",
-    "strategies",
-    "strategy",
-]
 
 Function = TypeVar("Function", bound=Callable)
 _entered: list[Strategy] = []  # by code, as the inventory has them

@@ -32,9 +32,9 @@ def _if(holds: Callable[[Any], bool]) -> Callable[[Any], Any]:
     """The value itself where this holds of it."""
 
     def check(value: Any) -> Any:
-        if not holds(value):
-            raise TypeError
-        return value
+        if holds(value):
+            return value
+        raise TypeError
 
     return check
 
@@ -130,19 +130,13 @@ class Parameter(NamedTuple):
     kind: str
     default: Any
     help: str
-    low: float = -math.inf
-    high: float = math.inf
-    choices: tuple = ()
+    low: float
+    high: float
+    choices: tuple
 
     @classmethod
     def of(
-        cls,
-        name: str,
-        default: Any,
-        help: str,
-        low: float = -math.inf,
-        high: float = math.inf,
-        kind: str = "",
+        cls, name: str, default: Any, help: str, *bounds: float, kind: str = ""
     ) -> Parameter:
         """A parameter whose default tells its kind; the first of choices is theirs.
 
@@ -150,42 +144,38 @@ class Parameter(NamedTuple):
         'whole'
         """
         choices = () if kind or not isinstance(default, tuple) else default
-        if choices:
-            kind, default = "choice", default[0]
+        default = choices[0] if choices else default
         kinds = {float: "number", int: "whole", bool: "flag", str: "text"}
-        kind = kind or kinds[type(default)]
+        kind = "choice" if choices else kind or kinds[type(default)]
+        low, high = (*bounds, *(-math.inf, math.inf)[len(bounds) :])
         return cls(name, kind, default, help, low, high, choices)
 
     def checked(self, value: Any) -> Any:
         """The value in its one form; None is the default. Raises DecodingError.
 
-        >>> Parameter("min_p", "number", 0.0, "", 0, 1).checked(0.1)
+        >>> Parameter.of("min_p", 0.0, "", 0, 1).checked(0.1)
         0.1
         """
         if value is None:
             return self.default
         if type(value) is type(self.default) and value == self.default:
             return value
+        wanted = self.wanted
         try:
-            value = self._form(value)
-        except (TypeError, ValueError, AttributeError):
-            raise DecodingError(
-                f"{self.name} must be {self.wanted}, not {shown(value)}"
-            ) from None
-        if self.kind not in ("number", "whole", "id") or value == self.default:
+            # 1 == True and 0 == False: only the very type is the choice that was meant
+            if self.choices and not any(
+                value == c and type(value) is type(c) for c in self.choices
+            ):
+                raise ValueError
+            value = KINDS[self.kind].check(value)
+            if self.bounds and value != self.default:
+                wanted = self.bounds if self.kind == "number" else wanted
+                if not self.low <= value <= self.high:
+                    raise ValueError
             return value
-        if not self.low <= value <= self.high:
-            wanted = self.bounds if self.kind == "number" else self.wanted
-            raise DecodingError(f"{self.name} must be {wanted}, not {shown(value)}")
-        return value
-
-    def _form(self, value: Any) -> Any:
-        # 1 == True and 0 == False: only the very type is the choice that was meant
-        if self.kind == "choice" and not any(
-            value == c and type(value) is type(c) for c in self.choices
-        ):
-            raise ValueError
-        return KINDS[self.kind].check(value)
+        except (TypeError, ValueError, AttributeError):
+            sentence = f"{self.name} must be {wanted}, not {shown(value)}"
+            raise DecodingError(sentence) from None
 
     @property
     def wanted(self) -> str:

@@ -6,7 +6,7 @@ functions, on a model of five words (npgpt.decoding.examples.five).
 
 from __future__ import annotations
 
-from npgpt.decoding.catalogue import Strategy
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.examples import show
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import DecodingError
@@ -28,9 +28,7 @@ def worked_example(strategy: Strategy) -> str:
 def _shown(strategy: Strategy) -> str:
     setting = strategy.example or {}
     if callable(setting):
-        setting = setting(show)
-        if isinstance(setting, str):
-            return setting
+        return setting(show, strategy.function)
     if strategy.kind == "rule":
         return show.rule(setting)
     if strategy.kind == "selector":

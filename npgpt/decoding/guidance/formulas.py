@@ -14,16 +14,14 @@ import numpy as np
 
 from npgpt.decoding.rules.base import keep
 from npgpt.ops import log_softmax
-from npgpt.shapes import Float
+from npgpt.shapes import Float, Logits
 
 # -inf minus -inf: a token that both readings rule out, and so does the formula
 _undefined_is_out = np.errstate(invalid="ignore")
 
 
 @_undefined_is_out
-def classifier_free(
-    z: Float[np.ndarray, " V"], z_negative: Float[np.ndarray, " V"], scale: float
-) -> Float[np.ndarray, " V"]:
+def classifier_free(z: Logits, z_negative: Logits, scale: float) -> Logits:
     """Away from what the negative prompt would say: l' = l_n + scale (l - l_n).
 
     l and l_n are log-softmax of the logits with the prompt and with the negative (or
@@ -39,9 +37,7 @@ def classifier_free(
     return _ruled_out(guided, z, z_negative)
 
 
-def context_aware(
-    z: Float[np.ndarray, " V"], z_without: Float[np.ndarray, " V"], alpha: float
-) -> Float[np.ndarray, " V"]:
+def context_aware(z: Logits, z_without: Logits, alpha: float) -> Logits:
     """More weight on the context in the prompt: (1 + alpha) l(y | c, x) - alpha l(y |
     x).
 
@@ -60,12 +56,12 @@ def context_aware(
 
 @_undefined_is_out
 def contrastive(
-    z: Float[np.ndarray, " V"],
-    z_amateur: Float[np.ndarray, " V"],
+    z: Logits,
+    z_amateur: Logits,
     alpha: float = 0.1,
     temperature: float = 0.5,
     coefficient: float = 1.0,
-) -> Float[np.ndarray, " V"]:
+) -> Logits:
     """What the expert knows and the amateur does not: l - c log softmax(z_amateur /
     tau) where p >= alpha max p.
 
@@ -85,11 +81,8 @@ def contrastive(
 
 @_undefined_is_out
 def improved_contrastive(
-    z: Float[np.ndarray, " V"],
-    z_amateur: Float[np.ndarray, " V"],
-    alpha: float = 0.1,
-    beta: float = 0.5,
-) -> Float[np.ndarray, " V"]:
+    z: Logits, z_amateur: Logits, alpha: float = 0.1, beta: float = 0.5
+) -> Logits:
     """Contrastive decoding on logits, with one weight: (1 + beta) z - beta z_amateur
     where p >= alpha max p.
 
@@ -108,11 +101,8 @@ def improved_contrastive(
 
 @_undefined_is_out
 def dola(
-    z: Float[np.ndarray, " V"],
-    z_layers: Float[np.ndarray, "n V"],
-    alpha: float = 0.1,
-    divergence=None,
-) -> Float[np.ndarray, " V"]:
+    z: Logits, z_layers: Float[np.ndarray, "n V"], alpha: float = 0.1, divergence=None
+) -> Logits:
     """The last layer against the early layer least like it: l - l_j where p >= alpha
     max p, j = argmax JS(p, p_j).
 
@@ -134,7 +124,7 @@ def dola(
     return _plausible(scores, lp, alpha)
 
 
-def jensen_shannon(lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]) -> float:
+def jensen_shannon(lp: Logits, lq: Logits) -> float:
     """How far two distributions are apart: JS = (KL(p|m) + KL(q|m)) / 2, m their mean.
 
     From log-probabilities, in nats: 0 for equal ones, at most ln 2. Source: Lin,
@@ -156,9 +146,7 @@ def jensen_shannon(lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]) -> 
 
 
 @_undefined_is_out
-def product(
-    z: Float[np.ndarray, "k V"], weights: Sequence[float]
-) -> Float[np.ndarray, " V"]:
+def product(z: Float[np.ndarray, "k V"], weights: Sequence[float]) -> Logits:
     """Several models as one, by a product or a mixture: sum_i w_i l_i, or log sum_i w_i
     p_i (see `mixture`).
 
@@ -172,9 +160,7 @@ def product(
     return _ruled_out(total, *z)
 
 
-def mixture(
-    z: Float[np.ndarray, "k V"], weights: Sequence[float]
-) -> Float[np.ndarray, " V"]:
+def mixture(z: Float[np.ndarray, "k V"], weights: Sequence[float]) -> Logits:
     """Mixture of models: log sum_i w_i p_i; a token out in one may be in by another.
 
     With equal weights what fairseq's SequenceGenerator does with several models.
@@ -190,12 +176,7 @@ def mixture(
 
 
 @_undefined_is_out
-def dexperts(
-    z: Float[np.ndarray, " V"],
-    z_expert: Float[np.ndarray, " V"],
-    z_anti: Float[np.ndarray, " V"],
-    alpha: float,
-) -> Float[np.ndarray, " V"]:
+def dexperts(z: Logits, z_expert: Logits, z_anti: Logits, alpha: float) -> Logits:
     """Steer by a pair of small models: z + alpha (z_expert - z_anti).
 
     Source: Liu et al., "DExperts: Decoding-Time Controlled Text Generation with Experts
@@ -210,9 +191,7 @@ def dexperts(
 
 
 @_undefined_is_out
-def anti_lm(
-    z: Float[np.ndarray, " V"], z_anti: Float[np.ndarray, " V"], weight: float
-) -> Float[np.ndarray, " V"]:
+def anti_lm(z: Logits, z_anti: Logits, weight: float) -> Logits:
     """Less of what is likely anyway (maximum mutual information): l - weight l_anti.
 
     Every token counts; the paper lets the first gamma alone count, and adds a term for

@@ -13,8 +13,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
-from re import _constants as op
-from re import _parser
+from re import _constants as op  # type: ignore[attr-defined]  # not in typeshed
+from re import _parser  # type: ignore[attr-defined]  # not in typeshed
 from typing import Any
 
 from npgpt.errors import DecodingError
@@ -177,7 +177,8 @@ _RANGES: dict[Any, Callable[[Any], Ranges]] = {  # of each kind of node
 @cache
 def _category(escape: str) -> tuple[tuple[int, int], ...]:
     """The ranges of \\d, \\s, \\w as Python's re sees them in Unicode."""
-    match, ranges = re.compile(escape).match, []
+    match = re.compile(escape).match
+    ranges: list[list[int]] = []
     for code in range(TOP + 1):
         if match(chr(code)):
             if ranges and ranges[-1][1] == code - 1:

@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.rules.base import Context
+from npgpt.decoding.rules.base import Context, Ids
 from npgpt.errors import DecodingError
-from npgpt.shapes import Float
-
-Ids = Sequence[int]
+from npgpt.shapes import Logits
 
 
 @strategy("E1", "logit bias", stage="bias", rank=10)
 @parameter("logit_bias", {}, "{id: bias}.", kind="bias")
 @example(logit_bias={3: 2.0})
-def logit_bias(
-    z: Float[np.ndarray, " V"], bias: Mapping[int, float]
-) -> Float[np.ndarray, " V"]:
+def logit_bias(z: Logits, bias: Mapping[int, float]) -> Logits:
     """Adds a number to chosen logits, -inf bans: z_v + b_v.
 
     +inf is refused. Source: OpenAI.
@@ -46,9 +42,7 @@ def logit_bias(
 @strategy("E2", "sequence bias", stage="bias", rank=20)
 @parameter("sequence_bias", (), "[[ids], bias] pairs.", kind="sequence_bias")
 @example(sequence_bias=[[[0, 2], -3.0]])
-def sequence_bias(
-    z: Float[np.ndarray, " V"], ids: Ids, biases: Iterable[tuple[Ids, float]]
-) -> Float[np.ndarray, " V"]:
+def sequence_bias(z: Logits, ids: Ids, biases: Iterable[tuple[Ids, float]]) -> Logits:
     """Adds a number to the last token of a sequence: if the text ends with seq[:-1],
     z[seq[-1]] + b; matches add up.
 
@@ -67,9 +61,7 @@ def sequence_bias(
 
 def encode_words(words: Sequence[str], setup: Any) -> list[list[int]]:
     """Words that never occur, with or without a space before them: sequence bias of
-    their ids with -inf.
-
-    Source: vLLM.
+    their ids with -inf. Source: vLLM.
     """
     if setup.tokenizer is None:
         raise DecodingError("bad_words need a tokenizer; give bad_words_ids instead")
@@ -84,9 +76,7 @@ def encode_words(words: Sequence[str], setup: Any) -> list[list[int]]:
 @strategy("E3", "bad words", stage="ban", rank=10, ranks={"vllm": 2})
 @parameter("bad_words_ids", (), "Lists of ids.", kind="phrases")
 @example(bad_words_ids=[[0, 2]])
-def bad_words(
-    z: Float[np.ndarray, " V"], ids: Ids, phrases: Iterable[Ids]
-) -> Float[np.ndarray, " V"]:
+def bad_words(z: Logits, ids: Ids, phrases: Iterable[Ids]) -> Logits:
     """Sequences of ids that never occur: sequence bias with -inf.
 
     An end-of-text id is banned like any other (transformers drops such entries).
@@ -100,12 +90,10 @@ def bad_words(
 
 @strategy("E4", "suppress tokens", stage="ban", rank=150, element="suppress_tokens")
 @parameter("suppress_tokens", (), "Ids.", kind="ids")
-@fields(call=lambda z, banned: suppress(z, banned))
+@fields(call=lambda suppress, z, banned: suppress(z, banned))
 @example(suppress_tokens=[1])
-def suppress(z: Float[np.ndarray, " V"], ids: Ids) -> Float[np.ndarray, " V"]:
-    """Tokens that never occur: z_v = -inf.
-
-    Source: transformers.
+def suppress(z: Logits, ids: Ids) -> Logits:
+    """Tokens that never occur: z_v = -inf. Source: transformers.
 
     >>> suppress(np.zeros(2), [1]).tolist()
     [0.0, -inf]
@@ -118,14 +106,13 @@ def suppress(z: Float[np.ndarray, " V"], ids: Ids) -> Float[np.ndarray, " V"]:
 @strategy("E4", "suppress tokens at begin", stage="ban", rank=160)
 @fields(element="begin_suppress_tokens")
 @parameter("begin_suppress_tokens", (), "Ids.", kind="ids")
-@fields(call=lambda z, context, banned: begin_suppress(z, context, banned))
+@fields(
+    call=lambda begin_suppress, z, context, banned: begin_suppress(z, context, banned)
+)
 @example(begin_suppress_tokens=[1, 2])
-def begin_suppress(
-    z: Float[np.ndarray, " V"], context: Context, ids: Ids
-) -> Float[np.ndarray, " V"]:
-    """Tokens that do not begin the new text: z_v = -inf at the first step.
-
-    Source: transformers.
+def begin_suppress(z: Logits, context: Context, ids: Ids) -> Logits:
+    """Tokens that do not begin the new text: z_v = -inf at the first step. Source:
+    transformers.
 
     >>> begin_suppress(np.zeros(2), Context(prompt_length=3, step=0), [1]).tolist()
     [0.0, -inf]
@@ -136,9 +123,9 @@ def begin_suppress(
 @strategy("E5", "allowed tokens", stage="ban", rank=50, ranks={"vllm": 1})
 @fields(element="allowed_tokens")
 @parameter("allowed_token_ids", None, "Ids.", kind="ids")
-@fields(call=lambda z, allowed: allow(z, allowed))
+@fields(call=lambda allow, z, allowed: allow(z, allowed))
 @example(allowed_token_ids=[2, 3])
-def allow(z: Float[np.ndarray, " V"], ids: Ids) -> Float[np.ndarray, " V"]:
+def allow(z: Logits, ids: Ids) -> Logits:
     """Nothing but these tokens: z_v = -inf for all others.
 
     An empty list removes all. What was banned before stays banned, and nothing left is
@@ -159,11 +146,8 @@ def allow(z: Float[np.ndarray, " V"], ids: Ids) -> Float[np.ndarray, " V"]:
 )
 @example(prefix_allowed_tokens_fn=lambda row, ids: [2, 3] if ids[-1] == 0 else [0, 1])
 def prefix_allowed_tokens(
-    z: Float[np.ndarray, " V"],
-    ids: Ids,
-    context: Context,
-    function: Callable[[int, Ids], Ids],
-) -> Float[np.ndarray, " V"]:
+    z: Logits, ids: Ids, context: Context, function: Callable[[int, Ids], Ids]
+) -> Logits:
     """A function names the tokens allowed next: z_v = -inf for all others.
 
     It is called with the sequence and the ids. Source: De Cao et al., "Autoregressive
@@ -184,13 +168,9 @@ def prefix_allowed_tokens(
 @strategy("E6", "minimum length", stage="ban", rank=30)
 @parameter("min_length", 0, "Tokens, prompt included.", 0)
 @example(min_length=5)
-def min_length(
-    z: Float[np.ndarray, " V"], ids: Ids, eos: Ids, least: int
-) -> Float[np.ndarray, " V"]:
+def min_length(z: Logits, ids: Ids, eos: Ids, least: int) -> Logits:
     """No end before so many tokens, prompt included: z_eos = -inf while the text is
-    shorter.
-
-    Source: transformers.
+    shorter. Source: transformers.
 
     >>> min_length(np.zeros(2), [0, 0], [1], 3).tolist()
     [0.0, -inf]
@@ -209,12 +189,9 @@ def _check_room(options: Any) -> None:
 @strategy("E6", "minimum new tokens", stage="ban", rank=40, check=_check_room)
 @parameter("min_new_tokens", 0, "No end of text before so many.", 0)
 @example(min_new_tokens=2)
-def min_new_tokens(
-    z: Float[np.ndarray, " V"], context: Context, eos: Ids, least: int
-) -> Float[np.ndarray, " V"]:
-    """No end before so many new tokens: z_eos = -inf while the step is below.
-
-    Source: transformers.
+def min_new_tokens(z: Logits, context: Context, eos: Ids, least: int) -> Logits:
+    """No end before so many new tokens: z_eos = -inf while the step is below. Source:
+    transformers.
 
     >>> early = Context(prompt_length=3, step=0)
     >>> min_new_tokens(np.array([1.0, 2.0]), early, [1], 5).tolist()
@@ -226,9 +203,7 @@ def min_new_tokens(
 @strategy("E7", "forced first token", stage="ban", rank=120)
 @parameter("forced_bos_token_id", None, "Id.", 0, kind="id")
 @example(forced_bos_token_id=3)
-def forced_bos(
-    z: Float[np.ndarray, " V"], context: Context, id: int
-) -> Float[np.ndarray, " V"]:
+def forced_bos(z: Logits, context: Context, id: int) -> Logits:
     """The first new token is this one: z_v = -inf for all others at the first step.
 
     Whatever the prompt (transformers: only after a prompt of one token). Source:
@@ -243,15 +218,13 @@ def forced_bos(
 @strategy("E7", "forced last token", stage="ban", rank=130)
 @parameter("forced_eos_token_id", (), "Id, or ids.", kind="ids")
 @fields(also=("max_new_tokens",))
-@fields(call=lambda z, context, ends, most: forced_eos(z, context, ends, most))
+@fields(
+    call=lambda forced_eos, z, context, ends, most: forced_eos(z, context, ends, most)
+)
 @example(forced_eos_token_id=4, max_new_tokens=1)
-def forced_eos(
-    z: Float[np.ndarray, " V"], context: Context, ids: Ids, max_new_tokens: int
-) -> Float[np.ndarray, " V"]:
+def forced_eos(z: Logits, context: Context, ids: Ids, max_new_tokens: int) -> Logits:
     """The token at max_new_tokens is this one, or one of several: z_v = -inf for all
-    others at the last step.
-
-    Source: transformers.
+    others at the last step. Source: transformers.
 
     >>> forced_eos(np.zeros(2), Context(prompt_length=3, step=4), [1], 5).tolist()
     [-inf, 0.0]
@@ -270,9 +243,7 @@ def _force(z: np.ndarray, ids: Ids) -> np.ndarray:
 @strategy("E8", "ignore EOS", stage="ban", rank=170)
 @parameter("ignore_eos", False, "Ban the end of text.")
 @example(ignore_eos=True)
-def ignore_eos(
-    z: Float[np.ndarray, " V"], eos: Ids, on: bool = True
-) -> Float[np.ndarray, " V"]:
+def ignore_eos(z: Logits, eos: Ids, on: bool = True) -> Logits:
     """The text never ends by itself: z_eos = -inf.
 
     vLLM lets the end occur and goes on. Source: llama.cpp.
@@ -291,10 +262,12 @@ def ignore_eos(
     "(start, factor): after start new tokens.",
     kind="pair",
 )
-@example(lambda show: show.rule({"exponential_decay_length_penalty": (1, 1.3)}, new=3))
+@example(
+    lambda show, _: show.rule({"exponential_decay_length_penalty": (1, 1.3)}, new=3)
+)
 def exponential_decay(
-    z: Float[np.ndarray, " V"], context: Context, eos: Ids, start_factor: tuple
-) -> Float[np.ndarray, " V"]:
+    z: Logits, context: Context, eos: Ids, start_factor: tuple[int, float]
+) -> Logits:
     """The end becomes ever more probable: z_eos + |z_eos| (factor^(t - start) - 1) for
     t > start.
 

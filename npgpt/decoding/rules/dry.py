@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.rules.base import Ids
 from npgpt.decoding.vocabulary import all_bytes
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
 class DrySettings(NamedTuple):
@@ -40,9 +39,7 @@ class DrySettings(NamedTuple):
 )
 @fields(prepare=lambda *settings: prepare(*settings))
 @example(dry_multiplier=1.0, dry_allowed_length=1)
-def dry(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], settings: DrySettings
-) -> Float[np.ndarray, " V"]:
+def dry(z: Logits, ids: Ids, settings: DrySettings) -> Logits:
     """Don't repeat yourself, the longer the repeat, the dearer: z_v - multiplier
     base^(m(v) - allowed) where m(v) >= allowed.
 
@@ -52,6 +49,7 @@ def dry(
     (text-generation-webui bounds the match at 50; ExLlamaV2 counts otherwise). Source:
     p-e-w, text-generation-webui (2024), no paper.
 
+    >>> import numpy as np
     >>> ids = [0, 1, 2, 0, 1]  # after 0 1 came 2
     >>> dry(np.zeros(3), ids, DrySettings(2.0, 1.5, 1)).tolist()  # 2 * 1.5^(2-1)
     [0.0, 0.0, -3.0]
@@ -74,7 +72,7 @@ def dry(
     return z
 
 
-def suffix_matches(ids: Sequence[int], breakers: frozenset[int]) -> list[int]:
+def suffix_matches(ids: Ids, breakers: frozenset[int]) -> list[int]:
     """For each end position i < len(ids) - 1: how many tokens before and at i equal the
     last ones of ids, up to the latest breaker.
 

@@ -19,14 +19,14 @@ from npgpt.decoding.rules.base import (
     probabilities,
     remaining,
 )
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
 @strategy("C5", "locally typical", sampling=True, keeps_top=False, limit=1.0, rank=80)
 @fields(ranks={"llama.cpp": 45}, aliases=("typ_p",))
 @parameter("typical_p", 1.0, "Mass to keep; 1 is off.", 0, 1)
 @example(typical_p=0.5)
-def typical(z: Float[np.ndarray, " V"], mass: float) -> Float[np.ndarray, " V"]:
+def typical(z: Logits, mass: float) -> Logits:
     """Tokens whose surprise is nearest the entropy H: by d = |-log p - H| upwards, the
     shortest prefix of mass >= tau.
 
@@ -76,7 +76,7 @@ def _reaching(key: np.ndarray, weight: np.ndarray, mass: float) -> np.floating:
 @strategy("C9", "tail-free", sampling=True, limit=1.0, rank=40, element="tfs")
 @parameter("tfs", 1.0, "Share of the bend kept; 1 is off.", 0, 1)
 @example(tfs=0.9)
-def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
+def tail_free(z: Logits, share: float) -> Logits:
     """Cuts where the sorted curve stops bending: keep the first 1 + #{cumsum w <=
     share}, w = |second difference of p sorted down| / sum.
 
@@ -106,7 +106,7 @@ def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V
 @strategy("C11", "top-H", sampling=True, limit=1.0, rank=20)
 @parameter("top_h", 0.0, "Share of the entropy; 0 is off.", 0, 1)
 @example(top_h=0.5)
-def top_h(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
+def top_h(z: Logits, share: float) -> Logits:
     """As many top tokens as a share of the entropy H allows: of the top 100, the
     longest prefix with sum -p ln p <= share H.
 
@@ -132,7 +132,7 @@ def top_h(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
 @strategy("C12", "p-less", sampling=True, limit=1.0, rank=110)
 @parameter("p_less", ("off", "on", "norm"), "The threshold: plain, or normalised.")
 @example(p_less="on")
-def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " V"]:
+def p_less(z: Logits, kind: str = "on") -> Logits:
     """Tokens at least as probable as two draws are to agree: keep p >= sum p^2.
 
     "norm" takes the threshold (V sum p^2 - 1) / (V - 1), V the vocabulary, which is 0
@@ -156,7 +156,7 @@ def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " 
     return keep(z, (z > -np.inf) & (e >= min(1.0, threshold * total * (1 - 1e-6))))
 
 
-def minimal_surprise(z: Float[np.ndarray, " V"], bits: float) -> np.ndarray:
+def minimal_surprise(z: Logits, bits: float) -> np.ndarray:
     """z where -log2 p <= bits, and the most probable token: mirostat 2.0's truncation.
 
     >>> np.isfinite(minimal_surprise(np.log(np.array([0.5, 0.25, 0.25])), 1.5)).tolist()

@@ -6,22 +6,19 @@ is remembered. DRY is in npgpt.decoding.rules.dry, FSD in npgpt.decoding.rules.f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.shapes import Float
+from npgpt.decoding.rules.base import Ids
+from npgpt.shapes import Float, Logits
 
 
 @strategy("D1", "repetition penalty", stage="penalty", rank=20)
 @fields(element="repetition_penalty", aliases=("penalties",))
 @parameter("repetition_penalty", 1.0, "1 is off.", 1e-6)
-@fields(call=lambda z, window, r: repetition(z, window, r))
+@fields(call=lambda repetition, z, window, r: repetition(z, window, r))
 @example(repetition_penalty=1.5)
-def repetition(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], r: float
-) -> Float[np.ndarray, " V"]:
+def repetition(z: Logits, ids: Ids, r: float) -> Logits:
     """Tokens seen before become less probable, once each: z_v / r where z_v > 0, z_v r
     elsewhere.
 
@@ -43,9 +40,7 @@ def repetition(
     "encoder_repetition_penalty", 1.0, "Above 1 favours the prompt; 1 is off.", 1e-6
 )
 @example(encoder_repetition_penalty=1.5)
-def encoder_repetition(
-    z: Float[np.ndarray, " V"], prompt: Sequence[int], r: float
-) -> Float[np.ndarray, " V"]:
+def encoder_repetition(z: Logits, prompt: Ids, r: float) -> Logits:
     """Tokens of the prompt get a bonus: z_v r where z_v > 0, z_v / r elsewhere.
 
     r < 1 makes it a penalty. Source: transformers.
@@ -67,8 +62,8 @@ def encoder_repetition(
 )
 @example(repetition_penalty=1.5, repeat_last_n=1)
 def windowed_repetition(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], last_n: int, decay: int, r: float
-) -> Float[np.ndarray, " V"]:
+    z: Logits, ids: Ids, last_n: int, decay: int, r: float
+) -> Logits:
     """Penalties look at the last tokens only, and may fade: r in full for the last n,
     then 1 + (r - 1) (1 - (a - n) / (decay + 1)), a places back.
 
@@ -95,11 +90,9 @@ def windowed_repetition(
     False,
     "Presence and frequency count generated tokens only, as OpenAI and vLLM do.",
 )
-@fields(call=lambda z, counted, alpha, ignore: presence(z, counted, alpha))
+@fields(call=lambda presence, z, counted, alpha, ignore: presence(z, counted, alpha))
 @example(presence_penalty=1.0)
-def presence(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], alpha: float
-) -> Float[np.ndarray, " V"]:
+def presence(z: Logits, ids: Ids, alpha: float) -> Logits:
     """A constant off every token seen before: z_v - alpha [c_v > 0].
 
     The prompt counts, as in llama.cpp; with penalties_ignore_prompt it does not, as at
@@ -116,11 +109,9 @@ def presence(
 @strategy("D3", "frequency penalty", stage="penalty", rank=40)
 @fields(element="frequency_penalty", aliases=("penalties",))
 @parameter("frequency_penalty", 0.0, "0 is off.")
-@fields(call=lambda z, counted, beta: frequency(z, counted, beta))
+@fields(call=lambda frequency, z, counted, beta: frequency(z, counted, beta))
 @example(frequency_penalty=1.0)
-def frequency(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], beta: float
-) -> Float[np.ndarray, " V"]:
+def frequency(z: Logits, ids: Ids, beta: float) -> Logits:
     """A constant off for every time a token was seen: z_v - beta c_v.
 
     The prompt counts unless penalties_ignore_prompt is set, as for `presence`. Source:
@@ -138,9 +129,7 @@ def frequency(
 @strategy("D5", "no-repeat n-gram", stage="ngram", rank=10)
 @parameter("no_repeat_ngram_size", 0, "n; 0 is off.", 1)
 @example(no_repeat_ngram_size=2)
-def no_repeat_ngram(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], n: int
-) -> Float[np.ndarray, " V"]:
+def no_repeat_ngram(z: Logits, ids: Ids, n: int) -> Logits:
     """No n tokens in a row occur twice: ban v if (last n-1 tokens, v) occurred before.
 
     n = 1 bans every token seen. Source: Paulus, Xiong and Socher, "A Deep Reinforced
@@ -155,11 +144,8 @@ def no_repeat_ngram(
 @strategy("D7", "encoder no-repeat n-gram", stage="ngram", rank=20)
 @parameter("encoder_no_repeat_ngram_size", 0, "n; 0 is off.", 1)
 @example(encoder_no_repeat_ngram_size=2)
-def encoder_no_repeat_ngram(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], prompt: Sequence[int], n: int
-) -> Float[np.ndarray, " V"]:
+def encoder_no_repeat_ngram(z: Logits, ids: Ids, prompt: Ids, n: int) -> Logits:
     """No n tokens in a row of the prompt recur: ban v if (last n-1 tokens, v) is in it.
-
     Source: transformers.
 
     >>> encoder_no_repeat_ngram(np.zeros(3), [0, 1, 2, 1], [0, 1, 2], 2).tolist()
@@ -186,15 +172,10 @@ def encoder_no_repeat_ngram(
     "lambda: off z of the end while the text is shorter than w.",
     0,
 )
-@example(lambda show: show.rule({"penalty_decoding": 1.5}, new=3))
+@example(lambda show, _: show.rule({"penalty_decoding": 1.5}, new=3))
 def penalty_decoding(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    eos: Sequence[int],
-    r: float,
-    window: int,
-    early_end: float,
-) -> Float[np.ndarray, " V"]:
+    z: Logits, generated: Ids, eos: Ids, r: float, window: int, early_end: float
+) -> Logits:
     """Repetition penalty r with a forgetting window w, and fewer early ends:
     z_eos - lambda (1 - t/w) while t < w new tokens, and r over the last w of them.
 
@@ -229,7 +210,7 @@ def degeneration(
     return (h @ seen.T).max(axis=-1)
 
 
-def _seen(ids: Sequence[int]) -> np.ndarray:
+def _seen(ids: Ids) -> np.ndarray:
     return np.unique(np.asarray(ids, np.int64))
 
 

@@ -12,14 +12,14 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import check, entropy, log_probabilities, probabilities
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
 @strategy("B1", "temperature", sampling=True, stage="temperature", rank=10)
 @fields(aliases=("temp",))
 @parameter("temperature", 1.0, "Divides the logits; 0 is greedy.", 0)
 @example(temperature=0.5)
-def temperature(z: Float[np.ndarray, " V"], T: float) -> Float[np.ndarray, " V"]:
+def temperature(z: Logits, T: float) -> Logits:
     """Sharper below T = 1, flatter above, greedy search at 0: z / T.
 
     T = 0 keeps the largest logits, ties too (llama.cpp keeps the first alone, vLLM
@@ -42,9 +42,7 @@ def temperature(z: Float[np.ndarray, " V"], T: float) -> Float[np.ndarray, " V"]
 @parameter("dynatemp_range", 0.0, "Temperature moves this far around `temperature`.", 0)
 @parameter("dynatemp_exponent", 1.0, "Curve of the move with the entropy.", 0)
 @example(dynatemp_range=0.5)
-def dynamic_temperature(
-    z: Float[np.ndarray, " V"], spread: float, exponent: float, T: float
-) -> Float[np.ndarray, " V"]:
+def dynamic_temperature(z: Logits, spread: float, exponent: float, T: float) -> Logits:
     """Cooler where the model is sure, hotter where it is not: z / T',
     T' = T_lo + (T_hi - T_lo) (H / ln n)^exponent.
 
@@ -69,9 +67,7 @@ def dynamic_temperature(
 @parameter("edt_theta", 0.0, "Strength; 0 is off.", 0)
 @parameter("edt_base", 0.8, "N of the formula.", 0, 1)
 @example(edt_theta=0.5)
-def edt(
-    z: Float[np.ndarray, " V"], theta: float, base: float, T: float
-) -> Float[np.ndarray, " V"]:
+def edt(z: Logits, theta: float, base: float, T: float) -> Logits:
     """Entropy-based dynamic temperature: z / T', T' = T N^(theta / H), N the base.
 
     H in nats; H = 0 gives T' = 0, greedy. Source: Zhang et al., "EDT: Improving Large
@@ -91,9 +87,7 @@ def edt(
 @parameter("smoothing_factor", 0.0, "Strength; 0 is off.", 0)
 @parameter("smoothing_curve", 1.0, "1 is a parabola.", 1)
 @example(smoothing_factor=0.5)
-def quadratic(
-    z: Float[np.ndarray, " V"], factor: float, curve: float
-) -> Float[np.ndarray, " V"]:
+def quadratic(z: Logits, factor: float, curve: float) -> Logits:
     """Gap d to the top logit squared, near rivals come closer, far ones go:
     max z - s ((3 - c)/2 d^2 - (c - 1)/2 d^3), d = z - max z.
 
@@ -114,7 +108,7 @@ def quadratic(
 @strategy("B5", "skew", sampling=True, keeps_top=False, stage="last", rank=10)
 @parameter("skew", 0.0, "Above 0: towards rarer tokens.")
 @example(skew=0.5)
-def skew(z: Float[np.ndarray, " V"], s: float) -> Float[np.ndarray, " V"]:
+def skew(z: Logits, s: float) -> Logits:
     """Bends the cumulative distribution F towards or from the top: p'_i = F_i^k -
     F_(i-1)^k, k = exp(s).
 
@@ -144,7 +138,7 @@ def skew(z: Float[np.ndarray, " V"], s: float) -> Float[np.ndarray, " V"]:
 @strategy("B6", "logit normalisation", stage="end", element="renormalize")
 @parameter("renormalize_logits", False, "Log-softmax at the end.")
 @example(renormalize_logits=True)
-def normalize(z: Float[np.ndarray, " V"], on: bool = True) -> Float[np.ndarray, " V"]:
+def normalize(z: Logits, on: bool = True) -> Logits:
     """Logits become log-probabilities, whatever the rules left: z - log sum exp z.
 
     >>> normalize(np.array([0.0, 0.0])).round(4).tolist()
@@ -155,10 +149,8 @@ def normalize(z: Float[np.ndarray, " V"], on: bool = True) -> Float[np.ndarray, 
 
 @strategy("B7", "inf and NaN removal", stage="invalid")
 @parameter("remove_invalid_values", False, "First of all rules.")
-@example(lambda show: show.invalid(remove_invalid))
-def remove_invalid(
-    z: Float[np.ndarray, " V"], on: bool = True
-) -> Float[np.ndarray, " V"]:
+@example(lambda show, remove: show.invalid(remove))
+def remove_invalid(z: Logits, on: bool = True) -> Logits:
     """Numbers that are none become some: NaN -> 0, the infinities -> the largest
     floats.
 

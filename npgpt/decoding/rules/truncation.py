@@ -8,25 +8,25 @@ always stays. Truncations that need the entropy are in npgpt.decoding.rules.entr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import (
+    Ids,
     check,
     entropy,
     keep,
     log_probabilities,
     remaining,
 )
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
 @strategy("C1", "top-k", sampling=True, limit=1.0, rank=30)
 @parameter("top_k", 0, "Keep the k most probable; 0 is off.", 0)
 @example(top_k=2)
-def top_k(z: Float[np.ndarray, " V"], k: int) -> Float[np.ndarray, " V"]:
+def top_k(z: Logits, k: int) -> Logits:
     """The k most probable tokens, and ties with the last: keep z >= the k-th largest.
 
     Ties are kept as in Hugging Face (llama.cpp keeps exactly k). Source: Fan, Lewis and
@@ -43,7 +43,7 @@ def top_k(z: Float[np.ndarray, " V"], k: int) -> Float[np.ndarray, " V"]:
 @strategy("C2", "top-p", sampling=True, limit=1.0, rank=50)
 @parameter("top_p", 1.0, "Probability to keep; 1 is off.", 0, 1)
 @example(top_p=0.6)
-def top_p(z: Float[np.ndarray, " V"], p: float) -> Float[np.ndarray, " V"]:
+def top_p(z: Logits, p: float) -> Logits:
     """The nucleus, the fewest tokens that reach probability p: keep i if the mass of
     all more probable tokens is < p.
 
@@ -83,15 +83,10 @@ def _crossing(z: np.ndarray, p: float) -> np.floating:
 @parameter("top_p_decay", 1.0, "Factor a token; 1 is off.", 0, 1)
 @parameter("top_p_min", 0.0, "Never below this.", 0, 1)
 @parameter("top_p_reset_ids", (), "Tokens that end a sentence.", kind="ids")
-@example(lambda show: show.rule({"top_p": 0.9, "top_p_decay": 0.9}, new=3))
+@example(lambda show, _: show.rule({"top_p": 0.9, "top_p_decay": 0.9}, new=3))
 def factual_nucleus(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    decay: float,
-    least: float,
-    reset_ids: Sequence[int],
-    p: float,
-) -> Float[np.ndarray, " V"]:
+    z: Logits, generated: Ids, decay: float, least: float, reset_ids: Ids, p: float
+) -> Logits:
     """A nucleus that shrinks within a sentence: top-p with max(least, p decay^t).
 
     t counts tokens since the last of reset_ids in the new text, or since its start.
@@ -113,7 +108,7 @@ def factual_nucleus(
 @strategy("C4", "min-p", sampling=True, limit=1.0, rank=70, ranks={"vllm": 25})
 @parameter("min_p", 0.0, "Fraction of the top; 0 is off.", 0, 1)
 @example(min_p=0.3)
-def min_p(z: Float[np.ndarray, " V"], m: float) -> Float[np.ndarray, " V"]:
+def min_p(z: Logits, m: float) -> Logits:
     """Tokens at least m times as probable as the best one: keep z >= max z + ln m.
 
     Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and
@@ -130,7 +125,7 @@ def min_p(z: Float[np.ndarray, " V"], m: float) -> Float[np.ndarray, " V"]:
 @strategy("C6", "epsilon", sampling=True, limit=1.0, rank=90)
 @parameter("epsilon_cutoff", 0.0, "Probability; 0 is off.", 0, 1)
 @example(epsilon_cutoff=0.12)
-def epsilon(z: Float[np.ndarray, " V"], cutoff: float) -> Float[np.ndarray, " V"]:
+def epsilon(z: Logits, cutoff: float) -> Logits:
     """Tokens at least this probable: keep p >= cutoff, and always the most probable.
 
     Source: Hewitt, Manning and Liang, "Truncation Sampling as Language Model
@@ -148,7 +143,7 @@ def epsilon(z: Float[np.ndarray, " V"], cutoff: float) -> Float[np.ndarray, " V"
 @strategy("C7", "eta", sampling=True, limit=1.0, rank=100)
 @parameter("eta_cutoff", 0.0, "Probability; 0 is off.", 0, 1)
 @example(eta_cutoff=0.3)
-def eta(z: Float[np.ndarray, " V"], cutoff: float) -> Float[np.ndarray, " V"]:
+def eta(z: Logits, cutoff: float) -> Logits:
     """An epsilon that shrinks where the entropy H is high: keep p >= min(cutoff,
     sqrt(cutoff) exp(-H)), and always the most probable.
 
@@ -166,7 +161,7 @@ def eta(z: Float[np.ndarray, " V"], cutoff: float) -> Float[np.ndarray, " V"]:
 @strategy("C8", "top-a", sampling=True, limit=1.0, rank=60)
 @parameter("top_a", 0.0, "Share; 0 is off.", 0, 1)
 @example(top_a=0.7)
-def top_a(z: Float[np.ndarray, " V"], a: float) -> Float[np.ndarray, " V"]:
+def top_a(z: Logits, a: float) -> Logits:
     """Tokens above a share of the best probability squared: keep p >= a (max p)^2.
 
     Source: BlinkDL, RWKV (no paper).
@@ -184,7 +179,7 @@ def top_a(z: Float[np.ndarray, " V"], a: float) -> Float[np.ndarray, " V"]:
 @fields(aliases=("top_nsigma",), on=lambda options: options.top_n_sigma > 0)
 @parameter("top_n_sigma", -1.0, "Standard deviations; 0 or below is off.")
 @example(top_n_sigma=1.0)
-def top_n_sigma(z: Float[np.ndarray, " V"], n: float) -> Float[np.ndarray, " V"]:
+def top_n_sigma(z: Logits, n: float) -> Logits:
     """Logits within n standard deviations of the best: keep z >= max z - n std(z).
 
     The deviation is over finite logits and divides by their number, as llama.cpp (the
@@ -205,9 +200,7 @@ def top_n_sigma(z: Float[np.ndarray, " V"], n: float) -> Float[np.ndarray, " V"]
 @parameter("xtc_probability", 0.0, "How often; 0 is off.", 0, 1)
 @parameter("xtc_threshold", 0.1, "What a top choice is.", 0, 1)
 @example(xtc_probability=1.0, xtc_threshold=0.12)
-def xtc(
-    z: Float[np.ndarray, " V"], u: float, probability: float, threshold: float
-) -> Float[np.ndarray, " V"]:
+def xtc(z: Logits, u: float, probability: float, threshold: float) -> Logits:
     """Now and then excludes the top choices: if u < probability, of the tokens with
     p >= threshold only the least probable stays.
 

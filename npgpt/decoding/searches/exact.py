@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class _Choice(NamedTuple):
     "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
 )
 @parameter("smc_particles", 16, "Particles of smc.", 1)
-@example(lambda show: _example(show))
+@example(lambda show, _: _example(show))
 def exact_sampling(job: Job) -> Iterator[Step]:
     """The model's law given the constraint, which masking alone distorts: y ~ p(y | y
     fits it and ends within max_new_tokens).
@@ -242,24 +243,16 @@ def smc(task: _Task) -> list[_Choice]:
 
 def _example(show: Any) -> str:
     """Two texts: the law given the constraint, what masking makes of it, and draws."""
-    texts, law, first = [[1, 3, 4], [3, 4]], [], []
-    for text in texts:
-        p = [show.TABLE[a][b] for a, b in zip([0, *text], text, strict=False)]
-        law.append(float(np.prod(p)))
-        first.append(p[0])  # behind the first token nothing is left to choose
-    found = show.FiveWords().generate(
-        "the",
-        do_sample=True,
-        num_return_sequences=300,
-        seed=1,
-        max_new_tokens=4,
-        choice=[text[:-1] for text in texts],
-        exact_constraint="rejection",
-    )
+    texts, n = [[1, 3, 4], [3, 4]], 300
+    setting = {"exact_constraint": "rejection", "choice": [[1, 3], [3]], "seed": 1}
+    given = {"do_sample": True, "max_new_tokens": 4, "num_return_sequences": n}
+    found = show.FiveWords().generate("the", **given, **setting)
+    p = [[show.TABLE[a][b] for a, b in pairwise([0, *text])] for text in texts]
+    law, first = [np.prod(one) for one in p], [one[0] for one in p]
     columns = {
-        "law": np.array(law) / sum(law),
-        "masked": np.array(first) / sum(first),
-        "drawn": [sum(one.ids == text for one in found) / 300 for text in texts],
+        "law": law / np.sum(law),
+        "masked": first / np.sum(first),  # behind the first token all is settled
+        "drawn": [sum(one.ids == text for one in found) / n for text in texts],
     }
-    head = "exact_constraint='rejection', 300 texts after 'the' with a choice of two"
+    head = f"{show.settings(setting)}: {n} texts after 'the'"
     return f"{head}\n\n{show.table(columns, [show.say(text) for text in texts])}"

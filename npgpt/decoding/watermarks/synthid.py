@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from npgpt.decoding.catalogue import example, parameter, strategy
-from npgpt.decoding.rules.base import check, probabilities
+from npgpt.decoding.rules.base import Ids, check, probabilities
 from npgpt.decoding.watermarks.watermark import Detection
 from npgpt.errors import DecodingError
-from npgpt.shapes import Float, Int64
+from npgpt.shapes import Int64, Logits
 
-Ids = Sequence[int]
 KEYS = (654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468, 990)
 _MULTIPLIER, _INCREMENT = np.int64(6364136223846793005), np.int64(1)
 
@@ -36,14 +34,14 @@ _MULTIPLIER, _INCREMENT = np.int64(6364136223846793005), np.int64(1)
 @parameter("sampling_table_size", 65536, "Bits in the table.", 1)
 @example(watermark="synthid")
 def synthid(
-    z: Float[np.ndarray, " V"],
+    z: Logits,
     generated: Ids,
     keys: Ids,
     ngram_len: int,
     context_history_size: int,
     sampling_table_size: int,
     table: np.ndarray | None = None,
-) -> Float[np.ndarray, " V"]:
+) -> Logits:
     """A tournament of secret bits between tokens: in each round p_v <- p_v (1 + g_v -
     sum g p).
 

@@ -11,17 +11,16 @@ here, nor these there.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.rules.base import Ids
 from npgpt.decoding.selectors import gumbel_max
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Float, UInt64
+from npgpt.shapes import Bool, Logits, UInt64
 
-Ids = Sequence[int]
 _MASK = 2**64 - 1
 SCHEMES = ("off", "lefthash", "selfhash", "unigram", "synthid", "gumbel")
 
@@ -79,13 +78,8 @@ def green_list(seed: int, V: int, ratio: float) -> Bool[np.ndarray, " V"]:
 @parameter("context_width", 1, "Tokens that seed a choice.", 1)
 @example(watermark="lefthash")
 def left_hash(
-    z: Float[np.ndarray, " V"],
-    ids: Ids,
-    ratio: float,
-    bias: float,
-    key: int,
-    width: int,
-) -> Float[np.ndarray, " V"]:
+    z: Logits, ids: Ids, ratio: float, bias: float, key: int, width: int
+) -> Logits:
     """The last tokens decide which tokens are green: z_v + bias for v green.
 
     Green are those that the last `width` tokens make so. Source: Kirchenbauer et al.,
@@ -103,13 +97,8 @@ def left_hash(
 @fields(also=("greenlist_ratio", "watermark_bias", "hashing_key", "context_width"))
 @example(watermark="selfhash")
 def self_hash(
-    z: Float[np.ndarray, " V"],
-    ids: Ids,
-    ratio: float,
-    bias: float,
-    key: int,
-    width: int,
-) -> Float[np.ndarray, " V"]:
+    z: Logits, ids: Ids, ratio: float, bias: float, key: int, width: int
+) -> Logits:
     """The token itself takes part in the hash: z_v + bias for v green given itself and
     the last tokens.
 
@@ -140,9 +129,7 @@ def self_green(
 @strategy("I5", "Unigram", element="watermark", when=("watermark", "unigram"))
 @fields(also=("greenlist_ratio", "watermark_bias", "hashing_key"))
 @example(watermark="unigram")
-def unigram(
-    z: Float[np.ndarray, " V"], ratio: float, bias: float, key: int
-) -> Float[np.ndarray, " V"]:
+def unigram(z: Logits, ratio: float, bias: float, key: int) -> Logits:
     """One fixed list of green tokens: z_v + bias for v green.
 
     It survives any reordering of the text. Source: Zhao et al., "Provable Robust
@@ -158,13 +145,13 @@ def unigram(
 @fields(when=("watermark", "gumbel"), element="gumbel_watermark")
 @fields(also=("hashing_key", "context_width"))
 @example(
-    lambda show: show.step(
+    lambda show, gumbel: show.step(
         {"u": _uniforms(7, [2], 5), "u^(1/p)": _uniforms(7, [2], 5) ** (1 / show.P)},
         gumbel(show.Z, [2], 7, 1),
         "hashing_key=7, after 'old'",
     )
 )
-def gumbel(z: Float[np.ndarray, " V"], ids: Ids, key: int, width: int) -> int:
+def gumbel(z: Logits, ids: Ids, key: int, width: int) -> int:
     """The noise of Gumbel-max comes from a key: argmax u_v^(1/p_v), u = PRF(key, last
     tokens).
 
@@ -217,6 +204,7 @@ def detect(
         return Detection(S, gamma_tail(T, S), T)
     if watermark == "unigram":
         # One list for all tokens: each distinct token is one test.
+        lists: dict[tuple[int, ...], np.ndarray]
         lists = {(): green_list(seed_of(key, ()), vocab_size, ratio)}
     elif watermark == "lefthash":
         lists = {c: green_list(seed_of(key, c), vocab_size, ratio) for c, _ in tests}
