@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.util import find_spec
-from typing import Any
 
 import click
 
+from npgpt.bench.machine import kernels as kernels_here
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
 from npgpt.scaling.sizes import describe, find_config
 
@@ -31,7 +30,12 @@ def command(name: str, as_json: bool) -> None:
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
         echo_json(
-            {"model": name, "config": config.to_dict(), **sizes, "kernels": _kernels()}
+            {
+                "model": name,
+                "config": config.to_dict(),
+                **sizes,
+                "kernels": kernels_here(),
+            }
         )
         return
     rows = [
@@ -52,7 +56,7 @@ def command(name: str, as_json: bool) -> None:
     if config.tie_word_embeddings:
         at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")
         rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
-    kernels = _kernels()
+    kernels = kernels_here()
     if kernels is not None:
         rows.append(
             (
@@ -63,20 +67,6 @@ def command(name: str, as_json: bool) -> None:
         )
     for label, value in rows:
         click.echo(f"{label:<22} {value}")
-
-
-def _kernels() -> dict[str, Any] | None:
-    """What the Numba backend would use here; None where Numba is not installed."""
-    if find_spec("numba") is None:
-        return None
-    from npgpt.kernels import tiers
-    from npgpt.kernels.compiling import set_threads
-
-    return {
-        "tier": tiers.current(),
-        "tiers": list(tiers.available()),
-        "threads": set_threads(),
-    }
 
 
 def _si(x: float) -> str:
