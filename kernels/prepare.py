@@ -20,7 +20,7 @@ import numpy as np
 from npgpt.block import MLP, Affine, Attention, Block
 from npgpt.gpt2 import GPT2Params, Weight
 from npgpt.kernels.packed import SCALE, STORED, Packed, pack, sizes, zeros
-from npgpt.storage.tensorfile import forget
+from npgpt.support.files import forget
 
 LARGE = 300_000_000  # parameters, from which packing shows its progress
 

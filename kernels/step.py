@@ -22,10 +22,10 @@ import numpy as np
 from numba import get_num_threads
 
 from npgpt.block import attention_scale
-from npgpt.kernels.attention import QUERIES, scratch_size
+from npgpt.kernels.attention_block import QUERIES, scratch_size
 from npgpt.kernels.compiling import LOCK, report
 from npgpt.kernels.forward import PHASES, Room, Weights, run
-from npgpt.kernels.linear import SMALL, new_narrowed, whole_rows
+from npgpt.kernels.narrow import SMALL, new_narrowed, whole_rows
 from npgpt.kernels.packed import PANEL, padded, zeros
 from npgpt.kernels.phases import Read
 from npgpt.kernels.prepare import Buffers, PackedParams
@@ -33,7 +33,13 @@ from npgpt.kernels.team import new_sync
 from npgpt.kernels.tiers import isa as tier_isa
 
 CHUNK = 1024  # tokens read at once: their activations take 30 MB at the 124M shape
-ACTIVATIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+ACTIVATIONS = (  # the names of ops.gelu
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_python_tanh",
+    "gelu_accurate",
+    "gelu_fast",
+)
 
 
 def decode_step(

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from npgpt import kernels
-from npgpt.backend import get_backend
 from npgpt.config import GPT2Config
 from npgpt.gpt2 import GPT2Params
 from npgpt.kernels.compiling import compile_seconds
 from npgpt.kernels.forward import run
 from npgpt.model import GPT2
 from npgpt.storage.checkpoint import expected_shapes, from_tensors
+from npgpt.training.engine import get_engine
 from npgpt.training.gradients import loss_and_gradients
-from npgpt.training.mixed import mixed_backend
+from npgpt.training.mixed import mixed_engine
 from npgpt.training.optim import adamw, new_moments
 
 TINY = GPT2Config(
@@ -42,7 +42,6 @@ def warm_up(
         kernels.softmax(x)
         kernels.gelu(x)
         kernels.layer_norm(np.tile(x, 2), np.tile(x[0], 2), np.tile(x[0], 2))
-    kernels.bias_gelu(large, large[0])
     kernels.cross_entropy(large, np.zeros(9, np.int64))
     tensors = {
         name: np.ones(shape, np.float32)
@@ -64,9 +63,9 @@ def warm_up(
 
 
 def _train(params: GPT2Params, dtype: str) -> None:
-    backend = get_backend("numba")
-    backend = backend if dtype == "float32" else mixed_backend(backend)
+    engine = get_engine("numba")
+    engine = engine if dtype == "float32" else mixed_engine(engine)
     ids = np.arange(40).reshape(2, 20)
-    _, grads = loss_and_gradients(params, ids, ids, backend=backend)
+    _, grads = loss_and_gradients(params, ids, ids, backend=engine)
     moments = new_moments(params)
-    adamw(params, grads, moments, 1, learning_rate=1e-3, backend=backend)
+    adamw(params, grads, moments, 1, learning_rate=1e-3, update=engine.update)

@@ -2,14 +2,16 @@
 
 A backend is passed to the forward pass like any other argument, so two models with
 two backends live in one process. Nothing is chosen at import time, and a backend
-that is not available raises instead of falling back.
+that is not available raises instead of falling back. What training needs beside the
+forward pass is in npgpt.training.engine.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +19,8 @@ import numpy as np
 
 from npgpt import blocked, ops
 from npgpt.errors import BackendError
-from npgpt.storage.tensorfile import forget
 from npgpt.support.arguments import shown
+from npgpt.support.files import forget
 from npgpt.support.leaves import leaves, map_leaves
 
 
@@ -64,24 +66,6 @@ def place_by_columns(params: Any, dtype: str, xp: ModuleType) -> Any:
     return place(params._replace(h=()), dtype, xp)._replace(h=blocks)
 
 
-def _backward() -> ModuleType:
-    from npgpt.training import backward
-
-    return backward
-
-
-def _mixed() -> ModuleType:
-    from npgpt.training import mixed
-
-    return mixed
-
-
-def _optim() -> ModuleType:
-    from npgpt.training import optim
-
-    return optim
-
-
 @dataclass(frozen=True)
 class Backend:
     """An array namespace and the functions that a twin may replace.
@@ -92,24 +76,22 @@ class Backend:
 
     name: str
     xp: ModuleType
-    softmax: Callable = ops.softmax
-    layer_norm: Callable = blocked.layer_norm
-    gelu: Callable = blocked.gelu
-    linear: Callable = ops.linear
-    embedding: Callable = ops.embedding
-    attention: Callable = blocked.attention
+    softmax: Callable[..., Any] = ops.softmax
+    layer_norm: Callable[..., Any] = blocked.layer_norm
+    gelu: Callable[..., Any] = blocked.gelu
+    linear: Callable[..., Any] = blocked.linear
+    embedding: Callable[..., Any] = ops.embedding
+    attention: Callable[..., Any] = blocked.attention
+    cross_entropy: Callable[..., Any] = blocked.cross_entropy
     dtypes: tuple[str, ...] = ("float32", "float64")
     # (params, dtype, xp) -> parameters as these functions want them
-    prepare: Callable = place_by_columns
+    prepare: Callable[..., Any] = place_by_columns
     # (params, new ids of each row, cache, keep) -> logits after the last keep[row] ids
     # (None: one) of each row, in one call, where nothing taps; None if it cannot
-    decode_step: Callable | None = None
+    decode_step: Callable[..., Any] | None = None
     # (folder, dtype) -> prepared parameters, where the folder holds them; or None
-    load_prepared: Callable | None = None
-    cache_dtype: Callable = str  # dtype of the weights -> dtype of the KV cache
-    backward: Callable = _backward  # () -> the module of the derivatives, for training
-    mixed: Callable = _mixed  # () -> the module of products in bfloat16
-    optim: Callable = _optim  # () -> the module with AdamW's `update`
+    load_prepared: Callable[..., Any] | None = None
+    cache_dtype: Callable[[str], str] = str  # dtype of the weights -> of the KV cache
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """The array on the host, as NumPy."""
@@ -120,6 +102,9 @@ class Backend:
 NUMPY = Backend("numpy", np)
 
 BACKENDS = ("numpy", "numba", "cupy")
+# Where the others' BACKEND is: a name, since the kernels import this module.
+PLUGS = {"numba": "npgpt.kernels", "cupy": "npgpt.kernels.cuda"}
+EXTRAS = {"numba": "'npgpt[numba]'", "cupy": "'npgpt[cuda12]' or 'npgpt[cuda13]'"}
 
 
 def get_backend(name: str | Backend) -> Backend:
@@ -132,34 +117,12 @@ def get_backend(name: str | Backend) -> Backend:
         return name
     if not isinstance(name, str) or name not in BACKENDS:
         raise BackendError(f"backend {shown(name)} is not one of {', '.join(BACKENDS)}")
-    if name == "numba":
-        return _numba()
-    return NUMPY if name == "numpy" else _cupy()
-
-
-def _numba() -> Backend:
+    if name == "numpy":
+        return NUMPY
     try:
-        from npgpt.kernels import BACKEND
+        return importlib.import_module(PLUGS[name]).BACKEND
     except ImportError as error:
         raise BackendError(
-            f"backend 'numba' cannot be loaded ({error}); install it with "
-            "pip install 'npgpt[numba]', or use backend 'numpy'"
+            f"backend {name!r} cannot be loaded ({error}); install it with pip install "
+            f"{EXTRAS[name]}, or use backend 'numpy'"
         ) from None
-    return BACKEND
-
-
-def _cupy() -> Backend:
-    try:
-        import cupy
-    except ImportError as error:
-        raise BackendError(
-            f"backend 'cupy' needs CuPy, which cannot be imported ({error}); "
-            "install it with pip install 'npgpt[cuda12]' or 'npgpt[cuda13]'"
-        ) from None
-    try:
-        count = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise BackendError(f"backend 'cupy' finds no usable GPU: {error}") from None
-    if not count:
-        raise BackendError("backend 'cupy' finds no GPU on this machine; use 'numpy'")
-    return replace(NUMPY, name="cupy", xp=cupy)

@@ -1,17 +1,23 @@
-"""Large arrays, some rows at a time: what npgpt.ops computes, within the cache.
+"""The functions of npgpt.ops as NumPy runs them fast: in place, and in pieces.
 
 NumPy writes an array for every step of a formula and reads it for the next. GELU has
-nine steps; for a prompt of 1,024 tokens each is a trip to memory of 12 MB. Taken by
-256 KB, the steps find in the cache what the last one left there (`by_rows`).
+nine steps; for a prompt of 1,024 tokens each is a trip to memory of 12 MB. Here the
+steps write into the array that they read, and 256 KB at a time go through all of them,
+so that each finds in the cache what the last one left there (`by_rows`).
 
 Such a prompt also has 12 x 1,024 x 1,024 attention scores a layer, 50 MB, of which the
 causal mask throws half away. Here 128 queries meet only the keys that they may see, so
 half of the work is never done (`attention`). Training goes back the same two ways
-(npgpt.training.backward).
+(npgpt.training.blocked_backward).
+
+Names, arguments and results are those of npgpt.ops, which explains them, up to
+rounding; what is not here is as fast there. For any array library, but only NumPy's
+arrays go in pieces.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -19,13 +25,15 @@ from typing import Any
 import numpy as np
 
 from npgpt import ops
-from npgpt.shapes import Array, Bool, Float
+from npgpt.shapes import Array, Bool, Float, Int
+
+Function = Callable[..., Any]
 
 QUERIES = 128  # of a piece: its scores, 128 x S a head, shall stay in the cache
 NUMBERS = 1 << 16  # of a piece of rows: three such arrays shall stay in the cache
 
 
-def by_rows(arrays: int) -> Callable[[Callable], Callable]:
+def by_rows(arrays: int) -> Callable[[Function], Function]:
     """Decorator for a function of `arrays` equal arrays that treats every row alone.
 
     The function is called with some rows after the other; the rest of its arguments
@@ -40,7 +48,7 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
     ((40000, 2), [40000.0, 40000.0])
     """
 
-    def decorator(function: Callable) -> Callable:
+    def decorator(function: Function) -> Function:
         @wraps(function)
         def in_pieces(*args: Any, **options: Any) -> Any:
             whole, rest = args[:arrays], args[arrays:]
@@ -50,14 +58,13 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
             shape = whole[0].shape
             flat = [x.reshape(-1, shape[-1]) for x in whole]
             size = max(1, NUMBERS // shape[-1])
-            out, sums = None, []
+            out, sums = np.empty(0), []
             for start in range(0, len(flat[0]), size):
                 piece = slice(start, start + size)
                 result = function(*(x[piece] for x in flat), *rest, **options)
                 rows, *parts = result if isinstance(result, tuple) else (result,)
-                if out is None:
-                    out = np.empty(flat[0].shape, rows.dtype)
-                    sums = parts
+                if start == 0:
+                    out, sums = np.empty(flat[0].shape, rows.dtype), parts
                 else:
                     sums = [a + b for a, b in zip(sums, parts, strict=True)]
                 out[piece] = rows
@@ -74,8 +81,78 @@ def _is_large(x: Any) -> bool:
     return is_array and x.size > NUMBERS and x.flags.c_contiguous
 
 
-gelu = by_rows(1)(ops.gelu)
-layer_norm = by_rows(1)(ops.layer_norm)
+@by_rows(1)
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """GELU, tanh form: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+
+    >>> gelu(np.array([-1.0, 0.0, 1.0])).round(4).tolist()
+    [-0.1588, 0.0, 0.8412]
+    """
+    y = x * x
+    y *= 0.044715
+    y += 1.0
+    y *= x
+    y *= math.sqrt(2 / math.pi)
+    y = ops.namespace(x).tanh(y)
+    y += 1.0
+    y *= x
+    y *= 0.5
+    return y
+
+
+@by_rows(1)
+def layer_norm(
+    x: Float[Array, "*batch C"],
+    weight: Float[Array, " C"],
+    bias: Float[Array, " C"],
+    epsilon: float = 1e-5,
+) -> Float[Array, "*batch C"]:
+    """Each vector brought to mean 0, variance 1: (x - m) / sqrt(s + e) * w + b.
+
+    >>> one, zero = np.ones(4), np.zeros(4)
+    >>> layer_norm(np.array([1.0, 2.0, 3.0, 4.0]), one, zero).round(4).tolist()
+    [-1.3416, -0.4472, 0.4472, 1.3416]
+    """
+    xp, C = ops.namespace(x), x.shape[-1]
+    x = x - xp.sum(x, axis=-1, keepdims=True) / C
+    variance = xp.sum(x * x, axis=-1, keepdims=True) / C
+    x /= xp.sqrt(variance + epsilon)
+    x *= weight
+    x += bias
+    return x
+
+
+def linear(
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+    bias: Float[Array, " m"] | None = None,
+) -> Float[Array, "*batch m"]:
+    """Affine map y = x W + b; W is (inputs, outputs), as GPT-2's checkpoints store it.
+
+    >>> linear(np.array([[1.0, 2.0]]), np.eye(2), np.array([10.0, 20.0])).tolist()
+    [[11.0, 22.0]]
+    """
+    y = ops.linear(x, weight)
+    if bias is not None:
+        y += bias
+    return y
+
+
+def cross_entropy(z: Float[Array, "*batch V"], targets: Int[Array, "*batch"]) -> float:
+    """Mean negative log-probability of the targets, -mean log softmax(z)[target], nats.
+
+    Picks the targets' scores instead of comparing each with the whole vocabulary.
+
+    >>> round(cross_entropy(np.zeros((2, 50257)), np.array([0, 7])), 4)
+    10.8249
+    """
+    xp, V = ops.namespace(z), z.shape[-1]
+    ids, rows = xp.reshape(targets, (-1,)), xp.reshape(z, (-1, V))
+    rows = rows - xp.max(rows, axis=-1, keepdims=True)
+    at = xp.arange(ids.shape[0], dtype=ids.dtype) * V + ids
+    losses = -xp.take(xp.reshape(rows, (-1,)), at)
+    losses += xp.log(xp.sum(xp.exp(rows), axis=-1))
+    return float(xp.sum(losses)) / ids.shape[0]
 
 
 def attention_pieces(
@@ -109,14 +186,12 @@ def attention(
 ) -> Float[Array, "B H T D"]:
     """Scaled dot-product attention, softmax(q k^T * scale) v: means of the values.
 
-    Arguments and result as of ops.attention.
-
     >>> import numpy
     >>> q = k = numpy.zeros((1, 1, 2, 1))
     >>> attention(q, k, numpy.array([[[[2.0], [4.0]]]])).tolist()
     [[[[2.0], [3.0]]]]
     """
-    options = dict(causal=causal, window=window, scale=scale)
+    options: dict[str, Any] = dict(causal=causal, window=window, scale=scale)
     if q.shape[2] <= QUERIES:
         return ops.attention(q, k, v, mask=mask, **options)
     out = ops.namespace(q).empty_like(q)

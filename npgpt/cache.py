@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -144,13 +145,8 @@ class KVCache:
     def copy_row(self, target: int, source: int) -> None:
         """Make one row equal to another, copying only from where their ids part."""
         _indices([target, source], self.batch, "cache rows")
-        old, new = self.ids[target], self.ids[source]
-        at, S = 0, len(new)
-        if old[: S - 1] == new[: S - 1]:  # beams and candidates differ at the end
-            at = min(len(old), S - 1)
-        else:
-            while at < min(len(old), S) and old[at] == new[at]:
-                at += 1
+        new = self.ids[source]
+        at, S = common_prefix(self.ids[target], new), len(new)
         for array in (self.k, self.v):
             array[:, target, :, at:S, :] = array[:, source, :, at:S, :]
         self.ids[target] = list(new)
@@ -183,6 +179,29 @@ class KVCache:
             new.v[:, target, :, :S, :] = self.v[:, source, :, :S, :]
             new.ids[target] = list(self.ids[source])
         return new
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two texts begin with together.
+
+    >>> common_prefix([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    n = min(len(a), len(b))
+    for end in (n, max(n - 1, 0)):  # beams and candidates differ at the end
+        if a[:end] == b[:end]:
+            return end
+    return next((i for i in range(n) if a[i] != b[i]), n)
+
+
+def keep_common(cache: Any, row: int, ids: Sequence[int]) -> list[int]:
+    """Crop one row of a cache to what begins these ids too; the ids left to be read.
+
+    The last id is always left: a reading of nothing has no logits.
+    """
+    same = min(common_prefix(cache.ids[row], ids), len(ids) - 1)
+    cache.crop_row(row, same)
+    return list(ids[same:])
 
 
 def _indices(indices: Sequence[int], n: int, what: str) -> list[int]:

@@ -11,6 +11,7 @@ npgpt.decoding.generation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class GPT2(Generator):
                 + ", ".join(self.backend.dtypes)
             )
         self.config: GPT2Config = params.config
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer | None = tokenizer
         self.dtype = dtype
         self.params = self.backend.prepare(params, dtype, self.backend.xp)
 
@@ -77,8 +78,10 @@ class GPT2(Generator):
         load = backend.load_prepared
         params = None if load is None else load(folder, dtype)
         if params is None:
-            params = checkpoint.load(folder)
-        return cls(params, Tokenizer.from_folder(folder), backend, dtype)
+            params = checkpoint.load(folder, dtype)
+        model = cls(params, Tokenizer.from_folder(folder), backend, dtype)
+        model.name = str(name_or_folder)
+        return model
 
     @checked(CheckpointError)
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
@@ -108,7 +111,9 @@ class GPT2(Generator):
         return ids
 
     @checked(DecodingError)
-    def logits(self, ids: Any, tap: Callable = no_tap) -> Float[np.ndarray, "B T V"]:
+    def logits(
+        self, ids: Any, tap: Callable[..., Any] = no_tap
+    ) -> Float[np.ndarray, "B T V"]:
         """Next-token logits at every position of ids (B, T), or (T,) for one row.
 
         `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS and returns it, or
@@ -164,6 +169,17 @@ class GPT2(Generator):
     next_hidden = reader.next_hidden
     layer_logits = reader.layer_logits
     tree_logits = reader.tree_logits
+
+    name: str | None = None  # what it was loaded by
+
+    def __repr__(self) -> str:
+        shapes = checkpoint.expected_shapes(self.config).values()
+        parameters = sum(math.prod(shape) for shape in shapes)
+        return (
+            f"GPT2({'' if self.name is None else f'{self.name!r}: '}"
+            f"{self.config.n_layer} layers, width {self.config.n_embd}, "
+            f"{parameters:,} parameters, {self.backend.name} {self.dtype})"
+        )
 
 
 def _one_row(ids: Any) -> np.ndarray:

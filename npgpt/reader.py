@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npgpt import gpt2, ops
+from npgpt import blocked, gpt2
 from npgpt.cache import KVCache
 from npgpt.errors import DecodingError
 from npgpt.ids import check_ids
@@ -287,7 +287,7 @@ def _last_logits(
     """
     V, C = model.params.lm_head.weight.shape
     few, parts = 4 if V * C < 1 << 23 else 3, [hidden]
-    blas = model.backend.xp is np and model.backend.linear is ops.linear
+    blas = model.backend.xp is np and model.backend.linear is blocked.linear
     if blas and len(hidden) <= few:
         parts = [hidden[row : row + 1] for row in range(len(hidden))]
     z = [gpt2.logits(model.params, part, backend=model.backend) for part in parts]

@@ -58,6 +58,11 @@ class Recorder:
         self.wants, self.copy = wants, copy
         self.arrays: dict[str, Array] = {}
 
+    def __repr__(self) -> str:
+        names = [*self.arrays]
+        shown = names if len(names) <= 4 else [*names[:3], "...", names[-1]]
+        return f"Recorder({len(names)} arrays: {', '.join(shown) or 'none yet'})"
+
     def __call__(self, name: str, array: Array) -> Array:
         """Keep the array, where it is wanted, and hand it on."""
         if self.wants(name):

@@ -115,6 +115,11 @@ class Tokenizer:
             return bytes(_BYTE_OF[c] for c in token)
         return token.encode()  # an added token, stored as plain text
 
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        level = "byte-level " if self._byte_level else ""
+        return f"Tokenizer({level}{kind}, {self.vocab_size:,} tokens)"
+
     def stream(self) -> TextStream:
         """A decoder for ids that come one by one."""
         return TextStream(self)

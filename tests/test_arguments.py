@@ -22,14 +22,16 @@ from hypothesis import strategies as st
 
 import npgpt
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, reader, texts
-from npgpt.evaluation import score, zero_shot
+from npgpt.evaluation import formats, score, zero_shot
 from npgpt.inside import attention
-from npgpt.lab import grid, run
+from npgpt.lab import Plan, compare, grid
 from npgpt.scaling import laws, sizes
-from npgpt.storage import checkpoint, hub
+from npgpt.storage import checkpoint, hub, weights
 from npgpt.support.arguments import checked
+from npgpt.support.figure import save
 from npgpt.training import corpus, curve, loop, lora
 from npgpt.verification import checks
+from npgpt.verification.own import own_functions
 
 
 class Odd:
@@ -122,7 +124,7 @@ def mini():
 TINY_MODEL = GPT2(tiny_params())
 IDS = np.arange(90) % TINY.vocab_size
 SETTINGS = loop.TrainConfig(steps=1, batch_size=1, context=8, eval_tokens=20)
-QUESTION = zero_shot.Question("Once upon", ["a time", "the king"], 0)
+QUESTION = formats.Question("Once upon", ["a time", "the king"], 0)
 
 
 def two_rows():
@@ -264,7 +266,7 @@ CALLS = {
         "expected_shapes": Call(checkpoint.expected_shapes, lambda: dict(config=TINY)),
         "named_tensors": Call(checkpoint.named_tensors, lambda: dict(
             params=tiny_params())),
-        "read_index": Call(checkpoint.read_index, lambda: dict(path="index.json")),
+        "read_index": Call(weights.read_index, lambda: dict(path="index.json")),
         "describe": Call(sizes.describe, lambda: dict(config=TINY, itemsize=4)),
         "resolve": Call(hub.resolve, lambda: dict(name_or_folder="tales", weights=True),
                         lambda path: path.is_dir()),
@@ -297,13 +299,13 @@ CALLS = {
             is_share),
         "Question": Call(
             lambda norm, **kw: zero_shot.multiple_choice(
-                mini(), [zero_shot.Question(**kw)], norm),
+                mini(), [formats.Question(**kw)], norm),
             lambda: dict(**QUESTION._asdict(), norm="characters"), is_share),
-        "read_lambada": Call(zero_shot.read_lambada, lambda: dict(
+        "read_lambada": Call(formats.read_lambada, lambda: dict(
             file=folder() / "lambada.txt", limit=1)),
-        "read_hellaswag": Call(zero_shot.read_hellaswag, lambda: dict(
+        "read_hellaswag": Call(formats.read_hellaswag, lambda: dict(
             file=folder() / "hellaswag.jsonl", limit=1, style="llm.c")),
-        "read_cloze": Call(zero_shot.read_cloze, lambda: dict(
+        "read_cloze": Call(formats.read_cloze, lambda: dict(
             file=folder() / "cloze.txt", limit=1)),
     },
     "plots": {
@@ -316,14 +318,14 @@ CALLS = {
             model=TINY_MODEL, text=[1, 2], layer=0, head=0), is_figure),
         "token_labels": Call(attention.token_labels, lambda: dict(
             model=mini(), ids=[1, 2])),
-        "save": Call(attention.save, lambda: dict(
+        "save": Call(save, lambda: dict(
             figure=3, path=folder() / "figure.png")),
     },
     "verify": {
         "verify": Call(lambda **kw: list(checks.verify(**kw)), lambda: dict(
             params=tiny_params(), backend="numpy", dtype="float32", reference=None,
             published=None)),
-        "own_functions": Call(checks.own_functions, lambda: dict(
+        "own_functions": Call(own_functions, lambda: dict(
             path=folder() / "mine.py")),
         "prompt_ids": Call(checks.prompt_ids, lambda: dict(model=TINY_MODEL), is_ids),
     },
@@ -350,10 +352,10 @@ CALLS = {
         "encode": Call(corpus.encode, lambda: dict(
             documents=documents(), tokenizer=mini().tokenizer, path=None,
             progress=None)),
-        "Plan": Call(run.Plan, plan),
+        "Plan": Call(Plan, plan),
         "compare": Call(
-            lambda out, jobs, progress, **kw: run.compare(
-                run.Plan(**kw), out, jobs, progress),
+            lambda out, jobs, progress, **kw: compare(
+                Plan(**kw), out, jobs, progress),
             lambda: dict(**plan(), out=None, jobs=1, progress=None)),
         "read_grid": Call(grid.read_grid, lambda: dict(source="top_p")),
         "make_grid": Call(grid.make_grid, lambda: dict(items=[{}], where="x")),

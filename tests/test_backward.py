@@ -123,17 +123,18 @@ def test_cross_entropy_gradient_and_value():
     )
 
 
-def test_ignored_targets_are_no_part_of_the_loss():
-    z, targets = 3 * normal(9, 11), RNG.integers(0, 11, 9)
+@pytest.mark.parametrize("ignored", [-100, 0])  # 0 is a token of the vocabulary too
+def test_ignored_targets_are_no_part_of_the_loss(ignored):
+    z, targets = 3 * normal(9, 11), RNG.integers(1, 11, 9)
     kept = np.array([0, 2, 3, 7])
-    masked = np.full(9, -100)
+    masked = np.full(9, ignored)
     masked[kept] = targets[kept]
-    loss, dz = backward.cross_entropy(z, masked, ignore_index=-100)
+    loss, dz = backward.cross_entropy(z, masked, ignore_index=ignored)
     expected, part = backward.cross_entropy(z[kept], targets[kept])
     assert loss == pytest.approx(expected, rel=1e-12)
     np.testing.assert_allclose(dz[kept], part, atol=1e-15)
     assert (np.delete(dz, kept, axis=0) == 0).all()
-    none = backward.cross_entropy(z, np.full(9, -100), ignore_index=-100)
+    none = backward.cross_entropy(z, np.full(9, ignored), ignore_index=ignored)
     assert none[0] == 0
     assert (none[1] == 0).all()
 

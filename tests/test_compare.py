@@ -15,8 +15,9 @@ from PIL import Image
 from npgpt import GPT2
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import GridError
-from npgpt.lab.grid import PRESETS, make_grid, read_grid, with_models
-from npgpt.lab.run import Plan, compare, continuation_logprob
+from npgpt.lab import Plan, compare
+from npgpt.lab.grid import GRIDS, make_grid, read_grid, with_models
+from npgpt.lab.run import continuation_logprob
 
 pytest.importorskip("joblib", reason="joblib is of the extra lab")
 NPGPT = str(Path(sys.executable).parent / "npgpt")
@@ -134,7 +135,7 @@ def test_a_file_that_is_something_else_is_left_alone(tmp_path):
     assert out.read_text() == "Once upon a time\nthere was\n"
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", GRIDS)
 def test_every_preset_is_a_grid_that_runs(preset):
     settings = read_grid(preset)
     mini = GPT2.from_pretrained("tales-mini")
@@ -211,7 +212,7 @@ def test_a_bad_grid_is_one_sentence_and_status_2(tmp_path, grid, sentence):
     [
         (["--grid", "nothing"], 2, "neither a preset (notebook, "),
         (["--seeds", "1"], 2, "one text alone has no diversity"),
-        (["--plot", "a.gif"], 2, "written as .png or .svg"),
+        (["--figure", "a.gif"], 2, "written as .png or .svg"),
         (["--jobs", "0"], 2, "--jobs must be"),
         (["--max-new-tokens", "600"], 1, "more than the 512 positions of tales"),
         (["--judge", "nothing here"], 1, "nothing here"),
@@ -255,7 +256,7 @@ def test_command_writes_table_csv_json_figure_and_samples(tmp_path):
     arguments = [*PROMPTS, *SMALL, "--out", "a.jsonl"]
     done = run(
         *arguments,
-        "--plot",
+        "--figure",
         "a.png",
         "--csv",
         "a.csv",
@@ -315,3 +316,10 @@ def test_killed_and_resumed_loses_the_text_in_flight_at_most(tmp_path, how):
     assert out.read_bytes().startswith(b"".join(kept))
     fresh = run(*PROMPTS, *SMALL, "--json", cwd=tmp_path)
     assert again.stdout == fresh.stdout
+
+
+def test_the_room_has_a_face():
+    import npgpt.lab as room
+
+    assert all(hasattr(room, name) for name in room.__all__)
+    assert room.diversity.distinct_n(["ab"], 1) == 1

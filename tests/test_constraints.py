@@ -18,7 +18,6 @@ from npgpt.decoding.rules import bias, trie
 from npgpt.decoding.rules.automaton import Automaton, utf8_ranges
 from npgpt.decoding.rules.base import Context
 from npgpt.decoding.rules.regex import RegexMask
-from npgpt.decoding.searches import phrase_ban
 
 PATTERNS = [
     "a+b", "(ab|ba)*", "a?b{2,3}", "[^a]b", "a(b|c)*c", "", "(?:a|ab)(?:c|bc)",
@@ -298,9 +297,9 @@ def test_phrase_ban_without_an_occurrence_changes_nothing(tales):
 
 
 def test_undecided_end_of_text():
-    assert phrase_ban._undecided("it was", ["was a"]) == 3
-    assert phrase_ban._undecided("it was b", ["was a"]) == 0
-    assert phrase_ban._undecided("", ["was a"]) == 0
+    assert stopping.undecided("it was", ["was a"]) == 3
+    assert stopping.undecided("it was b", ["was a"]) == 0
+    assert stopping.undecided("", ["was a"]) == 0
 
 
 def test_phrase_ban_redraws_from_what_is_left():

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer
 from npgpt.cli import VERBS, main
 from npgpt.decoding.options import OPTIONS
-from npgpt.storage import checkpoint, hub
+from npgpt.storage import checkpoint, hub, weights
 
 # One folder serves all cases of a test: every case writes the files it needs anew.
 shared_folder = settings(
@@ -149,7 +149,7 @@ def test_a_damaged_index_is_refused_or_right(tmp_path, data):
     index = data.draw(
         damaged({"metadata": {"total_size": 1}, "weight_map": weight_map})
     )
-    (tmp_path / checkpoint.INDEX).write_text(json.dumps(index))
+    (tmp_path / weights.INDEX).write_text(json.dumps(index))
     params = load_or_refuse(tmp_path)
     if params is not None:
         assert (GPT2(params).logits(token_ids(TINY, 1, 6)) == EXPECTED).all()

@@ -14,10 +14,10 @@ import safetensors.numpy
 from helpers import TINY, tiny_params, unit_tensors
 
 from npgpt import GPT2, CheckpointError, DecodingError, NpgptError
-from npgpt.evaluation import zero_shot
+from npgpt.evaluation import formats, zero_shot
 from npgpt.inside import attention
 from npgpt.scaling import sizes
-from npgpt.storage import checkpoint, hub
+from npgpt.storage import checkpoint, hub, weights
 from npgpt.storage.tensorfile import read_metadata, read_safetensors
 from npgpt.training import loop
 from npgpt.training.folder import CHECKPOINT, CURVE
@@ -52,7 +52,7 @@ def run(*arguments, status=1, **options):
 def index(folder, shard):
     (folder / "model.safetensors").unlink()
     text = json.dumps({"weight_map": {"wte.weight": shard}})
-    (folder / checkpoint.INDEX).write_text(text)
+    (folder / weights.INDEX).write_text(text)
 
 
 WHAT = ("pipe", "device", "folder", "nothing", "locked")
@@ -91,7 +91,7 @@ def test_what_is_no_readable_file_is_refused_at_once(folder, name, what):
 def test_what_is_no_packed_file_is_refused_at_once(tmp_path, what):
     pytest.importorskip("numba")
     run("convert", "tales-mini", tmp_path, "--packed", "--dtype", "float32", status=0)
-    path = tmp_path / checkpoint.PACKED
+    path = tmp_path / weights.PACKED
     spoil(path, what)
     for backend in ("numba", "numpy"):
         ask = ("generate", "Once", "-m", tmp_path, "--backend", backend)
@@ -175,8 +175,8 @@ def test_pipes_are_refused_as_index_shard_and_pair(folder):
     index(folder, "a.safetensors")
     os.mkfifo(folder / "a.safetensors")
     assert "not an ordinary file" in run("generate", "Once", "-m", folder)
-    (folder / checkpoint.INDEX).unlink()
-    os.mkfifo(folder / checkpoint.INDEX)
+    (folder / weights.INDEX).unlink()
+    os.mkfifo(folder / weights.INDEX)
     assert "not an ordinary file" in run("generate", "Once", "-m", folder)
     shutil.copy(hub.resolve("tales-mini") / FILES[2], folder)
     (folder / "tokenizer.json").unlink()
@@ -216,7 +216,7 @@ def test_nothing_is_computed_from_logits_that_are_no_numbers(value):
     model = GPT2(params)
     with pytest.raises(DecodingError, match="npgpt verify"):
         model.score(list(range(1, 10)))
-    question = zero_shot.Question(list(range(1, 6)), [[1, 2], [3]], 0)
+    question = formats.Question(list(range(1, 6)), [[1, 2], [3]], 0)
     with pytest.raises(DecodingError, match="npgpt verify"):
         zero_shot._answers(model, question.context, question.endings)
 
@@ -276,7 +276,7 @@ def test_a_greedy_text_that_ends_early_is_not_the_published_one():
     new = tuple(GPT2(params).generate(prompt, max_new_tokens=6).ids)
     ends = replace(TINY, eos_token_id=new[2])
     ended = checkpoint.from_tensors(ends, unit_tensors(ends))
-    facts = published.Published(greedy=(published.Greedy("x", prompt, new, "us"),))
+    facts = published.Known(greedy=(published.Greedy("x", prompt, new, "us"),))
     (check,) = checks.check_published(GPT2(ended), ended, facts)
     assert not check.ok
 

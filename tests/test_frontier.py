@@ -8,17 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt.lab.diversity import distinct_n
-from npgpt.lab.frontier import (
-    Interval,
-    Measures,
-    find_frontier,
-    interval,
-    jackknife,
-    measure,
-    pareto,
-    student_t,
-)
-from npgpt.lab.run import Text
+from npgpt.lab.frontier import find_frontier, pareto
+from npgpt.lab.intervals import Interval, interval, jackknife, student_t
+from npgpt.lab.measures import Measures, measure
+from npgpt.lab.plan import Text
 
 whole = st.integers(0, 6).map(float)  # few values, so that ties are frequent
 

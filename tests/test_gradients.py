@@ -12,6 +12,7 @@ from npgpt.support.leaves import leaves, map_leaves
 from npgpt.taps import no_tap
 from npgpt.training import backward, gradients
 from npgpt.training.dropout import Dropout
+from npgpt.training.engine import get_engine
 from npgpt.training.gradients import Tape, loss_and_gradients, mean_loss, through_mlp
 
 RNG = np.random.default_rng(0)
@@ -191,7 +192,7 @@ def test_the_pieces_serve_a_block_that_normalises_afterwards():
     tape = Tape()
     forward(x, tape)
     dmiddle, *_ = backward.layer_norm(dy, tape.take("h.0.resid"), block.ln_2.weight)
-    dx, _ = through_mlp(dmiddle, x, block.mlp, "h.0", TINY, NUMPY, tape)
+    dx, _ = through_mlp(dmiddle, x, block.mlp, "h.0", TINY, get_engine(NUMPY), tape)
     dx += dmiddle
     e, h = RNG.standard_normal(x.shape), 1e-6
     above, below = (forward(x + t * e, Tape()) for t in (h, -h))

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from npgpt.backend import NUMPY, place
 from npgpt.support.leaves import leaves
 from npgpt.training import mixed
+from npgpt.training.engine import get_engine
 from npgpt.training.gradients import loss_and_gradients
 from npgpt.training.loop import TrainConfig, init_params, train, validation_loss
 from npgpt.training.lora import LoraConfig
-from npgpt.training.mixed import mixed_backend
+from npgpt.training.mixed import mixed_engine
 
 RNG = np.random.default_rng(0)
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)
@@ -123,7 +124,8 @@ def test_gradients_point_where_exact_ones_do(backend):
     exact = place(tiny_params(), "float64", np)
     _, expected = loss_and_gradients(exact, x, y, backend=NUMPY)
     params = place(tiny_params(), "float32", backend.xp)
-    _, found = loss_and_gradients(params, x, y, backend=mixed_backend(backend))
+    engine = mixed_engine(get_engine(backend))
+    _, found = loss_and_gradients(params, x, y, backend=engine)
     found = {name: backend.to_numpy(g) for name, g in leaves(found).items()}
     expected = leaves(expected)
     squares = {name: (g.astype(np.float64) ** 2).sum() for name, g in expected.items()}

@@ -1,5 +1,6 @@
 """Figures: what they show is what the model computes, and labels name it."""
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -10,9 +11,11 @@ import pytest
 from helpers import TINY, tiny_params
 from PIL import Image
 
+import npgpt
 from npgpt import GPT2, PlotError
 from npgpt.inside import attention
 from npgpt.ops import causal_mask
+from npgpt.support.figure import save
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 TEXT = "The king had $2 and $3."
@@ -99,7 +102,7 @@ def test_characters_without_a_glyph_are_escaped(tales, tmp_path):
     assert "é" in labels
     assert "↵" in labels
     assert labels.isprintable()
-    attention.save(
+    save(
         attention.plot_attention(tales, "漢 é\n$x$ $\\frac$", 0, 0), tmp_path / "a.svg"
     )
 
@@ -157,7 +160,7 @@ def test_command_draws_the_mask_as_png(tmp_path):
 
 
 def test_command_draws_attention_as_svg(tmp_path):
-    arguments = ("attention", TEXT, "--layer", "1", "--head", "2", "-o")
+    arguments = ("attention", TEXT, "--layer", "1", "--head", "2", "--figure")
     for name in ("one.svg", "two.svg"):
         assert run(*arguments, name, cwd=tmp_path).stdout == f"{name}\n"
     assert ET.parse(tmp_path / "one.svg").getroot().tag.endswith("svg")
@@ -168,8 +171,11 @@ def test_command_draws_attention_as_svg(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("mask", "-o", "mask.gif"), "mask.gif: a figure is written as .png or .svg"),
-        (("mask", "-o", "no/folder/mask.png"), "cannot be written (No such file"),
+        (
+            ("mask", "--figure", "mask.gif"),
+            "mask.gif: a figure is written as .png or .svg",
+        ),
+        (("mask", "--figure", "no/folder/mask.png"), "cannot be written (No such file"),
         (("attention", "a", "--layer", "9"), "layer 9 is not there"),
     ],
 )
@@ -178,3 +184,21 @@ def test_command_fails_in_one_sentence(tmp_path, arguments, sentence):
     assert sentence in done.stderr.splitlines()[-1]
     assert done.stdout == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_all_figures_take_their_colours_from_one_palette():
+    root = Path(npgpt.__file__).parent
+    own = {
+        str(path.relative_to(root)): found
+        for path in root.rglob("*.py")
+        if (found := re.findall(r"[\"']#[0-9a-fA-F]{3,8}[\"']", path.read_text()))
+    }
+    assert set(own) == {"support/figure.py"}
+
+
+def test_the_palette_needs_no_matplotlib():
+    code = (
+        "import sys; from npgpt.support.figure import BLUE, save; "
+        "assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

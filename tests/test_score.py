@@ -335,7 +335,7 @@ def test_command_prints_the_figures(tmp_path, tales):
     printed = float(lines["perplexity"].replace(",", ""))
     assert printed == pytest.approx(score.perplexity, rel=1e-5)
     assert lines["tokens"] == str(score.num_tokens)
-    value = json.loads(run("-", "--json", "--tokens", stdin=TEXT.encode()))
+    value = json.loads(run("-", "--json", "--show", stdin=TEXT.encode()))
     assert value["tokens"] == score.tokens
     assert value["bits_per_byte"] == pytest.approx(score.bits_per_byte, abs=1e-5)
     assert "ids" not in json.loads(run("-", "--json", stdin=TEXT.encode()))
@@ -365,7 +365,7 @@ def test_command_takes_documents_windows_and_backslashes(mini):
 
 
 def test_command_writes_tokens_as_rows_where_it_is_piped(mini):
-    rows = run("-", "--tokens", "-m", "tales-mini", stdin=TEXT.encode()).split("\n\n")
+    rows = run("-", "--show", "-m", "tales-mini", stdin=TEXT.encode()).split("\n\n")
     rows = [line.split("\t") for line in rows[0].splitlines()]
     assert [int(id) for _, id, _ in rows] == RECORDED["ids"]
     assert "".join(json.loads(text) for *_, text in rows) == TEXT

@@ -8,6 +8,7 @@ from helpers import TINY, tiny_params
 from toy import Toy, assert_follows, law, random_table
 
 from npgpt import GPT2, DecodingError, GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.rules.base import Context, log_probabilities, probabilities
 from npgpt.decoding.searches.beam import best_candidates, drawn_candidates, length_norm
 from npgpt.decoding.searches.contrastive_search import choose
@@ -269,8 +270,9 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
             seed=seed,
             eos_token_id=eos,
         )
-        chain = _Chain(TOY, [0], options, 0)
-        u = chain._context(0).uniforms(1, 99)[0]
+        job = Job(TOY, [[0]], options)
+        chain = _Chain(job, job.rows()[0])
+        u = chain.row.context.uniforms(1, 99)[0]
         text = texts[int(np.searchsorted(np.cumsum(p), u))]
         logp, proposal = [], []
         for a, b in itertools.pairwise((0, *text)):
@@ -364,6 +366,19 @@ def test_beams_end_at_a_stop_string(tales):
     assert "the" in more.text
 
 
+def test_a_stop_string_before_all_words_does_not_outlast_the_budget(tales):
+    words = [tales.encode(" zebra")]
+    text = tales.generate(
+        "Once upon a time",
+        max_new_tokens=9,
+        num_beams=3,
+        force_words_ids=words,
+        stop_strings=["a", "the"],
+        num_return_sequences=3,
+    )
+    assert all(len(found.ids) <= 9 for found in text)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -416,7 +431,7 @@ def test_bench_of_decoding_from_the_command_line(tmp_path):
     from click.testing import CliRunner
     from helpers import TINY, tiny_params
 
-    from npgpt.bench.rules import CASES
+    from npgpt.bench.rules import cases
     from npgpt.cli import main
     from npgpt.storage import checkpoint
 
@@ -425,7 +440,7 @@ def test_bench_of_decoding_from_the_command_line(tmp_path):
     result = CliRunner().invoke(main, [*run, "--backend", "numpy", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [rule["name"] for rule in found["rules"]] == list(CASES)
+    assert [rule["name"] for rule in found["rules"]] == list(cases())
     assert [one["agrees"] for one in found["decoding"]] == [True, True]
     plain = CliRunner().invoke(main, [*run, "--backend", "numpy"])
     assert "prompt lookup" in plain.stdout

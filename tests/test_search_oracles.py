@@ -12,11 +12,10 @@ import search_cases as cases
 from helpers import FIXTURES, shapes_unchecked
 
 from npgpt import GPT2, GenerationConfig
-from npgpt.decoding.chain import build_chain
 from npgpt.decoding.guidance.dola import Dola
+from npgpt.decoding.job import Job
 from npgpt.decoding.searches.beam import run_beams
 from npgpt.decoding.searches.diverse_beam import DiverseBeamSearch
-from npgpt.decoding.searches.hypotheses import Ends
 from npgpt.storage.checkpoint import from_tensors
 
 KINDS = {
@@ -53,18 +52,9 @@ def run(kind, seed, options):
     if kind == "diverse":
         # Transformers 4 lets an ended group go on choosing the padding, id 0.
         config = GenerationConfig.of(options)
-        ends = Ends(own, prompt, config)
-        search = DiverseBeamSearch(
-            prompt,
-            build_chain(config),
-            config,
-            ends,
-            config.num_beams,
-            config.num_beam_groups,
-            config.diversity_penalty,
-            count_ended=0,
-        )
-        run_beams(own, [prompt], [search], config)
+        job = Job(own, [prompt], config)
+        search = DiverseBeamSearch(job, job.rows()[0], count_ended=0)
+        run_beams(job, [search])
         texts = search.results()[: config.num_beams]
         sequences = named_by_first_end([text.ids for text in texts], seed)
         return sequences, [text.score for text in texts]

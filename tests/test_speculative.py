@@ -17,7 +17,7 @@ from npgpt.decoding.speculative.acceptance import (
     typical,
     typical_threshold,
 )
-from npgpt.decoding.speculative.loop import Pace
+from npgpt.decoding.speculative.assistants import Pace
 
 # Rows as different as they can be with drafts that stand half the time: a p or q of the
 # wrong position, or a wrong residual, moves the law by more than chance does.

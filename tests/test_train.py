@@ -24,9 +24,10 @@ from npgpt.storage.tensorfile import read_metadata
 from npgpt.support.leaves import leaves, map_leaves
 from npgpt.training import optim
 from npgpt.training.batches import batch
+from npgpt.training.engine import get_engine
 from npgpt.training.gradients import loss_and_gradients
 from npgpt.training.loop import TrainConfig, init_params, train, validation_loss
-from npgpt.training.lora import LoraConfig, attach, lora_backend, merge, new_lora
+from npgpt.training.lora import LoraConfig, attach, lora_engine, merge, new_lora
 
 IDS = (np.arange(3000) ** 2 % 40).astype(np.uint16)
 QUICK = TrainConfig(
@@ -80,7 +81,7 @@ def ten_steps(decay_all, backend, dtype):
             moments,
             step + 1,
             decay_all=decay_all,
-            backend=backend,
+            update=get_engine(backend).update,
             **ADAMW,
         )
         losses.append(loss)
@@ -351,7 +352,7 @@ def test_lora_starts_as_the_model_and_merged_equals_unmerged(backend):
     params = place(tiny_params(), "float32", backend.xp)
     lora = new_lora(params, LoraConfig(rank=3), 0, backend.xp)
     ids, targets = token_ids(TINY, 2, 7), token_ids(TINY, 2, 7, seed=3)
-    engine = lora_backend(backend)
+    engine = lora_engine(get_engine(backend))
 
     def loss(of, on):
         return loss_and_gradients(of, ids, targets, backend=on)[0]
@@ -385,7 +386,7 @@ def test_lora_gradients_are_finite_differences(matrices):
             attach(params, lora),
             ids,
             targets,
-            backend=lora_backend(NUMPY),
+            backend=lora_engine(get_engine(NUMPY)),
             tables=tables,
         )
 
@@ -444,7 +445,7 @@ def test_gpt2_learns_as_in_llm_c(shared, backend):
             epsilon=1e-8,
             weight_decay=0.01,
             decay_all=True,
-            backend=backend,
+            update=get_engine(backend).update,
         )
 
 

@@ -11,9 +11,12 @@ import pytest
 from helpers import CASES, TINY, tiny_params, token_ids
 
 from npgpt import GPT2, NpgptError, ops
+from npgpt.gpt2 import TAPS
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks, published
 from npgpt.verification.checks import first_divergence
+from npgpt.verification.distance import vector_error
+from npgpt.verification.own import MAKERS, REPLACEABLE, maker, own_functions
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 RIGHT = """
@@ -87,7 +90,7 @@ def run(own, tmp_path, *args):
 def checks_of(own, tmp_path):
     (tmp_path / "mine.py").write_text(own)
     folder = hub.resolve("tales-mini")
-    backend = checks.own_functions(tmp_path / "mine.py")
+    backend = own_functions(tmp_path / "mine.py")
     reference = folder / checks.REFERENCE
     return list(checks.verify(checkpoint.load(folder), backend, reference=reference))
 
@@ -97,6 +100,22 @@ def test_the_first_tensor_that_diverges_is_named(mistake, tmp_path):
     own, tensor = WRONG[mistake]
     wrong = first_divergence(checks_of(own, tmp_path))
     assert (wrong.check, wrong.tensor) == ("as transformers 5.23.0", tensor)
+
+
+def test_the_function_that_made_it_is_named():
+    for mistake, (_, tensor) in WRONG.items():
+        assert maker(tensor) in mistake
+    assert maker("h.11.mlp.act") == "gelu"
+    assert maker("logits") == "linear"
+    for nobody in ("h.0.resid", "logits[11], split at 1", "logits, row 0", "all"):
+        assert maker(nobody) is None
+
+
+def test_every_tap_has_its_maker():
+    assert list(MAKERS) == list(TAPS)
+    made = {name for name in MAKERS.values() if name}
+    assert set(REPLACEABLE) <= made
+    assert all(callable(getattr(ops, name)) for name in made)
 
 
 def test_the_command_names_it_and_fails(tmp_path):
@@ -157,7 +176,7 @@ def test_own_files_that_cannot_run_are_one_sentence(own, sentence, tmp_path):
 
 def test_a_missing_own_file_is_named():
     with pytest.raises(NpgptError, match="nowhere"):
-        checks.own_functions("nowhere.py")
+        own_functions("nowhere.py")
 
 
 def test_weights_that_are_not_finite_are_named():
@@ -174,7 +193,7 @@ def published_of(params):
     new = tuple(model.generate(ids, max_new_tokens=9).ids)
     z = model.logits(ids)[0]
     loss = ops.cross_entropy(z[:-1], np.array(ids[1:]))
-    return published.Published(
+    return published.Known(
         greedy=(published.Greedy("x", ids, new, "us"),),
         top_logits=(published.TopLogits(ids, {3: float(z[-1, 3])}),),
         losses=(published.Loss("ids", ids, (1, 8), loss, 1e-4),),
@@ -210,16 +229,16 @@ def test_published_ids_are_the_published_texts(shared):
     assert list(published.LOSSES[1].ids) == batch["tokens"]
 
 
-def test_relative_error_sees_one_wrong_vector_among_large_ones():
+def test_vector_error_sees_one_wrong_vector_among_large_ones():
     reference = np.full((10, 4), 1e4)
     reference[3] = 100.0
     x = reference.copy()
     x[3, 0] += 10
-    assert checks.relative_error(x, reference) == pytest.approx(0.05)
+    assert vector_error(x, reference) == pytest.approx(0.05)
     masked = np.where(np.eye(4) > 0, -np.inf, 1.0)
-    assert checks.relative_error(masked, masked) == 0
-    assert checks.relative_error(np.ones((4, 4)), masked) == np.inf
-    assert checks.relative_error(np.ones((2, 4)), np.ones((1, 4))) == np.inf
+    assert vector_error(masked, masked) == 0
+    assert vector_error(np.ones((4, 4)), masked) == np.inf
+    assert vector_error(np.ones((2, 4)), np.ones((1, 4))) == np.inf
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -234,7 +253,7 @@ def test_healthy_models_agree_with_themselves(case):
 def test_a_mistake_is_seen_without_a_recording_too(mistake, n_positions, tmp_path):
     own, tensor = WRONG[mistake]
     (tmp_path / "mine.py").write_text(own)
-    backend = checks.own_functions(tmp_path / "mine.py")
+    backend = own_functions(tmp_path / "mine.py")
     params = tiny_params(replace(TINY, n_positions=n_positions))
     wrong = first_divergence(list(checks.verify(params, backend)))
     if n_positions > 1 or "scale" not in mistake:  # one score's softmax is 1
@@ -244,9 +263,9 @@ def test_a_mistake_is_seen_without_a_recording_too(mistake, n_positions, tmp_pat
 
 def test_an_error_is_relative_to_what_the_vector_is_made_from():
     score = np.array([[1e-4]])  # 100 - 99.9999, each exact to seven digits
-    assert checks.relative_error(score + 1e-5, score) > 0.05
-    assert checks.relative_error(score + 1e-5, score, scale=100.0) < 1e-6
-    assert checks.relative_error(score, score, scale=np.nan) != 0  # NaN is not ok
+    assert vector_error(score + 1e-5, score) > 0.05
+    assert vector_error(score + 1e-5, score, scale=100.0) < 1e-6
+    assert vector_error(score, score, scale=np.nan) != 0  # NaN is not ok
 
 
 def test_a_deeper_model_tolerates_more():

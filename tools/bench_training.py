@@ -61,23 +61,23 @@ def make(engine, B, T):
 
         return step
 
-    from npgpt.backend import get_backend
     from npgpt.training import optim
+    from npgpt.training.engine import get_engine
     from npgpt.training.gradients import loss_and_gradients
     from npgpt.training.loop import keep_freed_memory
-    from npgpt.training.mixed import mixed_backend
+    from npgpt.training.mixed import mixed_engine
 
     keep_freed_memory()  # as `npgpt train` does
     name, _, dtype = engine.partition(":")
-    backend = get_backend(name)
-    backend = mixed_backend(backend) if dtype else backend
+    engine = get_engine(name)
+    engine = mixed_engine(engine) if dtype else engine
     moments = optim.new_moments(params)
 
     def step(i):
         x, y = batch(ids, i, B, T, 0)
-        loss, grads = loss_and_gradients(params, x, y, backend=backend)
+        loss, grads = loss_and_gradients(params, x, y, backend=engine)
         optim.clip_by_global_norm(grads, 1.0)
-        optim.adamw(params, grads, moments, i + 1, backend=backend, **settings)
+        optim.adamw(params, grads, moments, i + 1, update=engine.update, **settings)
         return loss
 
     return step

@@ -22,7 +22,7 @@ from npgpt import GPT2
 from npgpt.activations import ACTIVATIONS
 from npgpt.storage.hub import bundled
 from npgpt.verification.checks import REFERENCE, prompt_ids
-from npgpt.verification.distance import record, spread
+from npgpt.verification.distance import intermediates, spread
 
 
 def hf_model(config, dtype, tensors=None):
@@ -149,7 +149,11 @@ def record_bundled(folder):
     ).eval()
     ids = np.array([prompt_ids(GPT2.from_pretrained(folder))])
     taps = record_taps(model, torch.tensor(ids))
-    order = [name for name in record(GPT2.from_pretrained(folder), ids) if name in taps]
+    order = [
+        name
+        for name in intermediates(GPT2.from_pretrained(folder), ids)
+        if name in taps
+    ]
     return {"ids": ids, **{n: spread(taps[n].float().numpy()) for n in order}}
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from npgpt.bench.rounds import goals
-from npgpt.errors import NpgptError
+from npgpt.support.figure import AMBER, BLUE, GREEN, GREY, INK
 
-COLOURS = {"numpy": "#8c8c8c", "numba": "#1f5fa8", "transformers": "#d9912b",
-           "llama.cpp": "#5a8f53"}  # fmt: skip
+COLOURS = {"numpy": GREY, "numba": BLUE, "transformers": AMBER, "llama.cpp": GREEN}
 
 
 def function_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -129,12 +127,9 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e3:,.2f} ms"
 
 
-def figure(result: dict[str, Any], title: str, path: str | Path) -> None:
-    """Draw decoding (with each roofline) and prompts into a PNG, SVG or PDF file."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+def plot_speeds(result: dict[str, Any], title: str) -> Any:
+    """Decoding (with each roofline) and prompts: tokens a second of every engine."""
+    from matplotlib.figure import Figure
 
     decode = [
         m for m in result["measured"] if m["task"] == "decode" and m["batch"] == 1
@@ -144,32 +139,26 @@ def figure(result: dict[str, Any], title: str, path: str | Path) -> None:
     prompts = [m for m in result["measured"] if m["task"] == "prefill"]
     shown = max((m["tokens"] for m in prompts if m["tokens"] <= 512), default=0)
     prompts = [m for m in prompts if m["tokens"] == shown]
-    drawing, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for axis, rows, what in (
-        (axes[0], decode, f"decoding, context {nearest}"),
-        (axes[1], prompts, f"reading a prompt of {shown}"),
-    ):
-        rows = sorted(rows, key=lambda m: m["tokens_per_second"])
-        for y, m in enumerate(rows):
-            colour = COLOURS[m["engine"].partition(":")[0]]
-            rate = m["tokens_per_second"]
-            axis.barh(y, rate, color=colour, xerr=rate * m["spread"], ecolor="#444444")
-            axis.text(rate * (1 + m["spread"]), y, f"  {rate:,.0f}", va="center")
-            if m["roofline"]:
-                axis.plot([m["roofline"]] * 2, [y - 0.4, y + 0.4], "k:", lw=1.5)
-        axis.set_yticks(range(len(rows)), [m["engine"] for m in rows])
-        axis.set_xlabel(
-            "tokens a second (dotted: what memory allows)"
-            if axis is axes[0]
-            else "tokens a second"
-        )
-        axis.set_title(what)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.15)
-    drawing.suptitle(title)
-    try:
-        drawing.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise NpgptError(f"{path}: the figure cannot be written ({error})") from None
-    finally:
-        pyplot.close(drawing)
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _bars(left, decode, f"decoding, context {nearest}")
+    _bars(right, prompts, f"reading a prompt of {shown}")
+    left.set_xlabel("tokens a second (dotted: what memory allows)")
+    figure.suptitle(title)
+    return figure
+
+
+def _bars(axis: Any, rows: list[dict[str, Any]], what: str) -> None:
+    rows = sorted(rows, key=lambda m: m["tokens_per_second"])
+    for y, m in enumerate(rows):
+        colour = COLOURS[m["engine"].partition(":")[0]]
+        rate = m["tokens_per_second"]
+        axis.barh(y, rate, color=colour, xerr=rate * m["spread"], ecolor=INK)
+        axis.text(rate * (1 + m["spread"]), y, f"  {rate:,.0f}", va="center")
+        if m["roofline"]:
+            axis.plot([m["roofline"]] * 2, [y - 0.4, y + 0.4], ":", color=INK, lw=1.5)
+    axis.set_yticks(range(len(rows)), [m["engine"] for m in rows])
+    axis.set_xlabel("tokens a second")
+    axis.set_title(what)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.15)

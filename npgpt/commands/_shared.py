@@ -6,29 +6,33 @@ import json
 import math
 import os
 from collections.abc import Callable
+from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from npgpt.backend import BACKENDS, get_backend
-from npgpt.errors import BackendError
+from npgpt.errors import BackendError, PlotError
 from npgpt.model import GPT2
+from npgpt.support.figure import check_suffix
 
-MODEL = click.option(
-    "--model",
-    "-m",
-    "name",
-    default="tales",
-    show_default=True,
-    help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
-)
-BACKEND = click.option(
-    "--backend",
-    default="numpy",
-    show_default=True,
-    type=click.Choice(["auto", *BACKENDS]),
-    help="What computes; auto takes the fastest one here and names it.",
-)
+
+def model_option(default: str | None = "tales") -> Callable:
+    """--model, -m: the model that the verb is about."""
+    return click.option(
+        "--model",
+        "-m",
+        "name",
+        default=default,
+        show_default=default is not None,
+        help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
+    )
+
+
+MODEL = model_option()
 DTYPE = click.option(
     "--dtype",
     default="float32",
@@ -37,18 +41,32 @@ DTYPE = click.option(
 )
 
 
+def backend_option(default: str = "numpy") -> Callable:
+    """--backend, with a default of its own."""
+    return click.option(
+        "--backend",
+        default=default,
+        show_default=True,
+        type=click.Choice(["auto", *BACKENDS]),
+        help="What computes; auto takes the fastest one here and names it.",
+    )
+
+
+BACKEND = backend_option()
+
+
 def _set_threads(context: click.Context, option: click.Option, n: int | None) -> None:
     if n is not None:
         os.environ["NPGPT_THREADS"] = str(n)
 
 
-THREADS = click.option(
-    "--threads",
-    type=click.IntRange(1),
-    expose_value=False,
-    callback=_set_threads,
-    help="Threads of the numba backend  [default: physical cores]",
-)
+def threads_option(whose: str, **settings: Any) -> Callable:
+    """--threads of whatever has some."""
+    help = f"Threads of {whose}  [default: physical cores]"
+    return click.option("--threads", type=click.IntRange(1), help=help, **settings)
+
+
+THREADS = threads_option("the numba backend", expose_value=False, callback=_set_threads)
 
 
 def model_options(function: Callable) -> Callable:
@@ -62,6 +80,153 @@ def backend_options(function: Callable) -> Callable:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+
+
+def figure_option(default: str | None = None) -> Callable:
+    """--figure: where to draw it."""
+    return click.option(
+        "--figure",
+        default=default,
+        show_default=default is not None,
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Draw it into this file; .png or .svg.",
+    )
+
+
+def check_figure(path: Path | None) -> None:
+    """Refuse a name that no figure can have before the work that it is to show."""
+    try:
+        if path is not None:
+            check_suffix(path)
+    except PlotError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def out_option(help: str, **settings: Any) -> Callable:
+    """--out, -o: where what the verb makes is kept."""
+    return click.option("--out", "-o", help=help, **settings)
+
+
+def seed_option(default: int | None = 0) -> Callable:
+    """--seed; by default a new one where `default` is None."""
+    new = "  [default: a new one]" if default is None else ""
+    return click.option(
+        "--seed",
+        type=int,
+        default=default,
+        show_default=default is not None,
+        help=f"Same seed, same result.{new}",
+    )
+
+
+def length_option(default: int | None = None) -> Callable:
+    """--max-new-tokens."""
+    return click.option(
+        "--max-new-tokens",
+        type=int,
+        default=default,
+        show_default=default is not None,
+        help="New tokens of a text, at most.",
+    )
+
+
+def sampling_options(
+    temperature: float | None = None,
+    top_p: str | None = None,
+    min_new_tokens: int | None = None,
+) -> Callable:
+    """--temperature, --top-k, --top-p (and what it is without), --greedy and so on."""
+    otherwise = "" if top_p is None else f"  [default: {top_p}]"
+    options = [
+        click.option(
+            "--temperature",
+            type=float,
+            default=temperature,
+            show_default=temperature is not None,
+            help="Divides the logits; 0 is greedy search.",
+        ),
+        click.option("--top-k", type=int, help="Keep the k most probable tokens."),
+        click.option(
+            "--top-p",
+            type=float,
+            help=f"Keep the nucleus of this probability.{otherwise}",
+        ),
+        click.option(
+            "--min-new-tokens",
+            type=int,
+            default=min_new_tokens,
+            help="No end of text before so many.",
+        ),
+        click.option(
+            "--greedy", is_flag=True, help="The most probable token at every step."
+        ),
+    ]
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def placed(usage: str, *names: str) -> Callable:
+    """Arguments that can also be given by an option: MODEL is --model.
+
+    usage: the arguments as `--help` shows them, "[MODEL]" if it may be left out;
+    names: the parameter of each one's option.
+    """
+    arguments = [click.Argument([word.strip("[]").lower()]) for word in usage.split()]
+
+    def decorate(function: Callable) -> Callable:
+        @click.argument("words", nargs=-1, metavar=usage)
+        @wraps(function)
+        def wrapper(*args: Any, words: tuple[str, ...], **options: Any) -> Any:
+            context = click.get_current_context()
+            kinds = {option.name: option.type for option in context.command.params}
+            free = [
+                (argument, name)
+                for argument, name in zip(arguments, names, strict=True)
+                if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE
+            ]
+            if words[len(free) :]:
+                extra = words[len(free)]
+                raise click.UsageError(f"Got unexpected extra argument ({extra})")
+            for (argument, name), word in zip(free, words, strict=False):
+                options[name] = kinds[name].convert(word, argument, context)
+            for argument, name in free:
+                if options[name] is None:
+                    raise click.MissingParameter(ctx=context, param=argument)
+            return function(*args, **options)
+
+        return wrapper
+
+    return decorate
+
+
+def renamed(*old: str, to: str, **settings: Any) -> Callable:
+    """The old spellings of an option, for one version more: hidden, with a note."""
+    name = f"old_{to}"
+
+    def decorate(function: Callable) -> Callable:
+        @click.option(*old, name, hidden=True, default=None, **settings)
+        @wraps(function)
+        def wrapper(*args: Any, **options: Any) -> Any:
+            value = options.pop(name)
+            if value is not None:
+                flag = old[0].partition("/")[0]
+                new = to.replace("_", "-")
+                click.echo(
+                    f"note: {flag} is now --{new}; the next version forgets the old "
+                    "name",
+                    err=True,
+                )
+                options[to] = value
+            return function(*args, **options)
+
+        return wrapper
+
+    return decorate
 
 
 def load_model(name: str, backend: str, dtype: str) -> GPT2:
@@ -85,7 +250,9 @@ def _fastest() -> str:
     for name in ("cupy", "numba"):
         try:
             get_backend(name)
-        except BackendError:
+        except BackendError as error:
+            if name == "numba" and find_spec(name):  # it is here, and may not be used
+                click.echo(f"note: {error}", err=True)
             continue
         return name
     return "numpy"

@@ -12,27 +12,32 @@ from typing import Any
 
 import click
 
-from npgpt.backend import BACKENDS
-from npgpt.commands._shared import echo_json, json_option
-from npgpt.config import PUBLISHED, GPT2Config
+from npgpt.backend import get_backend
+from npgpt.commands._shared import (
+    MODEL,
+    backend_option,
+    check_figure,
+    echo_json,
+    figure_option,
+    json_option,
+    out_option,
+    renamed,
+    threads_option,
+)
+from npgpt.config import GPT2Config
 from npgpt.errors import NpgptError
+from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import write_atomically
+from npgpt.support.figure import save
 
 
 @click.command()
-@click.option(
-    "--model",
-    "-m",
-    "name",
-    default="tales",
-    show_default=True,
-    help="A bundled model, or a folder.",
-)
+@MODEL
 @click.option(
     "--random",
     "size",
-    type=click.Choice(list(PUBLISHED)),
+    type=click.Choice(list(CHECKPOINTS)),
     help="Random weights of a published size.",
 )
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
@@ -58,13 +63,7 @@ from npgpt.storage.tensorfile import write_atomically
     "--decoding", is_flag=True, help="Only decoding: what a rule costs, beams, drafts."
 )
 @click.option("--assistant-model", help="The smaller model, for --decoding.")
-@click.option(
-    "--backend",
-    default="auto",
-    show_default=True,
-    type=click.Choice(["auto", *BACKENDS]),
-    help="What computes, for --decoding.",
-)
+@backend_option("auto")
 @click.option(
     "--rounds",
     default=5,
@@ -72,21 +71,14 @@ from npgpt.storage.tensorfile import write_atomically
     type=click.IntRange(1),
     help="How often the engines take turns.",
 )
-@click.option(
-    "--threads", type=click.IntRange(1), help="Threads  [default: physical cores]"
-)
+@threads_option("every engine")
 @click.option("--quick", is_flag=True, help="The shortest prompt and context only.")
-@click.option(
-    "--figure",
-    "picture",
-    type=click.Path(dir_okay=False),
-    help="Draw the result into this PNG or SVG file.",
+@figure_option()
+@out_option(
+    "Keep the JSON object in this file, from the first result on.",
+    type=click.Path(path_type=Path, dir_okay=False),
 )
-@click.option(
-    "--save",
-    type=click.Path(dir_okay=False),
-    help="Keep the JSON object in this file, from the first result on.",
-)
+@renamed("--save", to="out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 @json_option
 def command(
@@ -102,15 +94,16 @@ def command(
     rounds: int,
     threads: int | None,
     quick: bool,
-    picture: str | None,
-    save: str | None,
+    figure: Path | None,
+    out: Path | None,
     markdown: bool,
     as_json: bool,
 ) -> None:
     """Measure functions and whole models; every engine in a process of its own.
 
     With --decoding: the default chain, every truncation, beam search against separate
-    runs, and drafts against greedy decoding, in this process.
+    runs, and drafts against greedy decoding, in this process; only there --backend
+    chooses.
 
     Example: npgpt bench --random gpt2 --peers --figure speed.png
     """
@@ -125,6 +118,7 @@ def command(
             as_json,
         )
         return
+    get_backend("numba")  # what is compared, or in one sentence why it cannot be
     from npgpt.bench import report
     from npgpt.bench.rounds import OWN, PEERS, compare
     from npgpt.bench.worker import Worker
@@ -136,8 +130,7 @@ def command(
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
-    if picture and Path(picture).suffix.lower() not in (".png", ".svg"):
-        raise click.UsageError(f"{picture}: a figure is written as .png or .svg")
+    check_figure(figure)
 
     def say(line):
         return click.echo(f"\r\033[K{line}", nl=False, err=True)
@@ -146,8 +139,8 @@ def command(
 
     def keep(found: dict[str, Any]) -> None:
         result.update(found)
-        if save is not None:
-            _save(result, save)
+        if out is not None:
+            _save(result, out)
 
     keep({})
     lines: list[str] = [f"# {result['machine']}"]
@@ -156,7 +149,7 @@ def command(
             folder = hub.resolve(name)
             config = GPT2Config.from_file(folder / "config.json")
         else:
-            config = PUBLISHED[size]
+            config = CHECKPOINTS[size]
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             say(f"making random weights of {size}")
             checkpoint.save(init_params(config), folder)
@@ -177,9 +170,9 @@ def command(
             lines += ["", f"# {size or name}", *report.model_lines(models)]
             if size == "gpt2":
                 lines += ["", *report.goal_lines(models)]
-            if picture:
+            if figure:
                 title = f"{size or name}, {_machine(threads)}"
-                report.figure(models, title, picture)
+                save(report.plot_speeds(models, title), figure)
     click.echo("\r\033[K", nl=False, err=True)
     if as_json:
         echo_json(result)
@@ -187,10 +180,10 @@ def command(
         click.echo("\n".join(report.markdown(result) if markdown else lines))
 
 
-def _save(result: dict[str, Any], path: str) -> None:
+def _save(result: dict[str, Any], path: Path) -> None:
     try:
         write_atomically(
-            Path(path), lambda new: Path(new).write_text(json.dumps(result, indent=1))
+            path, lambda new: Path(new).write_text(json.dumps(result, indent=1))
         )
     except OSError as error:
         raise NpgptError(f"{path}: cannot be written ({error.strerror})") from None
@@ -229,7 +222,7 @@ def _decoding(
         os.environ["NPGPT_THREADS"] = str(threads)
     backend = chosen_backend(backend)
     if random:
-        model = GPT2(init_params(PUBLISHED[name]), backend=backend)
+        model = GPT2(init_params(CHECKPOINTS[name]), backend=backend)
     else:
         model = load_model(name, backend, "float32")
         if assistant is None and name == "tales":

@@ -10,24 +10,26 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import (
+    MODEL,
     backend_options,
+    check_figure,
     chosen_backend,
     echo_json,
+    figure_option,
     json_option,
+    length_option,
+    out_option,
+    renamed,
 )
 from npgpt.errors import GridError, PlotError
-from npgpt.lab.frontier import (
-    DIVERSITIES,
-    MEASURES,
-    Frontier,
-    Interval,
-    Measures,
-    find_frontier,
-    measure,
-)
-from npgpt.lab.grid import PRESETS, read_grid
-from npgpt.lab.run import Plan, Text, compare
+from npgpt.lab.frontier import DIVERSITIES, Frontier, find_frontier
+from npgpt.lab.grid import GRIDS, read_grid
+from npgpt.lab.intervals import Interval
+from npgpt.lab.measures import MEASURES, Measures, measure
+from npgpt.lab.plan import Plan, Text
+from npgpt.lab.run import compare
 from npgpt.storage import hub
+from npgpt.support.figure import save
 
 COLUMN = 36  # characters of a sample text's column
 
@@ -38,29 +40,20 @@ COLUMN = 36  # characters of a sample text's column
     "--grid",
     default="notebook",
     show_default=True,
-    help=f"A YAML file of settings, or a preset: {', '.join(PRESETS)}.",
+    help=f"A YAML file of settings, or a preset: {', '.join(GRIDS)}.",
 )
-@click.option(
-    "--model",
-    "-m",
-    "name",
-    default="tales",
-    show_default=True,
-    help="A bundled model, a folder, or one of the Hub.",
-)
+@MODEL
 @click.option("--judge", help="A larger model, which scores the texts too.")
 @backend_options
 @click.option(
     "--seeds", default=5, show_default=True, help="Texts a setting and prompt."
 )
-@click.option("--max-new-tokens", default=64, show_default=True, help="Tokens a text.")
+@length_option(64)
 @click.option("--jobs", default=1, show_default=True, help="Processes; -1: one a core.")
-@click.option(
-    "--out",
-    "-o",
+@out_option(
+    "Keep the texts here, a line of JSON each; if it was interrupted, the same "
+    "command goes on.",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Keep the texts here, a line of JSON each; if it was interrupted, "
-    "the same command goes on.",
 )
 @click.option(
     "--by",
@@ -82,11 +75,8 @@ COLUMN = 36  # characters of a sample text's column
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the figures as CSV.",
 )
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the frontier; .png or .svg.",
-)
+@figure_option()
+@renamed("--plot", to="figure", type=click.Path(path_type=Path, dir_okay=False))
 @json_option
 def command(
     prompts: tuple[str, ...],
@@ -102,19 +92,16 @@ def command(
     by: str,
     samples: int,
     table: Path | None,
-    plot: Path | None,
+    figure: Path | None,
     as_json: bool,
 ) -> None:
     """Compare decoding settings: how varied are the texts, and how probable?
 
     Every setting of the grid continues every PROMPT with every seed.
 
-    Example: npgpt compare "Once upon a time" --grid temperature --plot frontier.png
+    Example: npgpt compare "Once upon a time" --grid temperature --figure frontier.png
     """
-    from npgpt.inside.attention import SUFFIXES
-
-    if plot is not None and plot.suffix.lower() not in SUFFIXES:
-        raise click.UsageError(f"{plot}: a figure is written as .png or .svg")
+    check_figure(figure)
     if not jobs:
         raise click.UsageError("--jobs must be 1 or more, or -1 for one a core")
     try:
@@ -135,8 +122,8 @@ def command(
     frontier = find_frontier(measures, by.replace("-", "_"))
     if table is not None:
         _write_csv(measures, frontier, table)
-    if plot is not None:
-        _draw(plan, measures, frontier, plot)
+    if figure is not None:
+        _draw(plan, measures, frontier, figure)
     if as_json:
         echo_json(_fields(plan, texts, measures, frontier, samples))
         return
@@ -284,7 +271,6 @@ def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None
 
 
 def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) -> None:
-    from npgpt.inside.attention import save
     from npgpt.lab.figure import plot_frontier
 
     judged = f", judged by {plan.judge}" if plan.judge else ""

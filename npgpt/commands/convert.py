@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option
+from npgpt.commands._shared import (
+    echo_json,
+    json_option,
+    model_option,
+    out_option,
+    placed,
+)
 from npgpt.errors import CheckpointError
 from npgpt.storage import checkpoint, hub
 from npgpt.tokenizer import Tokenizer
@@ -14,8 +20,9 @@ PACKED = ("float32", "bfloat16", "int8")
 
 
 @click.command()
-@click.argument("model")
-@click.argument("folder", type=click.Path(file_okay=False))
+@placed("MODEL FOLDER", "name", "out")
+@model_option(None)
+@out_option("The new model's folder.", type=click.Path(file_okay=False))
 @click.option(
     "--dtype",
     default="bfloat16",
@@ -30,7 +37,7 @@ PACKED = ("float32", "bfloat16", "int8")
     "read them: the next start is a memory map.",
 )
 @json_option
-def command(model: str, folder: str, dtype: str, packed: bool, as_json: bool) -> None:
+def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> None:
     """Write MODEL into FOLDER in another dtype, or packed for the Numba kernels.
 
     A packed folder loads with --backend numba and the same --dtype only; any other
@@ -42,7 +49,7 @@ def command(model: str, folder: str, dtype: str, packed: bool, as_json: bool) ->
         raise click.UsageError(f"--packed stores {', '.join(PACKED)}, not {dtype}")
     if not packed and dtype not in PLAIN:
         raise click.UsageError("int8 needs --packed")
-    source = hub.resolve(model)
+    source = hub.resolve(name)
     params = checkpoint.load(source)
     if packed:
         from npgpt.backend import get_backend
@@ -50,17 +57,17 @@ def command(model: str, folder: str, dtype: str, packed: bool, as_json: bool) ->
         backend = get_backend("numba")
         from npgpt.kernels.packed_file import save_packed
 
-        save_packed(backend.prepare(params, dtype, backend.xp), folder)
+        save_packed(backend.prepare(params, dtype, backend.xp), out)
     else:
-        checkpoint.save(params, folder, dtype)
+        checkpoint.save(params, out, dtype)
     tokenizer = Tokenizer.from_folder(source)
     if tokenizer is not None:
         try:
-            tokenizer.save(folder)
+            tokenizer.save(out)
         except OSError as error:
-            raise CheckpointError(f"{folder}: cannot be written ({error})") from None
+            raise CheckpointError(f"{out}: cannot be written ({error})") from None
     form = "packed " if packed else ""
     if as_json:
-        echo_json({"folder": folder, "dtype": dtype, "packed": packed})
+        echo_json({"folder": out, "dtype": dtype, "packed": packed})
     else:
-        click.echo(f"{folder}: {model} as {form}{dtype}")
+        click.echo(f"{out}: {name} as {form}{dtype}")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option
+from npgpt.commands._shared import echo_json, json_option, model_option, placed
 from npgpt.storage import hub
 
 
 @click.command()
-@click.argument("model")
+@placed("MODEL", "name")
+@model_option(None)
 @click.option("--revision", help="A branch, a tag or a commit  [default: main]")
 @json_option
-def command(model: str, revision: str | None, as_json: bool) -> None:
+def command(name: str, revision: str | None, as_json: bool) -> None:
     """Download MODEL and print the folder it is in.
 
     MODEL is gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, or owner/name on the
@@ -23,8 +24,8 @@ def command(model: str, revision: str | None, as_json: bool) -> None:
 
     Example: npgpt download gpt2
     """
-    folder = hub.download(model, revision)
+    folder = hub.download(name, revision)
     if as_json:
-        echo_json({"model": model, "folder": str(folder)})
+        echo_json({"model": name, "folder": str(folder)})
     else:
         click.echo(folder)

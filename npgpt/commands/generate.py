@@ -8,11 +8,23 @@ import time
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from npgpt.commands._shared import echo_json, json_option, load_model, model_options
-from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
+from npgpt.commands._shared import (
+    echo_json,
+    json_option,
+    length_option,
+    load_model,
+    model_options,
+    sampling_options,
+    seed_option,
+)
+from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.chain import build_chain, parse_order
+from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
@@ -23,19 +35,9 @@ from npgpt.scaling.sizes import describe
 @click.command(cls=StrategyCommand)
 @click.argument("prompt", required=False)
 @model_options
-@click.option("--max-new-tokens", default=200, show_default=True, help="Tokens to add.")
-@click.option("--min-new-tokens", default=0, help="No end of text before so many.")
-@click.option(
-    "--temperature", default=0.8, show_default=True, help="0 is greedy search."
-)
-@click.option("--top-k", type=int, help="Keep the k most probable tokens.")
-@click.option(
-    "--top-p",
-    type=float,
-    help="Keep the nucleus of this probability  [default: 0.95 when sampling]",
-)
-@click.option("--greedy", is_flag=True, help="The most probable token at every step.")
-@click.option("--seed", type=int, help="Same seed, same text  [default: a new one]")
+@length_option(200)
+@sampling_options(0.8, "0.95 when sampling", min_new_tokens=0)
+@seed_option(None)
 @click.option("--num-return-sequences", "-n", default=1, help="Texts to write.")
 @click.option("--stop", "stop_strings", multiple=True, help="End before this text.")
 @click.option(
@@ -45,7 +47,7 @@ from npgpt.scaling.sizes import describe
     type=click.Choice(OVERFLOW),
     help="Beyond the model's positions: refuse, end, or keep the last half and go on.",
 )
-@strategy_options
+@chain_option
 @json_option
 def command(
     prompt: str | None,
@@ -62,18 +64,20 @@ def command(
     Example: npgpt generate "Once upon a time" --seed 7 --min-p 0.05
 
     Every decoding strategy is an option here; `npgpt strategies NAME` explains one.
-    Lists are JSON: --bad-words-ids "[[5, 7]]".
+    Lists are JSON: --bad-words-ids "[[5, 7]]". What is not given is taken from the
+    model's generation_config.json, then from the defaults below.
     """
     prompt = _read_prompt(prompt)
     config = _config(greedy, seed, options)
     model = load_model(name, backend, dtype)
     prompts = [model.encode(prompt)]
+    config = _with_model_defaults(config, greedy, model, prompts)
     # A search shows its steps only when it has ended: reading and writing are one time.
     clock = _Clock(len(prompts[0]), whole=any(config.active("search")))
     steps: list[Step] = []
     interrupted = False
     try:
-        stream = model.stream(prompts[0], **config.given)
+        stream = model.stream(prompts[0], defaults=False, **config.given)
         if not as_json and config.num_return_sequences == 1:
             click.secho(prompt, bold=True, nl=False)
         for step in stream:
@@ -103,8 +107,8 @@ def command(
 
 def _say_what_was_cut(config: GenerationConfig, steps: list[Step]) -> None:
     """A text that max_new_tokens ended may be the beginning of a match only."""
-    names = ("regex", "json_schema", "grammar", "choice")
-    constraint = next((name for name in names if config.is_set(name)), None)
+    rules = config.active("rule")
+    constraint = next((rule.switched_by for rule in rules if rule.constrains), None)
     cut = sum(step.finish_reason == "length" for step in steps)
     if constraint is None or not cut or config.finish_in_time:
         return
@@ -129,18 +133,22 @@ def _config(
 ) -> GenerationConfig:
     given = click.get_current_context().get_parameter_source
     if greedy:
-        searching = options["penalty_alpha"] is not None  # top_k: its candidates
-        for option in ("temperature", "top_k", "top_p")[:: 2 if searching else 1]:
-            if given(option).name == "COMMANDLINE":
+        taken = {name for s in strategies() if _given(s, options) for name in s.uses}
+        for option in ("temperature", "top_k", "top_p"):
+            if option not in taken and given(option) is ParameterSource.COMMANDLINE:
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
         options.update(temperature=None)
     else:
         order = parse_order(options["chain"] or "hf")
-        if "temperature" not in order and given("temperature").name != "COMMANDLINE":
+        said = given("temperature") is ParameterSource.COMMANDLINE
+        if "temperature" not in order and not said:
             options.update(temperature=None)
-        feedback = options["mirostat"] or options["adaptive_target"]
-        wanted = "top_p" in order and not feedback and options["temperature"] != 0
+        own = any(  # a selector that truncates by itself
+            s.kind == "selector" and s.section == "Truncation" and _given(s, options)
+            for s in strategies()
+        )
+        wanted = "top_p" in order and not own and options["temperature"] != 0
         if options["top_p"] is None and wanted:
             options.update(top_p=0.95)
     return GenerationConfig(
@@ -148,6 +156,25 @@ def _config(
         seed=secrets.randbelow(2**32) if seed is None else seed,
         **parsed(options),
     )
+
+
+def _given(strategy: Strategy, options: dict[str, Any]) -> bool:
+    """Whether the option that turns a strategy on has been given."""
+    return bool(options.get(strategy.switched_by))
+
+
+def _with_model_defaults(
+    config: GenerationConfig, greedy: bool, model: GPT2, prompts: list[list[int]]
+) -> GenerationConfig:
+    """What was typed; below it what the model asks for, then our own defaults."""
+    source = click.get_current_context().get_parameter_source
+    typed = {
+        name
+        for name in config.given
+        if source(name) not in (None, ParameterSource.DEFAULT)
+    } | ({"do_sample"} if greedy else set())
+    given = {name: value for name, value in config.given.items() if name in typed}
+    return with_defaults(given, model.config, prompts, soft=config.given)
 
 
 class _Clock:

@@ -8,16 +8,17 @@ from typing import Any
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option
-from npgpt.config import PUBLISHED, GPT2Config
-from npgpt.scaling.sizes import describe
-from npgpt.storage import hub
+from npgpt.backend import get_backend
+from npgpt.commands._shared import MODEL, echo_json, json_option, placed
+from npgpt.errors import BackendError
+from npgpt.scaling.sizes import describe, find_config
 
 
 @click.command()
-@click.argument("model", default="tales")
+@placed("[MODEL]", "name")
+@MODEL
 @json_option
-def command(model: str, as_json: bool) -> None:
+def command(name: str, as_json: bool) -> None:
     """Sizes of MODEL: parameters by part, FLOPs a token, KV bytes, memory.
 
     MODEL is a bundled model, a folder, a repository of the Hub (owner/name, of which
@@ -27,15 +28,12 @@ def command(model: str, as_json: bool) -> None:
 
     Example: npgpt info gpt2
     """
-    if model in PUBLISHED and model not in hub.bundled():
-        config = PUBLISHED[model]
-    else:
-        config = GPT2Config.from_file(hub.resolve(model, weights=False) / "config.json")
+    config = find_config(name)
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
         echo_json(
-            {"model": model, "config": config.to_dict(), **sizes, "kernels": _kernels()}
+            {"model": name, "config": config.to_dict(), **sizes, "kernels": _kernels()}
         )
         return
     rows = [
@@ -65,13 +63,18 @@ def command(model: str, as_json: bool) -> None:
                 f"(has {', '.join(kernels['tiers'])})",
             )
         )
-    for name, value in rows:
-        click.echo(f"{name:<22} {value}")
+    for label, value in rows:
+        click.echo(f"{label:<22} {value}")
 
 
 def _kernels() -> dict[str, Any] | None:
-    """What the Numba backend would use here; None where Numba is not installed."""
+    """What the Numba backend would use here; None where there is none, and why."""
     if find_spec("numba") is None:
+        return None
+    try:
+        get_backend("numba")
+    except BackendError as error:
+        click.echo(f"note: {error}", err=True)
         return None
     from npgpt.kernels import tiers
     from npgpt.kernels.compiling import set_threads

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from npgpt.commands._shared import load_model, model_options
+from npgpt.commands._shared import (
+    echo_json,
+    figure_option,
+    json_option,
+    load_model,
+    model_options,
+    renamed,
+)
+from npgpt.support.figure import save
 
 
-def out_option(name: str) -> Any:
-    """--out with a default of its own."""
-    return click.option(
-        "--out",
-        "-o",
-        default=name,
-        show_default=True,
-        type=click.Path(path_type=Path),
-        help="Where to; .png or .svg.",
+def output_options(name: str) -> Callable:
+    """--figure with a default of its own, and --json."""
+    old = renamed(
+        "--out", "-o", to="figure", type=click.Path(path_type=Path, dir_okay=False)
     )
+    return lambda function: figure_option(name)(old(json_option(function)))
 
 
 @click.group()
@@ -34,16 +38,18 @@ def command() -> None:
 @click.option("-T", "T", default=8, show_default=True, help="New positions (queries).")
 @click.option("-S", "S", type=int, help="All positions (keys)  [default: T]")
 @click.option("--window", type=int, help="Only the last so many keys are seen.")
-@out_option("mask.png")
-def mask(T: int, S: int | None, window: int | None, out: Path) -> None:
+@output_options("mask.png")
+def mask(
+    T: int, S: int | None, window: int | None, figure: Path, as_json: bool
+) -> None:
     """The causal mask: which position may look at which.
 
-    Example: npgpt plot mask -T 4 -S 10 --window 3 -o mask.svg
+    Example: npgpt plot mask -T 4 -S 10 --window 3 --figure mask.svg
     """
     from npgpt.inside import attention
 
-    attention.save(attention.plot_mask(T, S, window), out)
-    click.echo(out)
+    save(attention.plot_mask(T, S, window), figure)
+    _say(figure, as_json)
 
 
 @command.command("attention")
@@ -51,7 +57,7 @@ def mask(T: int, S: int | None, window: int | None, out: Path) -> None:
 @model_options
 @click.option("--layer", type=int, help="From 0  [default: all, as a grid]")
 @click.option("--head", type=int, help="From 0  [default: all, as a grid]")
-@out_option("attention.png")
+@output_options("attention.png")
 def attention(
     text: str,
     name: str,
@@ -59,7 +65,8 @@ def attention(
     dtype: str,
     layer: int | None,
     head: int | None,
-    out: Path,
+    figure: Path,
+    as_json: bool,
 ) -> None:
     """Attention weights over the tokens of TEXT: of one head, or a grid of heads.
 
@@ -68,5 +75,12 @@ def attention(
     from npgpt.inside import attention
 
     model = load_model(name, backend, dtype)
-    attention.save(attention.plot_attention(model, text, layer, head), out)
-    click.echo(out)
+    save(attention.plot_attention(model, text, layer, head), figure)
+    _say(figure, as_json)
+
+
+def _say(figure: Path, as_json: bool) -> None:
+    if as_json:
+        echo_json({"figure": str(figure)})
+    else:
+        click.echo(figure)

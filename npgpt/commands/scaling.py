@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option
+from npgpt.commands._shared import echo_json, figure_option, json_option, renamed
 from npgpt.scaling.fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
-from npgpt.scaling.laws import PUBLISHED, Answer, compute_optimal
+from npgpt.scaling.laws import Answer, compute_optimal
+from npgpt.scaling.sizes import PUBLISHED
 
 
 @click.command()
@@ -29,31 +30,33 @@ from npgpt.scaling.laws import PUBLISHED, Answer, compute_optimal
     show_default=True,
     help="Which parameters of the runs N counts.",
 )
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path),
-    help="Draw the runs, their law and the papers' slopes; .png or .svg.",
-)
+@figure_option()
+@renamed("--plot", to="figure", type=click.Path(path_type=Path, dir_okay=False))
 @json_option
 def command(
-    flops: float | None, path: Path | None, count: str, plot: Path | None, as_json: bool
+    flops: float | None,
+    path: Path | None,
+    count: str,
+    figure: Path | None,
+    as_json: bool,
 ) -> None:
     """GPT-1, GPT-2 and GPT-3 by their shapes, and the law of our own training runs.
 
     With --flops: the best number of parameters and tokens by Hoffmann et al.'s three
     approaches, the replication of Besiroglu et al., and our runs. Their losses are of
     different texts and do not compare; ours reaches far beyond what it was fitted to.
+    The figure shows the runs, their law and the papers' slopes.
 
     Example: npgpt scaling --flops 1e21
     """
     runs = read_runs(RUNS if path is None else path)
     fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
-    answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
-    if plot is not None:
-        from npgpt.inside import attention
-        from npgpt.scaling import figure
+    answers = [] if flops is None else compute_optimal(flops, fit.law if fit else None)
+    if figure is not None:
+        from npgpt.scaling.figure import plot_scaling
+        from npgpt.support.figure import save
 
-        attention.save(figure.plot_scaling(runs, fit), plot)
+        save(plot_scaling(runs, fit), figure)
     if as_json:
         echo_json(
             {
@@ -64,13 +67,13 @@ def command(
             }
         )
         return
-    if plot is not None:
-        click.echo(plot)
-    if flops is None and plot is None:
+    if figure is not None:
+        click.echo(figure)
+    if flops is None and figure is None:
         _echo_models()
     if answers:
         _echo_answers(answers)
-    if fit is not None and plot is None:
+    if fit is not None and figure is None:
         _echo_fit(fit)
 
 

@@ -12,12 +12,16 @@ from typing import Any
 
 import click
 
-from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._shared import (
+    echo_json,
+    json_option,
+    load_model,
+    model_options,
+    renamed,
+)
 from npgpt.evaluation.score import Score, TokenScore, score_file
-
-# Backgrounds from improbable to probable: ColorBrewer's RdYlGn, readable in black.
-SHADES = ("#d73027", "#f46d43", "#fdae61", "#fee08b", "#d9ef8b", "#a6d96a", "#66bd63")
-EDGES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # probability from which the next one holds
+from npgpt.model import GPT2
+from npgpt.support.figure import EDGES, SHADES, shade
 
 
 @click.command()
@@ -45,12 +49,12 @@ EDGES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # probability from which the next on
     help="Let the text follow <|endoftext|>, or leave its first token out.",
 )
 @click.option(
-    "--tokens/--no-tokens",
+    "--show/--no-show",
     default=None,
-    help="Every token, coloured by its "
-    "probability; piped: log-probability, id, text  [default: on a "
-    "terminal]",
+    help="Every token, coloured by its probability; piped: log-probability, id, text  "
+    "[default: on a terminal]",
 )
+@renamed("--tokens/--no-tokens", to="show")
 @json_option
 def command(
     file: str,
@@ -58,7 +62,7 @@ def command(
     backend: str,
     dtype: str,
     separator: str | None,
-    tokens: bool | None,
+    show: bool | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -68,24 +72,24 @@ def command(
     """
     if separator is not None:
         separator = separator.replace("\\n", "\n").replace("\\t", "\t")
-    show = _painter(tokens, as_json)
+    paint = _painter(show, as_json)
     model = load_model(name, backend, dtype)
     found: list[TokenScore] = []
     start = time.perf_counter()
-    with _progress(file, hidden=show is not None) as bar:
+    with _progress(file, hidden=paint is not None) as bar:
         result = score_file(
             model,
             sys.stdin.buffer if file == "-" else file,
             separator=separator,
             progress=bar.update,
-            on_token=found.append if as_json and tokens else show,
+            on_token=found.append if as_json and show else paint,
             **options,
         )
     seconds = time.perf_counter() - start
     if as_json:
-        _print_json(name, model, result, found if tokens else None)
+        _print_json(name, model, result, found if show else None)
     else:
-        if show is not None:
+        if paint is not None:
             click.echo("\n")
         _print(result)
     click.echo(
@@ -119,18 +123,17 @@ def _painter(tokens: bool | None, as_json: bool) -> Callable | None:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         return _print_row if tokens else None
-    for shade, edge in zip(SHADES, (0, *EDGES), strict=True):
-        console.print(Text(f" ≥{edge:g} ", f"black on {shade}"), end="")
+    for colour, edge in zip(SHADES, (0, *EDGES), strict=True):
+        console.print(Text(f" ≥{edge:g} ", f"black on {colour}"), end="")
     console.print(" probability", style="dim")
 
     def paint(token: TokenScore) -> None:
         p = math.exp(token.logprob)
-        shade = SHADES[sum(p >= edge for edge in EDGES)]
-        known = not math.isnan(p)
+        style = "dim" if math.isnan(p) else f"black on {shade(p)}"
         # The colour of a line's end would run to the edge of the terminal.
         for line in token.text.splitlines(keepends=True):
             text = line.rstrip("\r\n")
-            console.print(Text(text, f"black on {shade}" if known else "dim"), end="")
+            console.print(Text(text, style), end="")
             if text != line:
                 console.print()
 
@@ -156,10 +159,10 @@ def _print(result: Score) -> None:
 
 
 def _print_json(
-    name: str, model: Any, result: Score, found: list[TokenScore] | None
+    name: str, model: GPT2, result: Score, found: list[TokenScore] | None
 ) -> None:
-    value = {"model": name, "backend": model.backend.name, "dtype": model.dtype}
-    value |= result.summary()
+    value: dict[str, Any] = {"model": name, "backend": model.backend.name}
+    value |= {"dtype": model.dtype, **result.summary()}
     if found is not None:
         value["ids"] = [token.id for token in found]
         value["tokens"] = [token.text for token in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,14 @@ from npgpt.commands._shared import (
     chosen_backend,
     echo_json,
     json_option,
+    out_option,
+    seed_option,
 )
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from npgpt.tokenizer import Tokenizer
 
 PRESETS = (
     "tiny",
@@ -34,13 +41,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
 
 @click.command()
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--out",
-    "-o",
-    required=True,
-    type=click.Path(file_okay=False),
-    help="The model's folder.",
-)
+@out_option("The model's folder.", required=True, type=click.Path(file_okay=False))
 @click.option(
     "--preset",
     default="tiny",
@@ -104,7 +105,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
     show_default=True,
     help="Share of the text that is held out, whole documents.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of weights and order.")
+@seed_option()
 @click.option("--prompt", default="", help="What the samples begin with.")
 @click.option(
     "--sample-tokens",
@@ -146,7 +147,7 @@ def command(
 
     Example: npgpt train shakespeare.txt --preset tiny --out shakespeare
     """
-    from npgpt.inside import attention
+    from npgpt.support.figure import save
     from npgpt.training import corpus as corpora
     from npgpt.training import curve
     from npgpt.training.loop import init_params, keep_freed_memory, train
@@ -199,7 +200,7 @@ def command(
         )
     lines = curve.read_curve(folder / "loss.jsonl")
     figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
-    attention.save(figure, folder / "loss.png")
+    save(figure, folder / "loss.png")
     last = [line for line in lines if "validation_loss" in line][-1]
     result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
               "tokens_per_second": show.speed}  # fmt: skip
@@ -260,10 +261,13 @@ def _defaults(preset: str, params: Any, lora: Any) -> Any:
 class _Show:
     """The run on stderr: a bar on a terminal, and a line and a sample a validation."""
 
+    tokenizer: Tokenizer  # known when it begins
+    bar: Progress | None = None
+    task: TaskID
+
     def __init__(self, settings: Any, prompt: str, sample_tokens: int):
         self.settings, self.prompt, self.sample_tokens = settings, prompt, sample_tokens
-        self.speed, self.parameters, self.tokenizer, self.loss = 0.0, 0, None, 0.0
-        self.bar, self.task = None, None
+        self.speed, self.parameters, self.loss = 0.0, 0, 0.0
 
     def reading(self, what: str, done: int, total: int) -> None:
         """Bytes of the corpus that were read, on a terminal."""
@@ -335,15 +339,24 @@ class _Show:
     def _sample(self, params: Any) -> str:
         """What the model writes now; the same random numbers every time."""
         from npgpt import GPT2
-        from npgpt.backend import NUMPY, map_leaves
+        from npgpt.backend import NUMPY
+        from npgpt.support.leaves import map_leaves
+        from npgpt.tokenizer import END_OF_TEXT
 
         model = GPT2(map_leaves(NUMPY.to_numpy, params), self.tokenizer)
-        prompt = self.prompt or [self.tokenizer.token_id("<|endoftext|>")]
-        options = {"do_sample": True, "temperature": 0.8, "seed": 0, "eos_token_id": ()}
-        n = min(
-            self.sample_tokens, params.config.n_positions - len(model.encode(prompt))
+        end = self.tokenizer.token_id(END_OF_TEXT)
+        prompt = model.encode(self.prompt if self.prompt or end is None else [end])
+        n = min(self.sample_tokens, params.config.n_positions - len(prompt))
+        (result,) = model.generate(
+            [prompt],
+            defaults=False,
+            max_new_tokens=max(1, n),
+            do_sample=True,
+            temperature=0.8,
+            seed=0,
+            eos_token_id=(),
         )
-        return model.generate(prompt, max_new_tokens=max(1, n), **options).text
+        return result.text
 
     def _echo(self, line: str) -> None:
         if self.bar is not None:

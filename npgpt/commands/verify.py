@@ -7,19 +7,23 @@ from itertools import groupby
 import click
 
 from npgpt.commands._shared import (
+    MODEL,
     backend_options,
     chosen_backend,
     echo_json,
     json_option,
+    placed,
 )
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks
 from npgpt.verification.checks import Check, first_divergence
+from npgpt.verification.own import maker, own_functions
 from npgpt.verification.published import MODELS
 
 
 @click.command()
-@click.argument("model", default="tales")
+@placed("[MODEL]", "name")
+@MODEL
 @backend_options
 @click.option(
     "--ops",
@@ -41,7 +45,7 @@ from npgpt.verification.published import MODELS
 @click.pass_context
 def command(
     ctx: click.Context,
-    model: str,
+    name: str,
     backend: str,
     dtype: str,
     own: str | None,
@@ -58,29 +62,29 @@ def command(
     """
     if own is not None and backend != "numpy":
         raise click.UsageError("--ops replaces NumPy functions: leave --backend out")
-    folder = hub.resolve(model)
+    folder = hub.resolve(name)
     reference = folder / checks.REFERENCE
     found = list(
         checks.verify(
             checkpoint.load(folder),
-            checks.own_functions(own) if own else chosen_backend(backend),
+            own_functions(own) if own else chosen_backend(backend),
             dtype,
             reference if reference.exists() else None,
-            MODELS.get(published or model),
+            MODELS.get(published or name),
         )
     )
     wrong = first_divergence(found)
     if as_json:
         rows = [{**check._asdict(), "ok": check.ok} for check in found]
         first = wrong.tensor if wrong else None
-        echo_json({"model": model, "ok": wrong is None, "first": first, "checks": rows})
+        echo_json({"model": name, "ok": wrong is None, "first": first, "checks": rows})
     else:
         _print_table(found if every else _worst(found), len(found))
         if wrong:
-            hint = _function_of(wrong.tensor)
+            guilty = maker(wrong.tensor)
             click.echo(f"first tensor that diverges: {wrong.tensor} ({wrong.check})")
-            if hint:
-                click.echo(f"it is made by {hint}, from tensors that agree")
+            if guilty:
+                click.echo(f"it is made by {guilty}, from tensors that agree")
         else:
             click.echo(f"all {len(found)} tensors agree")
     ctx.exit(0 if wrong is None else 1)
@@ -119,13 +123,3 @@ def _print_table(checks: list[Check], total: int) -> None:
             "ok" if check.ok else "[bold red]WRONG[/]",
         )
     Console().print(table)
-
-
-def _function_of(tensor: str) -> str:
-    """Which function makes a tensor of the forward pass."""
-    makers = {
-        "ln_": "layer_norm", ".q": "linear", ".k": "linear", ".v": "linear",
-        ".scores": "attention", ".weights": "softmax", ".context": "attention",
-        ".out": "linear", ".pre": "linear", ".act": "gelu", "logits": "linear",
-    }  # fmt: skip
-    return next((maker for part, maker in makers.items() if part in tensor), "")

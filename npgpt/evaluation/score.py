@@ -22,6 +22,7 @@ from npgpt.ids import check_ids
 from npgpt.interface import Model
 from npgpt.shapes import Float, Int
 from npgpt.support.arguments import Stream, checked
+from npgpt.support.notebook import coloured_tokens, table
 from npgpt.texts import encode_pieces, read_text, split_documents
 
 CHUNK = 128  # positions whose hidden states or logits are held at once
@@ -68,6 +69,26 @@ class Score:
         if not self.num_bytes:
             return None
         return -self.logprob / math.log(2) / self.num_bytes
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{label} {x}" for label, x in self._figures())
+        return f"Score({self.num_tokens:,} tokens, {figures})"
+
+    def _repr_html_(self) -> str:
+        """The figures, and the tokens, each on the colour of its probability."""
+        text = coloured_tokens(self.tokens, self.logprobs) if self.tokens else ""
+        return text + table(
+            ["tokens", *(label for label, _ in self._figures())],
+            [[f"{self.num_tokens:,}", *(x for _, x in self._figures())]],
+        )
+
+    def _figures(self) -> list[tuple[str, str]]:
+        bits = self.bits_per_byte
+        return [
+            ("loss", f"{self.loss:.4f}"),
+            ("perplexity", f"{self.perplexity:,.2f}"),
+            ("bits per byte", "unknown" if bits is None else f"{bits:.4f}"),
+        ]
 
     def summary(self) -> dict[str, Any]:
         """The figures without the lists, as the command prints them."""
@@ -130,12 +151,13 @@ def score_file(
     scored itself. progress hears the bytes that are read, on_token every token.
     """
     options = _Options.of(model, bos, window, stride)
-    if model.tokenizer is None:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
         raise TokenizerError("this model has no tokenizer files to read a text with")
 
     def tokens() -> Iterator[TokenScore]:
         for document in split_documents(read_text(file, progress), separator):
-            ids = chain.from_iterable(encode_pieces(model.tokenizer, document))
+            ids = chain.from_iterable(encode_pieces(tokenizer, document))
             for token in _tokens(model, _document(model, ids, options)):
                 if on_token is not None:
                     on_token(token)
@@ -150,7 +172,9 @@ class _Options(NamedTuple):
     stride: int
 
     @classmethod
-    def of(cls, model: Any, bos: bool, window: int | None, stride: int | None) -> Any:
+    def of(
+        cls, model: Model, bos: bool, window: int | None, stride: int | None
+    ) -> _Options:
         room = model.config.n_positions
         window = room if window is None else window
         stride = window if stride is None else stride
@@ -171,16 +195,16 @@ class _Options(NamedTuple):
         return cls(model.config.bos_token_id if bos else None, window, stride)
 
 
-def _tokens(model: Any, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
+def _tokens(model: Model, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
     """Ids with their texts; a character of several tokens comes with the last."""
     tokenizer = model.tokenizer
-    stream = None if tokenizer is None else tokenizer.stream()
+    if tokenizer is None:
+        yield from (TokenScore(id, "", logprob, 0) for id, logprob in scored)
+        return
+    stream = tokenizer.stream()
     for id, logprob in scored:
-        if stream is None:
-            yield TokenScore(id, "", logprob, 0)
-        else:
-            size = len(tokenizer.token_bytes(id))
-            yield TokenScore(id, stream.push(id), logprob, size)
+        size = len(tokenizer.token_bytes(id))
+        yield TokenScore(id, stream.push(id), logprob, size)
 
 
 def _total(tokens: Iterable[TokenScore]) -> Score:
@@ -199,7 +223,7 @@ def _total(tokens: Iterable[TokenScore]) -> Score:
 
 
 def _document(
-    model: Any, ids: Iterable[int], options: _Options
+    model: Model, ids: Iterable[int], options: _Options
 ) -> Iterator[tuple[int, float]]:
     """Every id with its log-probability, window by window."""
     ids = iter(ids)

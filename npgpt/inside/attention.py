@@ -1,14 +1,14 @@
 """Figures of what attention may see and what it looks at, for slides and for reading.
 
-Every function returns a matplotlib Figure that belongs to no window; `save` writes it.
-matplotlib is imported here, so import this module only where a figure is wanted.
+Every function returns a matplotlib Figure that belongs to no window, for
+npgpt.support.figure.save to write. matplotlib is imported here, so import this module
+only where a figure is wanted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,14 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from npgpt.errors import PlotError
-from npgpt.interface import Model
+from npgpt.interface import Model, TappedModel
 from npgpt.ops import causal_mask
 from npgpt.shapes import Float
 from npgpt.support.arguments import checked
+from npgpt.support.figure import BLUE, BLUES, INK, MONOSPACE, PAPER
 from npgpt.taps import Recorder
 
-SUFFIXES = (".png", ".svg")
 MOST_TOKENS = 64  # beyond this no label is legible
-_HIDDEN, _SEEN = "#e8e6e1", "#2f6f9f"
-_COLOURS = "Blues"
 _FONTS = ("DejaVu Sans Mono", "DejaVu Sans")  # of labels and of titles
 
 
@@ -48,7 +46,7 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
     cell = min(0.5, 10 / S)
     figure = Figure(figsize=(cell * S + 2.6, cell * T + 1.9), layout="constrained")
     axes = figure.subplots()
-    colours = ListedColormap([_HIDDEN, _SEEN])
+    colours = ListedColormap([PAPER, BLUE])
     image = axes.imshow(mask, cmap=colours, norm=BoundaryNorm([0, 0.5, 1], 2))
     axes.set_xticks(np.arange(S) - 0.5, minor=True)
     axes.set_yticks(np.arange(T) - 0.5, minor=True)
@@ -56,7 +54,7 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
     axes.tick_params(which="both", length=0)
     step = max(1, S // 16)
     axes.set_xticks(range(0, S, step))
-    axes.set_yticks(range(0, T, step), range(S - T, S, step))
+    axes.set_yticks(range(0, T, step), [str(i) for i in range(S - T, S, step)])
     axes.set_xlabel("key: position that is looked at")
     axes.set_ylabel("query: position that looks")
     rule = "key ≤ query" if window is None else f"query − {window} < key ≤ query"
@@ -71,7 +69,9 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
 
 
 @checked(PlotError)
-def attention_weights(model: Model, ids: Sequence[int]) -> Float[np.ndarray, "L H T T"]:
+def attention_weights(
+    model: TappedModel, ids: Sequence[int]
+) -> Float[np.ndarray, "L H T T"]:
     """Attention of every layer and head over these tokens; each row sums to 1."""
     recorder = Recorder(
         lambda name: name.endswith(".attn.weights"),
@@ -83,7 +83,7 @@ def attention_weights(model: Model, ids: Sequence[int]) -> Float[np.ndarray, "L 
 
 @checked(PlotError)
 def plot_attention(
-    model: Model, text: Any, layer: int | None = None, head: int | None = None
+    model: TappedModel, text: Any, layer: int | None = None, head: int | None = None
 ) -> Figure:
     """Who looks at whom: attention weights over the tokens of a text (or its ids).
 
@@ -146,25 +146,6 @@ def _drawable(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-@checked(PlotError)
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG or SVG, whichever the suffix says."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise PlotError(f"{path}: a figure is written as {' or '.join(SUFFIXES)}")
-    # Without a date and with fixed ids the same figure is the same file.
-    import matplotlib
-
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "npgpt"}):
-            figure.savefig(path, dpi=200, metadata=metadata)
-    except OSError as error:
-        raise PlotError(
-            f"{path}: cannot be written ({error.strerror or error})"
-        ) from None
-
-
 def _one_head(
     weights: Float[np.ndarray, "T T"], labels: list[str], where: str
 ) -> Figure:
@@ -177,20 +158,20 @@ def _one_head(
         layout="constrained",
     )
     axes = figure.subplots()
-    image = axes.imshow(_hide_future(weights), cmap=_COLOURS, vmin=0, vmax=1)
+    image = axes.imshow(_hide_future(weights), cmap=BLUES, vmin=0, vmax=1)
     font = min(10, 62 * cell)
-    style = {"fontsize": font, "family": "monospace", "parse_math": False}
+    style: dict[str, Any] = {"fontsize": font, **MONOSPACE}
     axes.set_xticks(range(T), labels, rotation=90, **style)
     axes.set_yticks(range(T), labels, **style)
-    axes.set_facecolor(_HIDDEN)
+    axes.set_facecolor(PAPER)
     axes.tick_params(length=0)
     axes.set_xlabel("key: token that is looked at")
     axes.set_ylabel("query: token that looks")
     axes.set_title(f"Attention weights, {where}", fontsize=12)
     if T <= 16:
-        for i, j in zip(*np.tril_indices(T), strict=True):
-            if weights[i, j] >= 0.005:
-                colour = "white" if weights[i, j] > 0.55 else "#333333"
+        for i, j in np.ndindex(T, T):
+            if j <= i and weights[i, j] >= 0.005:
+                colour = "white" if weights[i, j] > 0.55 else INK
                 axes.text(
                     j,
                     i,
@@ -222,22 +203,21 @@ def _grid(
     T = len(labels)
     named = T <= 16
     size = max(1.35, 0.2 * T) if named and len(cells) <= 16 else 1.35
-    style = {"fontsize": min(6.5, 65 * size / T), "parse_math": False}
+    style: dict[str, Any] = {"fontsize": min(6.5, 65 * size / T), "parse_math": False}
     room = 0.08 * max(map(len, labels)) if named else 0
     figure = Figure(
         figsize=(columns * size + room + 1.8, rows * (size + 0.22) + room + 1.1),
         layout="constrained",
     )
     pictures = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    image = None
     for axes in pictures.flat[len(cells) :]:
         axes.set_visible(False)
     for axes, (i, j) in zip(pictures.flat, cells, strict=False):
         # The root lets small weights be seen in a small picture.
         image = axes.imshow(
-            _hide_future(weights[i, j]), cmap=_COLOURS, norm=PowerNorm(0.5, 0, 1)
+            _hide_future(weights[i, j]), cmap=BLUES, norm=PowerNorm(0.5, 0, 1)
         )
-        axes.set_facecolor(_HIDDEN)
+        axes.set_facecolor(PAPER)
         axes.set_title(f"layer {i}, head {j}", fontsize=8, pad=3)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)

@@ -1,12 +1,12 @@
-"""What each element of a chain does to one next-token distribution: the data to show.
+"""What each element of a chain does to one next-token distribution, and its figure.
 
-Nothing is drawn on a screen here: `npgpt sample --show` and figures read this.
+`npgpt sample --show` prints it; nothing is written on a screen here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, entropy, probabilities
 from npgpt.decoding.selection import build_selector
+from npgpt.interface import Model, Tokens
+from npgpt.support.figure import DARK, GREY, LIGHT, MONOSPACE, PALE, RED
+from npgpt.support.notebook import table
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,18 @@ class Stage:
     cut: float  # probability of the tokens that this element removed
     rescaled: bool  # whether ratios between tokens that stayed have changed
 
+    @property
+    def sentence(self) -> str:
+        """What is left, and what was done, in words."""
+        words = [f"{self.left:,} tokens", f"entropy {self.entropy:.2f} nats"]
+        if self.cut > 0:
+            words.append(f"cut {self.cut:.1%} of the probability")
+        words.append("rescaled" if self.rescaled else "")
+        return ", ".join(word for word in words if word)
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name}: {self.sentence})"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -39,10 +54,49 @@ class Choice:
     u: float | None  # None where no one number decides
     token_id: int
     interval: tuple[float, float]  # the token's slice of the cumulative distribution
+    tokenizer: Tokens | None = field(default=None, compare=False)
+
+    def text(self, id: int) -> str:
+        """The text of a token, or its id where there is no tokenizer."""
+        return f"<{id}>" if self.tokenizer is None else self.tokenizer.decode([id])
+
+    def best(self, n: int) -> list[int]:
+        """The model's best n tokens, and the one taken if it is not among them."""
+        best = np.argsort(-self.stages[0].p, kind="stable")[:n].tolist()
+        return best if self.token_id in best else [*best, self.token_id]
+
+    @property
+    def sentence(self) -> str:
+        """Which token was taken, and how, in words."""
+        low, high = self.interval
+        token = repr(self.text(self.token_id))
+        if self.u is None:
+            return f"{self.selector} takes {token}"
+        return (
+            f"{self.selector} drew u = {self.u:.4f} and takes {token}, whose slice of "
+            f"the last distribution is {low:.4f} to {high:.4f}"
+        )
+
+    def __repr__(self) -> str:
+        names = " > ".join(stage.name for stage in self.stages)
+        return f"Choice({names}: {self.sentence})"
+
+    def _repr_html_(self) -> str:
+        """The stages side by side: probabilities of the best tokens, what was cut."""
+        rows = [
+            [
+                ("▶ " if id == self.token_id else "") + repr(self.text(id)),
+                *(f"{s.p[id]:.4f}" if s.p[id] > 0 else "cut" for s in self.stages),
+            ]
+            for id in self.best(10)
+        ]
+        rows.append(["", *(stage.sentence for stage in self.stages)])
+        head = ["token", *(stage.name for stage in self.stages)]
+        return table(head, rows, self.sentence)
 
 
 def look(
-    model: Any, prompt: Sequence[int], options: GenerationConfig, row: int = 0
+    model: Model, prompt: Sequence[int], options: GenerationConfig, row: int = 0
 ) -> Choice:
     """The first step of `generate` with these options, stage by stage."""
     eos = options.eos_ids(model.config)
@@ -56,11 +110,10 @@ def look(
         stages.append(_stage(str(rule), before, z))
     selector = build_selector(options)
     id, _ = selector.choose(start.ids, z, context, selector.start(context))
-    one = selector.name in ("inverse_cdf", "mirostat", "mirostat_v2", "adaptive_p")
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
-    u = context.uniform() if one else None
-    return Choice(tuple(stages), str(selector), u, id, interval)
+    u = context.uniform() if selector.draws else None
+    return Choice(tuple(stages), str(selector), u, id, interval, model.tokenizer)
 
 
 def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
@@ -72,3 +125,77 @@ def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
         ratio = p[both] / q[both]
         rescaled = bool(np.ptp(ratio) > 1e-4 * ratio.max()) if both.any() else False
     return Stage(name, p, int((z > -np.inf).sum()), entropy(z), cut, rescaled)
+
+
+def plot_choice(choice: Choice, prompt: str, shown: Sequence[int]) -> Any:
+    """The stages as bars side by side on one scale, outlined where they stood before.
+
+    The token taken is dark. Below, the last distribution as slices of [0, 1], and the
+    uniform number among them.
+    """
+    from matplotlib.figure import Figure
+
+    n, drawn = len(choice.stages), choice.u is not None
+    bars, below = 0.28 * len(shown) + 0.9, 0.75 if drawn else 0.0
+    figure = Figure(figsize=(2.6 * n + 1.2, bars + below + 0.6), layout="constrained")
+    ratios = [bars, below] if drawn else [bars]
+    grid = figure.add_gridspec(len(ratios), n, height_ratios=ratios)
+    axes: list[Any] = []
+    for i in range(n):
+        first = axes[0] if axes else None
+        axes.append(figure.add_subplot(grid[0, i], sharex=first, sharey=first))
+    before = choice.stages[0].p
+    for axis, stage in zip(axes, choice.stages, strict=True):
+        _draw_stage(axis, stage, before, shown, choice.token_id)
+        before = stage.p
+        axis.tick_params(labelsize=8, labelleft=axis is axes[0])
+    labels = [repr(choice.text(id)) for id in shown]
+    axes[0].set_yticks(range(len(shown)), labels, **MONOSPACE)
+    axes[0].invert_yaxis()
+    if drawn:
+        _draw_uniform(figure.add_subplot(grid[1, :]), choice)
+    title = f"{prompt!r}: {choice.sentence}"
+    figure.suptitle(title, fontsize=9, wrap=True, parse_math=False)
+    return figure
+
+
+def _draw_stage(
+    axis: Any, stage: Any, before: np.ndarray, shown: Sequence[int], taken: int
+) -> None:
+    """Bars of one stage; what it changed is outlined, what it removed is marked."""
+    places = range(len(shown))
+    colors = [DARK if id == taken else LIGHT for id in shown]
+    axis.barh(places, stage.p[shown], color=colors)
+    axis.barh(places, before[shown], fill=False, edgecolor=GREY, linewidth=0.6)
+    for place, id in enumerate(shown):
+        if stage.p[id] == 0:
+            axis.text(
+                before[id],
+                place,
+                " cut",
+                fontsize=7,
+                color=RED,
+                verticalalignment="center",
+            )
+    what = f"cut {stage.cut:.1%}" if stage.cut > 0 else ""
+    what = ", ".join(word for word in (what, "rescaled" * stage.rescaled) if word)
+    axis.set_title(f"{stage.name}\n{stage.left:,} tokens\n{what}", fontsize=9)
+    axis.set_xlabel("probability", fontsize=8)
+
+
+def _draw_uniform(axis: Any, choice: Choice) -> None:
+    """The slices of the last distribution, in the order of ids, and u."""
+    p = choice.stages[-1].p
+    ends = np.cumsum(p)
+    for i, id in enumerate(np.flatnonzero(p > 1e-3)):  # thinner ones cannot be seen
+        color = DARK if id == choice.token_id else (LIGHT, PALE)[i % 2]
+        axis.barh(0, p[id], left=ends[id] - p[id], color=color)
+    low, high = choice.interval
+    axis.barh(0, high - low, left=low, color=DARK)
+    axis.axvline(choice.u, color=RED, linewidth=1.2)
+    axis.set_xlim(0, 1)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=8)
+    axis.set_xlabel(
+        f"the last distribution, in the order of ids; u = {choice.u:.4f}", fontsize=8
+    )

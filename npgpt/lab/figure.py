@@ -1,7 +1,7 @@
 """The figure of a comparison: diversity across, perplexity up, the frontier a line.
 
 matplotlib is imported here, so import this module only where a figure is wanted;
-`npgpt.inside.attention.save` writes it.
+npgpt.support.figure.save writes it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from npgpt.errors import PlotError
-from npgpt.lab.frontier import Frontier, Interval, Measures
+from npgpt.lab.frontier import Frontier
+from npgpt.lab.intervals import Interval
+from npgpt.lab.measures import Measures
+from npgpt.support.figure import DARK, GREY, INK, PAPER
 
-_ON, _OFF = "#1f3b73", "#a0a0a0"
 _SIDES = ((6, 6, "left", "bottom"), (-6, 6, "right", "bottom"),
           (6, -6, "left", "top"), (-6, -6, "right", "top"),
           (6, 18, "left", "bottom"), (-6, 18, "right", "bottom"),
@@ -45,7 +47,7 @@ def plot_frontier(
     at = {name: (x.value, y.value) for name, x, y in points}
     axes.plot(
         *zip(*(at[name] for name in frontier.on), strict=True),
-        color=_ON,
+        color=DARK,
         linewidth=1,
         alpha=0.5,
         zorder=1,
@@ -59,7 +61,7 @@ def plot_frontier(
             xerr=_arms(x),
             yerr=_arms(y),
             fmt="o",
-            color=_ON if on else _OFF,
+            color=DARK if on else GREY,
             markersize=6 if on else 5,
             elinewidth=0.9,
             capsize=2,
@@ -69,14 +71,14 @@ def plot_frontier(
     low, high = axes.get_ylim()
     steps = (1, 2, 5) if high < 300 * low else (1,)  # 5, 10, 20 where 10 stands alone
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:,g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
     name = frontier.x.replace("_", "-")
     axes.set_xlabel("diversity (1 − self-BLEU)" if frontier.x == "diversity" else name)
     judge = "the judge" if frontier.y.startswith("judge") else "the model itself"
     axes.set_ylabel(f"perplexity under {judge}")
-    axes.grid(alpha=0.25, which="major")
+    axes.grid(color=PAPER, which="major")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=11, loc="left", wrap=True, parse_math=False)
     axes.legend(frameon=False, loc="upper left")
@@ -95,8 +97,9 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
 
-    FigureCanvasAgg(figure).draw()  # the layout is known after drawing
-    renderer = figure.canvas.get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # the layout is known after drawing
+    renderer = canvas.get_renderer()
     taken = []
     for _, x, y in points:
         left, right = x.value - _arms(x)[0][0], x.value + _arms(x)[1][0]
@@ -109,8 +112,8 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
         ]
     inside = axes.get_window_extent(renderer)
     for name, x, y in sorted(points, key=lambda point: point[0] not in frontier.on):
-        color = _ON if name in frontier.on else "#666666"
-        best, fewest = None, math.inf
+        color = DARK if name in frontier.on else INK
+        tried = []
         for dx, dy, ha, va in _SIDES:
             text = axes.annotate(
                 name,
@@ -127,11 +130,10 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
             box = text.get_window_extent(renderer)
             hits = box.count_overlaps(taken) + (box.x0 < inside.x0) * 2
             hits += (box.x1 > inside.x1) * 2 + (box.y0 < inside.y0) * 2
-            if hits < fewest:
-                if best is not None:
-                    best.remove()
-                best, fewest = text, hits
-            else:
+            tried.append((hits, text))
+        _, best = min(tried, key=lambda one: one[0])  # of equals the first
+        for _, text in tried:
+            if text is not best:
                 text.remove()
         taken.append(best.get_window_extent(renderer))
         if abs(best.xyann[1]) > 6:  # away from its point: a line leads there

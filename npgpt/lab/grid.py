@@ -51,7 +51,7 @@ def _each(name: str, values: Iterable[Any], **common: Any) -> list[dict[str, Any
 
 GREEDY = {"name": "greedy"}
 SAMPLING = {"name": "sampling", "do_sample": True}
-PRESETS: dict[str, list[dict[str, Any]]] = {
+GRIDS: dict[str, list[dict[str, Any]]] = {
     # the exercise of many a teaching notebook: turn each knob, look at the texts
     "notebook": [
         GREEDY, *_each("temperature", (0.1, 0.5, 1, 2)), *_each("top_k", (5, 50)),
@@ -90,8 +90,8 @@ def read_grid(
     >>> [setting.name for setting in read_grid("top_p")][:3]
     ['greedy', 'top_p=0.3', 'top_p=0.5']
     """
-    if str(source) in PRESETS:
-        return make_grid(PRESETS[str(source)], f"preset {source}", find_model)
+    if str(source) in GRIDS:
+        return make_grid(GRIDS[str(source)], f"preset {source}", find_model)
     return make_grid(_read_yaml(Path(source)), str(source), find_model)
 
 
@@ -214,7 +214,7 @@ def _read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GridError(
-            f"{path}: neither a preset ({', '.join(PRESETS)}) nor a file that can be "
+            f"{path}: neither a preset ({', '.join(GRIDS)}) nor a file that can be "
             f"read ({reason})"
         ) from None
     from npgpt.lab.gridfile import load_yaml

@@ -3,89 +3,27 @@
 A text depends on its setting, prompt and seed alone, not on the order of work or the
 number of processes. Each is appended to a file of JSON lines as soon as it is written,
 so a run that was interrupted goes on, and one that has ended runs nothing again. What
-the texts are worth is measured in npgpt.lab.frontier. Needs the extra `lab`.
+the texts are worth is measured in npgpt.lab.measures. Needs the extra `lab`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from npgpt.errors import (
-    CheckpointError,
-    ContextOverflowError,
-    GridError,
-    NpgptError,
-    TokenizerError,
-)
+from npgpt.errors import ContextOverflowError, GridError, NpgptError, TokenizerError
 from npgpt.evaluation.score import last_logprobs
-from npgpt.lab.grid import Setting, model_names, with_models
+from npgpt.interface import Model
+from npgpt.lab.grid import Setting, with_models
+from npgpt.lab.plan import MOST_SEEDS, Plan, Text
+from npgpt.lab.results import Results, header
 from npgpt.model import GPT2
-from npgpt.storage import hub
-from npgpt.support.arguments import check_fields, checked, shown
-from npgpt.support.files import check_readable
+from npgpt.support.arguments import checked, shown
 
-MOST_SEEDS = 10_000  # seeds of one prompt; those of the next begin after them
 MOST_JOBS = 256  # processes, which all start at once
 BUNDLE = 64  # texts that come back at once where they cannot come one by one
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be run. Models are names, which every process loads for itself.
-
-    seeds: texts a setting and prompt; text k of prompt i has seed 10,000 i + k, with
-    which `generate` writes it again. max_new_tokens: tokens a text, at most. judge: a
-    second model, which scores too. backend and dtype are those of all models.
-    """
-
-    model: str
-    settings: Sequence[Setting]
-    prompts: Sequence[str]
-    seeds: int = 5
-    max_new_tokens: int = 64
-    judge: str | None = None
-    backend: str = "numpy"
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        check_fields(self, GridError)
-        if not 2 <= self.seeds <= MOST_SEEDS:
-            raise GridError(
-                f"seeds must be 2 to {MOST_SEEDS:,}, not {self.seeds}: one text alone "
-                "has no diversity"
-            )
-        if self.max_new_tokens < 4:
-            raise GridError(
-                f"max_new_tokens must be at least 4, not {self.max_new_tokens}: the "
-                "measures count runs of four tokens"
-            )
-        if not self.settings or not self.prompts:
-            raise GridError(
-                "there is nothing to compare without a setting and a prompt"
-            )
-        if len(set(self.prompts)) < len(self.prompts):
-            raise GridError("a prompt stands there twice; ask for more seeds instead")
-
-
-class Text(NamedTuple):
-    """One continuation. Log-probabilities are sums in nats, given the prompt."""
-
-    setting: str
-    prompt: int
-    seed: int
-    text: str
-    ids: list[int]
-    finish_reason: str
-    logprob: float  # under the model itself, whatever the strategy made of it
-    judge_logprob: float | None = None
-    judge_tokens: int = 0  # the judge's own, which may be cut differently
 
 
 @checked(GridError)
@@ -112,7 +50,7 @@ def compare(
         for i in range(len(plan.prompts))
         for setting in plan.settings
     ]
-    file = None if out is None else _Results(Path(out), _header(plan))
+    file = None if out is None else Results(Path(out), header(plan))
     done = {} if file is None else file.read()
     missing = [cell for cell in wanted if (cell[0].name, *cell[1:]) not in done]
     have = len(wanted) - len(missing)
@@ -151,7 +89,7 @@ def check(plan: Plan) -> None:
         options = _options(plan, setting, seed=0)
         for prompt in plan.prompts:
             try:
-                model.stream(prompt, **options)
+                model.stream(prompt, defaults=False, **options)
             except NpgptError as error:
                 raise GridError(f"setting {setting.name}: {error}") from None
 
@@ -161,7 +99,8 @@ def write(plan: Plan, setting: Setting, prompt: int, seed: int) -> Text:
     model = load(plan.model, plan.backend, plan.dtype)
     start = plan.prompts[prompt]
     try:
-        made = model.generate(start, **_options(plan, setting, seed))
+        options = _options(plan, setting, seed)
+        (made,) = model.generate([start], defaults=False, **options)
     except NpgptError as error:
         raise GridError(f"setting {setting.name}, seed {seed}: {error}") from None
     judged, tokens = None, 0
@@ -186,7 +125,7 @@ def write(plan: Plan, setting: Setting, prompt: int, seed: int) -> Text:
     )
 
 
-def continuation_logprob(model: Any, context: list[int], target: list[int]) -> float:
+def continuation_logprob(model: Model, context: list[int], target: list[int]) -> float:
     """log P(target | context) in nats.
 
     What does not fit the model is cut from the context's beginning.
@@ -217,6 +156,8 @@ def load(name: str, backend: str, dtype: str) -> GPT2:
 @lru_cache(maxsize=16)
 def _same_tokens(one: str, other: str, backend: str, dtype: str) -> bool:
     a, b = (load(name, backend, dtype).tokenizer for name in (one, other))
+    if a is None or b is None:
+        return False
     return a.backend.to_str() == b.backend.to_str()
 
 
@@ -240,88 +181,3 @@ def _run(plan: Plan, cells: list[tuple], jobs: int | None) -> Iterator[Text]:
             yield from parallel(tasks[start : start + BUNDLE])
         return
     yield from parallel(tasks)
-
-
-def _header(plan: Plan) -> dict[str, Any]:
-    """What a file of results says of itself; the number of seeds may grow."""
-    header = asdict(plan) | {"settings": {s.name: s.options for s in plan.settings}}
-    del header["seeds"]
-    names = {plan.model, *(name for s in plan.settings for name in model_names(s))}
-    names |= {plan.judge} - {None}
-    header["weights"] = {name: fingerprint(name) for name in sorted(names)}
-    return json.loads(json.dumps(header, default=str))
-
-
-def fingerprint(name: str) -> str:
-    """Eight hex digits that change with a model's config or weights.
-
-    Of a file of weights its size, its first MiB and its last are read.
-    """
-    folder, mark = hub.resolve(name), 0
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
-        try:
-            check_readable(path)
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                mark = zlib.crc32(b"%d" % size + file.read(2**20), mark)
-                file.seek(max(0, size - 2**20))
-                mark = zlib.crc32(file.read(), mark)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    return f"{mark:08x}"
-
-
-class _Results:
-    """A file of JSON lines: what was asked for, then a text a line."""
-
-    def __init__(self, path: Path, header: dict[str, Any]):
-        self.path, self.header = path, header
-
-    def read(self) -> dict[tuple[str, int, int], Text]:
-        """The texts that are there; a last line that was not finished is cut off."""
-        try:
-            with self.path.open("a+b") as file:
-                file.seek(0)
-                lines = file.read().split(b"\n")
-                file.truncate(os.fstat(file.fileno()).st_size - len(lines[-1]))
-                if len(lines) == 1:
-                    line = json.dumps({"npgpt": "compare", **self.header})
-                    file.write(line.encode() + b"\n")
-                    return {}
-        except OSError as error:
-            raise GridError(
-                f"{self.path}: cannot be written ({error.strerror or error})"
-            ) from None
-        self._check_header(lines[0])
-        texts = {}
-        for number, line in enumerate(lines[1:-1], 2):
-            try:
-                text = Text(**json.loads(line))
-            except (ValueError, TypeError, RecursionError):
-                raise GridError(
-                    f"{self.path}, line {number}: not a text of a comparison; remove "
-                    "the line, and it is written again"
-                ) from None
-            texts[text.setting, text.prompt, text.seed] = text
-        return texts
-
-    def _check_header(self, line: bytes) -> None:
-        try:
-            found = json.loads(line)
-            if found.pop("npgpt") != "compare":
-                raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise GridError(
-                f"{self.path} does not hold results of a comparison; name another file"
-            ) from None
-        other = [k for k, value in self.header.items() if found.get(k) != value]
-        if other:
-            raise GridError(
-                f"{self.path} holds a comparison with other {' and '.join(other)}; "
-                "give what it was begun with, or name another file"
-            )
-
-    def append(self, text: Text) -> None:
-        """Add a text, so that it outlives this process."""
-        with self.path.open("ab") as file:
-            file.write(json.dumps(text._asdict()).encode() + b"\n")

@@ -11,9 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from npgpt.scaling.fit import Fit
-from npgpt.scaling.laws import EXPONENTS, PUBLISHED, compute_optimal
+from npgpt.scaling.laws import EXPONENTS, compute_optimal
+from npgpt.scaling.sizes import PUBLISHED
+from npgpt.support.figure import AMBER, BLUE, DARK, INK, LIGHT, RED, blues
 
-_COLOURS = ("#b5442e", "#2f6f9f", "#5b9bc4", "#93bfdb", "#d19a2a")
+_PAPERS = (RED, DARK, BLUE, LIGHT, AMBER)  # one paper's approaches are blue
 
 
 def plot_scaling(runs: list[dict[str, Any]], fit: Fit | None = None) -> Figure:
@@ -32,7 +34,7 @@ def plot_scaling(runs: list[dict[str, Any]], fit: Fit | None = None) -> Figure:
 def _losses(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
     key = "parameters" if fit is None or fit.count == "all" else fit.count
     sizes = sorted({run[key] for run in runs})
-    colours = _shades(len(sizes))
+    colours = blues(len(sizes))
     for size, colour in zip(sizes, colours, strict=True):
         own = sorted((r for r in runs if r[key] == size), key=lambda r: r["tokens"])
         D = np.array([run["tokens"] for run in own])
@@ -51,7 +53,7 @@ def _losses(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
         spent = [6 * run[key] * run["tokens"] for run in runs]
         C = np.geomspace(min(spent) / 1.5, max(spent) * 1.5, 60)
         best = [fit.law.loss(*fit.law.optimum(c)) for c in C]
-        axes.plot(C, best, "--", color="#333333", lw=1.2, label="least, by the law")
+        axes.plot(C, best, "--", color=INK, lw=1.2, label="least, by the law")
         law = fit.law
         axes.set_title(
             f"L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.2f} + "
@@ -73,13 +75,13 @@ def _slopes(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
         low, high = fit.interval("exponent")
         edges = (start * (C / middle) ** low, start * (C / middle) ** high)
         axes.fill_between(
-            C, np.minimum(*edges), np.maximum(*edges), color="#333333", alpha=0.12, lw=0
+            C, np.minimum(*edges), np.maximum(*edges), color=INK, alpha=0.12, lw=0
         )
         a = fit.law.exponent
         axes.plot(
             C,
             start * (C / middle) ** a,
-            color="#333333",
+            color=INK,
             lw=2,
             label=f"our runs: {a:.2f} ({low:.2f} to {high:.2f})",
         )
@@ -90,10 +92,11 @@ def _slopes(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
         axes.plot(
             [m.flops for m in known],
             [m.parameters for m in known],
-            "k.",
+            ".",
+            color=INK,
             label="GPT-3's sizes",
         )
-    for (name, a), colour in zip(EXPONENTS.items(), _COLOURS, strict=True):
+    for (name, a), colour in zip(EXPONENTS.items(), _PAPERS, strict=True):
         axes.plot(
             C, start * (C / middle) ** a, color=colour, lw=1.2, label=f"{name}: {a:.2f}"
         )
@@ -103,9 +106,3 @@ def _slopes(axes: Any, runs: list[dict[str, Any]], fit: Fit | None) -> None:
     axes.set_ylabel("best number of parameters")
     axes.set_title("N ~ C^a: slopes through one point", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
-
-
-def _shades(n: int) -> list[Any]:
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](x) for x in np.linspace(0.05, 0.9, n)]

@@ -34,6 +34,13 @@ class Fit:
     count: str  # which N: all parameters, or those without embeddings
     residual: float  # root of the mean squared residual of log L
 
+    def __repr__(self) -> str:
+        law = self.law
+        return (
+            f"Fit(L = {law.E:.3g} + {law.A:.3g}/N^{law.alpha:.2f} + "
+            f"{law.B:.3g}/D^{law.beta:.2f}, of {self.runs} runs)"
+        )
+
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
         """The bootstrap's middle `level` of a constant, or of the exponent a."""
         E, A, alpha, B, beta = self.samples.T

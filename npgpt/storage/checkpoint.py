@@ -1,14 +1,14 @@
 """Checkpoints <-> GPT-2 parameters, strictly: the files must be what the config says.
 
 A missing, extra, misshaped or mistyped tensor is one CheckpointError that names it.
-Pickles are never opened. npgpt.storage.tensorfile reads the bytes, npgpt.storage.hub
-finds the folder.
+npgpt.storage.weights and tensorfile read the bytes, npgpt.storage.hub finds the folder.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +16,46 @@ import numpy as np
 
 from npgpt.backend import NUMPY
 from npgpt.block import MLP, Affine, Attention, Block
-from npgpt.config import GPT2Config
+from npgpt.config import GENERATION, GPT2Config
 from npgpt.errors import CheckpointError
 from npgpt.gpt2 import GPT2Params, Weight
+from npgpt.storage.names import is_buffer, is_other_head, plain
 from npgpt.storage.tensorfile import (
     ENCODE,
-    read_safetensors,
+    check_fits,
     write_atomically,
     write_safetensors,
 )
+from npgpt.storage.weights import WEIGHTS, read_weights
 from npgpt.support.arguments import checked
-from npgpt.support.files import check_readable
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PACKED = "packed.safetensors"  # npgpt convert --packed
-PICKLES = (
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "tf_model.h5",
-    "flax_model.msgpack",
-    "model.ckpt.index",
-)
-_BUFFER = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # causal masks
+from npgpt.support.notes import note
 
 
 @checked(CheckpointError)
-def load(folder: str | Path) -> GPT2Params:
+def load(folder: str | Path, dtype: str = "float32") -> GPT2Params:
     """The float32 parameters in a folder with config.json and safetensors weights.
 
-    Raises CheckpointError, which names the tensor and what was expected of it.
+    dtype is what they are to be computed in: for "float64" what is stored as float64
+    stays so, for "bfloat16" it must fit. Raises CheckpointError, which names the tensor
+    and what was expected of it.
     """
     folder = Path(folder)
     config = GPT2Config.from_file(folder / "config.json")
-    tensors = _read_all(folder)
-    return from_tensors(config, tensors, where=str(folder))
+    tensors = read_weights(folder, dtype)
+    params = from_tensors(config, tensors, where=str(folder))
+    if dtype == "bfloat16":
+        for name, x in named_tensors(params).items():
+            check_fits(f"{folder}: tensor {name}", x, dtype)
+    return params
 
 
 @checked(CheckpointError)
 def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None:
     """Write config.json and model.safetensors, readable by transformers too.
 
-    dtype is "float32", "float16" or "bfloat16". Each file appears whole or not at all.
+    With them goes what the config keeps of the model's generation_config.json.
+    dtype is "float32", "float16" or "bfloat16"; a number that is too large for it is a
+    CheckpointError. Each file appears whole or not at all.
     """
     if dtype not in ENCODE:
         raise CheckpointError(
@@ -64,23 +63,42 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
         )
     folder = Path(folder)
     kind, encode = ENCODE[dtype]
+
+    def narrow(name: str, x: Any) -> np.ndarray:
+        x, what = NUMPY.to_numpy(x), f"{folder}: tensor {name}"
+        if x.dtype == np.float64:
+            check_fits(what, x, "float32")
+        x = x.astype(np.float32, copy=False)
+        check_fits(what, x, dtype)
+        return encode(x)
+
     tensors = {
-        name: (kind, array, lambda x: encode(NUMPY.to_numpy(x).astype(np.float32)))
+        name: (kind, array, partial(narrow, name))
         for name, array in named_tensors(params).items()
     }
-    settings = {**params.config.to_dict(), "dtype": dtype}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             folder / WEIGHTS,
             lambda path: write_safetensors(path, tensors, {"format": "pt"}),
         )
-        write_atomically(
-            folder / "config.json",
-            lambda path: Path(path).write_text(json.dumps(settings, indent=2) + "\n"),
-        )
+        write_config(params.config, dtype, folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
+
+
+def write_config(config: GPT2Config, dtype: str, folder: Path) -> None:
+    """Write config.json and, where there was one, generation_config.json."""
+    files = {"config.json": {**config.to_dict(), "dtype": dtype}}
+    if config.generation is not None:
+        files[GENERATION] = config.generation
+    for name, settings in files.items():
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomically(folder / name, partial(_write_text, text))
+
+
+def _write_text(text: str, path: str) -> None:
+    Path(path).write_text(text)
 
 
 @checked(CheckpointError)
@@ -103,7 +121,7 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     (768, 2304)
     """
     C, inner = config.n_embd, config.inner_dim
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "wte.weight": (config.vocab_size, C),
         "wpe.weight": (config.n_positions, C),
     }
@@ -130,9 +148,10 @@ def from_tensors(
 ) -> GPT2Params:
     """Parameters from arrays under their checkpoint names, checked against the config.
 
-    Names may carry the prefix "transformer."; stored mask buffers are passed over.
+    Names may carry prefixes (see npgpt.storage.names). Stored masks are passed over,
+    and so are heads for other tasks, which a note names.
     """
-    tensors = _without_prefix(tensors, where)
+    tensors = _by_plain_name(tensors, where)
     blocks = {
         int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)
     }
@@ -142,10 +161,16 @@ def from_tensors(
             f"{len(blocks)} blocks" + (f" (h.0 to h.{max(blocks)})" if blocks else "")
         )
     head = tensors.pop("lm_head.weight", None) if config.tie_word_embeddings else None
+    if head is not None and "wte.weight" not in tensors:
+        tensors["wte.weight"] = (
+            head  # safetensors.torch.save_model keeps one of the two
+        )
     arrays = {}
     for name, shape in expected_shapes(config).items():
         if name not in tensors:
-            raise CheckpointError(f"{where}: tensor {name} {shape} is missing")
+            raise CheckpointError(
+                f"{where}: tensor {name} {shape} is missing{_elsewhere(name, tensors)}"
+            )
         array = tensors.pop(name)
         if not hasattr(array, "dtype"):
             raise CheckpointError(f"{where}: tensor {name} is not an array")
@@ -192,78 +217,30 @@ def _assemble(config: GPT2Config, arrays: dict[str, Any]) -> GPT2Params:
     )
 
 
-def _without_prefix(tensors: dict[str, Any], where: str) -> dict[str, Any]:
-    plain = {}
-    for name, array in tensors.items():
-        short = name.removeprefix("transformer.")
-        if _is_buffer(name):
+def _by_plain_name(tensors: dict[str, Any], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    heads = sorted(filter(is_other_head, tensors))
+    if heads:
+        note(
+            f"{where}: tensor {heads[0]} is of a head for another task and is passed "
+            "over" + (f" ({len(heads)} such tensors)" if len(heads) > 1 else "")
+        )
+    for name in tensors.keys() - set(heads):
+        if is_buffer(name):
             continue
-        if short in plain:
+        if plain(name) in found:
             raise CheckpointError(
-                f"{where}: tensor {short} is stored twice, with and without the prefix "
-                "'transformer.'"
+                f"{where}: tensor {plain(name)} is stored twice, under names with and "
+                "without a prefix"
             )
-        plain[short] = array
-    return plain
+        found[plain(name)] = tensors[name]
+    return found
 
 
-def _is_buffer(name: str) -> bool:
-    return _BUFFER.fullmatch(name) is not None
-
-
-def _read_all(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a folder, from one file or the shards that the index names."""
-    if (folder / WEIGHTS).exists():
-        return read_safetensors(folder / WEIGHTS, _is_buffer)
-    if not (folder / INDEX).exists():
-        raise CheckpointError(_no_weights(folder))
-    weight_map = read_index(folder / INDEX)
-    tensors: dict[str, np.ndarray] = {}
-    for shard in sorted(set(weight_map.values())):
-        for name, array in read_safetensors(folder / shard, _is_buffer).items():
-            if weight_map.get(name) != shard:
-                raise CheckpointError(
-                    f"{folder / shard}: holds tensor {name}, which the index places in "
-                    f"{weight_map.get(name)}"
-                )
-            tensors[name] = array
-    for name, shard in weight_map.items():
-        if name not in tensors:
-            raise CheckpointError(f"{folder / shard}: tensor {name} is missing from it")
-    return tensors
-
-
-@checked(CheckpointError)
-def read_index(path: str | Path) -> dict[str, str]:
-    """Tensor name -> shard of model.safetensors.index.json, each a plain file name."""
-    try:
-        check_readable(path)
-        index = json.loads(Path(path).read_text(encoding="utf-8"))
-        weight_map = dict(index["weight_map"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a safetensors index ({error})") from None
-    for shard in weight_map.values():
-        if not isinstance(shard, str) or shard != Path(shard).name:
-            raise CheckpointError(f"{path}: {shard!r} is not a plain file name")
-        if not shard.endswith(".safetensors"):  # download would fetch a pickle
-            raise CheckpointError(f"{path}: {shard!r} is not a .safetensors file")
-    return weight_map
-
-
-def _no_weights(folder: Path) -> str:
-    if (folder / PACKED).exists():
-        return f"{folder}: holds packed weights, which the numba backend reads"
-    pickles = [name for name in PICKLES if (folder / name).exists()]
-    if not pickles:
-        return f"{folder}: no {WEIGHTS} in it"
-    return how_to_convert(str(folder), str(folder), pickles[0])
-
-
-def how_to_convert(where: str, name: str, pickle: str) -> str:
-    """Why a pickle is refused, and what transformers makes of it."""
-    return (
-        f"{where}: only {pickle}, which can run code when it is opened; "
-        "convert it where you trust it, with two lines of transformers:\n"
-        "    from transformers import GPT2LMHeadModel\n"
-        f'    GPT2LMHeadModel.from_pretrained("{name}").save_pretrained("converted")'
-    )
+def _elsewhere(name: str, tensors: dict[str, Any]) -> str:
+    """Where a missing tensor may be: under a longer name."""
+    longer = [other for other in sorted(tensors) if other.endswith(f".{name}")]
+    if not longer:
+        return ""
+    prefix = longer[0].removesuffix(name)
+    return f"; there is a {longer[0]}: take {prefix!r} away from the names"

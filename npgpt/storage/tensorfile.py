@@ -10,28 +10,36 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from npgpt.bfloat16 import from_bfloat16, to_bfloat16
 from npgpt.errors import CheckpointError
-from npgpt.ops import namespace
-from npgpt.shapes import Array
 from npgpt.support.files import check_readable
 
-WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes a number
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}  # bytes a number
+# The largest number of a type, and the least that is rounded to infinity: it lies half
+# a last place above.
+LARGEST = {
+    "float16": (65504.0, 65520.0),
+    "bfloat16": (2.0**128 - 2.0**120, 2.0**128 - 2.0**119),
+    "float32": (2.0**128 - 2.0**104, 2.0**128 - 2.0**103),
+}
 
 
 def read_safetensors(
-    path: Path, skip: Callable[[str], bool] = lambda name: False
+    path: Path,
+    skip: Callable[[str], bool] = lambda name: False,
+    dtype: str = "float32",
 ) -> dict[str, np.ndarray]:
     """Every float tensor of a file: a memory map where aligned float32, else a copy.
 
-    Names for which `skip` is true are passed over, whatever their type.
+    Names for which `skip` is true are passed over, whatever their type. All become
+    float32; with dtype "float64" those that are stored as such stay so.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -60,8 +68,11 @@ def read_safetensors(
             raise CheckpointError(
                 f"{path}: tensor {name} is {kind}; npgpt reads {', '.join(WIDTHS)}"
             )
-        stored = raw[start + begin : start + end]
-        tensors[name] = _decode(stored, kind).reshape(entry["shape"])
+        array = _decode(raw[start + begin : start + end], kind)
+        if kind == "F64" and dtype != "float64":
+            check_fits(f"{path}: tensor {name}", array, "float32")
+            array = array.astype(np.float32)
+        tensors[name] = array.reshape(entry["shape"])
     return tensors
 
 
@@ -79,57 +90,38 @@ def read_metadata(path: Path) -> dict[str, str]:
         ) from None
 
 
-def forget(array: np.ndarray) -> None:
-    """Let the system drop the pages of the mapped file that this array is a view of.
-
-    Who copies a checkpoint calls this as he goes: else the file and the copy would both
-    be in memory at the end. What is read once more comes from the file once more. An
-    array of another kind, and a system that cannot, stay as they are.
-    """
-    base: Any = None if array.flags.writeable else array  # a private map may be changed
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
-
-
 def _decode(stored: np.ndarray, kind: str) -> np.ndarray:
-    """Float32 values of a tensor's bytes."""
+    """Values of a tensor's bytes: float32, of float64 ones float64."""
     if kind == "F32" and stored.ctypes.data % 4 == 0:
         return np.asarray(stored).view(np.float32)
     stored = stored.copy()  # aligned from here on
     if kind == "F32":
         return np.asarray(stored).view(np.float32)
+    if kind == "F64":
+        return np.asarray(stored).view(np.float64)
     if kind == "F16":
         return stored.view(np.float16).astype(np.float32)
     return from_bfloat16(stored.view(np.uint16))
 
 
-def to_bfloat16(x: Array) -> Array:
-    """The nearest bfloat16 (ties to even) of each float32, as uint16; NaN stays NaN.
+def check_fits(what: str, x: np.ndarray, dtype: str) -> None:
+    """Raise CheckpointError if a finite number would become infinite as `dtype`.
 
-    bfloat16 is the upper half of a float32. To cut off the lower half rounds towards
-    zero; just under half of the last place, added first, makes it the nearest.
-
-    >>> [hex(bits) for bits in to_bfloat16(np.float32([1, 1.001, 1.005]))]
-    ['0x3f80', '0x3f80', '0x3f81']
+    >>> check_fits("wte.weight", np.float32([1.0, -1e6]), "float16")
+    Traceback (most recent call last):
+    npgpt.errors.CheckpointError: wte.weight holds -1e+06, and the largest float16 is \
+65504; use a wider dtype
     """
-    xp = namespace(x)
-    if x.dtype != xp.float32:
-        raise TypeError(f"bfloat16 is made of float32, not of {x.dtype}")
-    bits = xp.ascontiguousarray(x).view(xp.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return xp.where(xp.isnan(x), 0x7FC0, rounded).astype(xp.uint16)
-
-
-def from_bfloat16(bits: Array) -> Array:
-    """The float32 numbers of bfloat16 ones, given as uint16.
-
-    >>> from_bfloat16(np.uint16([0x3F80, 0x4000])).tolist()
-    [1.0, 2.0]
-    """
-    xp = namespace(bits)
-    return (bits.astype(xp.uint32) << 16).view(xp.float32)
+    largest, limit = LARGEST[dtype]
+    # In Python's floats: as a float32 the limit itself would be infinite.
+    if not x.size or max(float(x.max()), -float(x.min())) < limit:
+        return
+    over = x[np.isfinite(x) & (abs(x.astype(np.float64)) >= limit)]
+    if over.size:
+        raise CheckpointError(
+            f"{what} holds {over.flat[0]:.6g}, and the largest {dtype} is "
+            f"{largest:.6g}; use a wider dtype"
+        )
 
 
 ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
@@ -141,7 +133,7 @@ ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 def write_safetensors(
     path: str | Path,
-    tensors: dict[str, tuple[str, Any, Callable[[Any], np.ndarray]]],
+    tensors: Mapping[str, tuple[str, Any, Callable[[Any], np.ndarray]]],
     metadata: dict[str, str],
 ) -> None:
     """Write name -> (kind, array, encode): encode(array) holds the bytes of that kind.

@@ -70,7 +70,8 @@ def checked(error: type[NpgptError]) -> Callable[[Function], Function]:
 
 def check_fields(instance: Any, error: type[NpgptError]) -> None:
     """The same for the fields of a dataclass or a NamedTuple."""
-    kinds = _kinds(type(instance))
+    owner: Any = type(instance)
+    kinds = _kinds(owner)
     for name in kinds:
         _check(name, getattr(instance, name), kinds, error)
 
@@ -139,7 +140,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _holds(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
+def _holds(value: Any, kind: Any, inner: tuple[Any, ...]) -> bool:
     """Whether value is such a collection of what fits; list and tuple pass as one."""
     if isinstance(value, np.ndarray):
         numbers = inner[0] in (int, float) or get_origin(inner[0]) is not None
@@ -179,9 +180,16 @@ _PLAIN: dict[Any, Callable[[Any], bool]] = {
     bool: lambda value: isinstance(value, bool | np.bool_),
     str: _is_text,
 }
-_WORDS = {int: "whole number", float: "number", str: "text", Path: "path",
-          Stream: "binary stream", np.ndarray: "array",
-          Callable: "function", dict: "dict"}  # fmt: skip
+_WORDS: dict[Any, str] = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
+    Stream: "binary stream",
+    np.ndarray: "array",
+    Callable: "function",
+    dict: "dict",
+}
 
 
 def _words(kind: Any, plural: str = "") -> str:
@@ -194,9 +202,10 @@ def _words(kind: Any, plural: str = "") -> str:
         return " or ".join(_words(one, plural) for one in kinds)
     if kind is bool:
         return "True or False"
-    word, more = _WORDS.get(origin or kind) or getattr(kind, "__name__", str(kind)), ""
+    name: str = getattr(kind, "__name__", str(kind))
+    word, more = _WORDS.get(origin or kind, name), ""
     if getattr(kind, "_is_protocol", False) and kind not in _WORDS:
-        word = word.lower()
+        word = kind.__mro__[-4].__name__.lower()  # of its base, if any
     if origin is not None and origin not in _WORDS:
         word, more = "list", f" of {_words(inner[0], plural='s')}"
     article = "" if plural else "an " if word[0] in "aeiou" else "a "

@@ -9,8 +9,9 @@ Everything rests on two rules. The chain rule: dx_i = sum_j dy_j * (dy_j / dx_i)
 where an array is used twice, its gradients add up.
 
 Pure functions without state, on NumPy, CuPy and any other array-API library; the order
-in which a model calls them is npgpt.training.gradients' business. Their Numba twins are
-in kernels/backward.py and kernels/attention_backward.py.
+in which a model calls them is npgpt.training.gradients' business. NumPy trains with the
+same in place and in pieces, npgpt.training.blocked_backward; Numba's twins are in
+kernels/backward.py and kernels/attention_backward.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 import math
 
 from npgpt import ops
-from npgpt.blocked import attention_pieces, by_rows
 from npgpt.ops import merge_heads, namespace
 from npgpt.shapes import Array, Bool, Float, Int
 
@@ -37,9 +37,7 @@ def softmax(
     [0.25, -0.25]
     """
     xp = namespace(dp)
-    dx = dp - xp.sum(dp * p, axis=-1, keepdims=True)
-    dx *= p
-    return dx
+    return p * (dp - xp.sum(dp * p, axis=-1, keepdims=True))
 
 
 def cross_entropy(
@@ -64,31 +62,18 @@ def cross_entropy(
     (0.6931, [[0.5, -0.5]])
     """
     xp = namespace(z)
-    V = z.shape[-1]
-    rows, targets = xp.reshape(z, (-1, V)), xp.reshape(targets, (-1,))
-    if ignore_index is None:
-        kept, n = None, targets.shape[0]
-    else:
+    kept = xp.ones_like(targets, dtype=xp.bool)
+    if ignore_index is not None:
         kept = targets != ignore_index
-        n = int(xp.sum(xp.astype(kept, xp.int64)))
-        targets = xp.where(kept, targets, xp.zeros_like(targets))
-    n = max(1, n if count is None else count)
-    dz = rows - xp.max(rows, axis=-1, keepdims=True)
-    at = xp.arange(rows.shape[0], dtype=targets.dtype) * V + targets
-    losses = -xp.take(xp.reshape(dz, (-1,)), at)
-    dz = xp.exp(dz)
-    total = xp.sum(dz, axis=-1, keepdims=True)
-    losses += xp.log(total[:, 0])
-    dz /= total * n
-    hit = targets[:, None] == xp.arange(V, dtype=targets.dtype)
-    dz = xp.where(hit, dz - 1 / n, dz)
-    if kept is not None:
-        losses = xp.where(kept, losses, xp.zeros_like(losses))
-        dz = xp.where(kept[:, None], dz, xp.zeros_like(dz))
-    return float(xp.sum(losses)) / n, xp.reshape(dz, z.shape)
+    n = max(1, int(xp.sum(xp.astype(kept, xp.int64))) if count is None else count)
+    vocabulary = xp.arange(z.shape[-1], dtype=targets.dtype)
+    onehot = (targets[..., None] == vocabulary) & kept[..., None]
+    log_p, zero = ops.log_softmax(z), xp.zeros_like(z)
+    loss = -float(xp.sum(xp.where(onehot, log_p, zero))) / n
+    change = xp.exp(log_p) - xp.astype(onehot, z.dtype)
+    return loss, xp.where(kept[..., None], change, zero) / n
 
 
-@by_rows(2)
 def gelu(
     dy: Float[Array, "*shape"], x: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
@@ -102,24 +87,11 @@ def gelu(
     [-0.083, 0.5, 1.083]
     """
     xp, s = namespace(x), math.sqrt(2 / math.pi)
-    square = x * x
-    t = 0.044715 * square
-    t += 1.0
-    t *= x
-    t *= s
-    t = xp.tanh(t)
-    square *= 3 * 0.044715 * s
-    square += s  # u'
-    square *= x
-    square *= 1.0 - t * t
-    square += t
-    square += 1.0
-    square *= dy
-    square *= 0.5
-    return square
+    t = xp.tanh(s * (x + 0.044715 * x * x * x))
+    slope = s * (1.0 + 3 * 0.044715 * x * x)  # u'
+    return 0.5 * dy * (1.0 + t + x * (1.0 - t * t) * slope)
 
 
-@by_rows(2)
 def layer_norm(
     dy: Float[Array, "*batch C"],
     x: Float[Array, "*batch C"],
@@ -139,20 +111,14 @@ def layer_norm(
     >>> dx.round(4).tolist(), dweight.round(4).tolist()
     ([0.2683, -0.3578, -0.0894, 0.1789], [-1.3416, 0.0, 0.0, 0.0])
     """
-    xp = namespace(x)
-    C = x.shape[-1]
-    n = x - xp.sum(x, axis=-1, keepdims=True) / C
-    scale = 1 / xp.sqrt(xp.sum(n * n, axis=-1, keepdims=True) / C + epsilon)
-    n *= scale
+    xp, C = namespace(x), x.shape[-1]
+    scale = 1 / xp.sqrt(xp.var(x, axis=-1, keepdims=True) + epsilon)
+    n = (x - xp.mean(x, axis=-1, keepdims=True)) * scale
+    g = dy * weight
+    along = xp.mean(g * n, axis=-1, keepdims=True)
+    dx = (g - xp.mean(g, axis=-1, keepdims=True) - n * along) * scale
     dweight = xp.sum(xp.reshape(dy * n, (-1, C)), axis=0)
-    dbias = xp.sum(xp.reshape(dy, (-1, C)), axis=0)
-    dx = dy * weight
-    along = xp.sum(dx * n, axis=-1, keepdims=True) / C
-    dx -= xp.sum(dx, axis=-1, keepdims=True) / C
-    n *= along
-    dx -= n
-    dx *= scale
-    return dx, dweight, dbias
+    return dx, dweight, xp.sum(xp.reshape(dy, (-1, C)), axis=0)
 
 
 def embedding(
@@ -169,12 +135,8 @@ def embedding(
     """
     xp = namespace(dy)
     flat, ids = xp.reshape(dy, (-1, dy.shape[-1])), xp.reshape(ids, (-1,))
-    if hasattr(getattr(xp, "add", None), "at"):  # NumPy, CuPy: the sum as a scatter
-        dweight = xp.zeros((rows, flat.shape[1]), dtype=flat.dtype)
-        xp.add.at(dweight, ids, flat)
-        return dweight
-    hot = ids[None, :] == xp.arange(rows, dtype=ids.dtype)[:, None]
-    return xp.astype(hot, flat.dtype) @ flat
+    onehot = ids[None, :] == xp.arange(rows, dtype=ids.dtype)[:, None]  # transposed
+    return xp.astype(onehot, dy.dtype) @ flat
 
 
 def linear(
@@ -274,11 +236,8 @@ def attention(
 
     Three steps back: through the means (attention_means), through the softmax, through
     the products (attention_scores). What a query may not see has p = 0 and passes
-    nothing on.
-
-    The probabilities p are computed again instead of being kept since the forward
-    pass, for some queries at a time and only for the keys that those may see: time for
-    memory, as in "FlashAttention" (Dao et al., 2022).
+    nothing on. The probabilities p are computed again instead of being kept since the
+    forward pass.
 
     >>> import numpy as np
     >>> q = k = np.zeros((1, 1, 2, 1))
@@ -287,22 +246,10 @@ def attention(
     >>> dv.tolist()  # the first key is seen by both queries: 1 + 1/2
     [[[[1.5], [0.5]]]]
     """
-    xp = namespace(q)
-    dq, dk, dv = xp.zeros_like(q), xp.zeros_like(k), xp.zeros_like(v)
-    for rows, queries, keys in attention_pieces(q.shape, k.shape[2], causal):
-        here, seen = (rows, slice(None), queries, ...), (rows, slice(None), keys, ...)
-        hidden = None
-        if mask is not None:
-            hidden = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]
-        scores = ops.attention_scores(
-            q[here], k[seen], causal=causal, mask=hidden, window=window, scale=scale
-        )
-        p = ops.softmax(scores)
-        dp, dv_part = attention_means(dy[here], p, v[seen])
-        dq_part, dk_part = attention_scores(
-            softmax(dp, p), q[here], k[seen], scale=scale
-        )
-        dq[here] = dq_part
-        dk[seen] += dk_part
-        dv[seen] += dv_part
+    scores = ops.attention_scores(
+        q, k, causal=causal, mask=mask, window=window, scale=scale
+    )
+    p = ops.softmax(scores)
+    dp, dv = attention_means(dy, p, v)
+    dq, dk = attention_scores(softmax(dp, p), q, k, scale=scale)
     return dq, dk, dv

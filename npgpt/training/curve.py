@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from npgpt.errors import DataError
 from npgpt.support.arguments import checked
+from npgpt.support.figure import BLUE, PALE, PAPER, RED
 
 
 @checked(DataError)
@@ -30,18 +31,19 @@ def plot_curve(lines: list[dict[str, Any]], title: str = "Training") -> Figure:
     >>> figure.axes[0].get_xlabel()
     'step'
     """
-    steps = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    steps = [line for line in lines if "loss" in line]
     held = [line for line in lines if "validation_loss" in line]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     if steps:
-        x, y = zip(*steps, strict=True)
-        axes.plot(x, y, color="#c9d6e2", linewidth=0.8, label="training, each step")
-        axes.plot(x, _smooth(y), color="#2f6f9f", label="training, running mean")
+        x = [line["step"] for line in steps]
+        y = [line["loss"] for line in steps]
+        axes.plot(x, y, color=PALE, linewidth=0.8, label="training, each step")
+        axes.plot(x, _smooth(y), color=BLUE, label="training, running mean")
     if held:
         x = [line["step"] for line in held]
         y = [line["validation_loss"] for line in held]
-        axes.plot(x, y, "o-", color="#b5532a", markersize=3, label="validation")
+        axes.plot(x, y, "o-", color=RED, markersize=3, label="validation")
         last = held[-1]
         text = f"{last['validation_loss']:.3f} nats a token"
         if "bits_per_byte" in last:
@@ -57,7 +59,7 @@ def plot_curve(lines: list[dict[str, Any]], title: str = "Training") -> Figure:
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
     axes.set_title(title, fontsize=11)
-    axes.grid(color="#e8e6e1", linewidth=0.6)
+    axes.grid(color=PAPER, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure

@@ -31,6 +31,7 @@ from npgpt.shapes import Array, Float, Int
 from npgpt.taps import no_tap, tap_wants
 from npgpt.training.backward import gelu
 from npgpt.training.backward_activations import DERIVATIVES
+from npgpt.training.engine import Engine, get_engine
 
 HEAD_ROWS = 1024  # positions whose logits exist at the same time
 
@@ -76,7 +77,7 @@ def loss_and_gradients(
     ids: Int[np.ndarray, "B T"],
     targets: Int[np.ndarray, "B T"],
     *,
-    backend: Backend,
+    backend: Backend | Engine,
     tap: Any = no_tap,
     ignore_index: int | None = None,
     count: int | None = None,
@@ -89,7 +90,8 @@ def loss_and_gradients(
     tied output head included: grads.lm_head is grads.wte. With `count` losses and
     gradients of several calls add up to those of one batch (npgpt.training.backward.
     cross_entropy). tables=False leaves the gradients of embeddings and output head out,
-    as None. Raises DecodingError for an id or a target outside the vocabulary.
+    as None. `backend` may be an Engine, of mixed precision or LoRA for example. Raises
+    DecodingError for an id or a target outside the vocabulary.
 
     Source: Rumelhart, Hinton and Williams, "Learning representations by
     back-propagating errors" (1986).
@@ -102,15 +104,15 @@ def loss_and_gradients(
     >>> grads.h[0].mlp.c_fc.weight.shape == params.h[0].mlp.c_fc.weight.shape
     True
     """
-    config, tape = params.config, Tape(tap)
+    engine, config, tape = get_engine(backend), params.config, Tape(tap)
     ids = check_ids(ids, config)
-    hidden = hidden_states(params, ids, backend=backend, tap=tape)
+    hidden = hidden_states(params, ids, backend=engine.backend, tap=tape)
     loss, dx, dhead = through_head(
         hidden,
         params.lm_head.weight,
         targets,
         config,
-        backend=backend,
+        engine=engine,
         ignore_index=ignore_index,
         count=count,
         table_too=tables,
@@ -118,22 +120,22 @@ def loss_and_gradients(
     del hidden
     dx = tape.backward("ln_f", dx)
     last = f"h.{config.n_layer - 1}.resid" if config.n_layer else "embed"
-    dx, ln_f = _through_norm(dx, tape.take(last), params.ln_f, config, backend)
+    dx, ln_f = _through_norm(dx, tape.take(last), params.ln_f, config, engine)
     blocks = []
     for i in reversed(range(config.n_layer)):
         before = f"h.{i - 1}.resid" if i else "embed"
         dx, block = _through_block(
-            dx, tape.take(before), params.h[i], i, config, backend, tape
+            dx, tape.take(before), params.h[i], i, config, engine, tape
         )
         blocks.append(block)
     dx = tape.backward("embed", dx)
     wte, wpe = Weight(None), Weight(None)
     if tables:
-        backward, xp = backend.backward(), backend.xp
+        xp = engine.backend.xp
         dwte = tape.backward("wte", dx)
-        dwte = backward.embedding(dwte, xp.asarray(ids), config.vocab_size)
+        dwte = engine.embedding(dwte, xp.asarray(ids), config.vocab_size)
         dwpe = tape.backward("wpe", xp.sum(dx, axis=0))
-        dwpe = backward.embedding(dwpe, xp.arange(ids.shape[1]), config.n_positions)
+        dwpe = engine.embedding(dwpe, xp.arange(ids.shape[1]), config.n_positions)
         if config.tie_word_embeddings:
             dwte += dhead
             dhead = dwte
@@ -152,14 +154,14 @@ def mean_loss(
     """The loss of loss_and_gradients, without gradients."""
     hidden = hidden_states(params, ids, backend=backend)
     check_ids(targets, params.config)
-    xp, cross_entropy = backend.xp, backend.backward().cross_entropy
+    xp = backend.xp
     rows = xp.reshape(hidden, (-1, hidden.shape[-1]))
-    flat, loss = xp.asarray(targets.reshape(-1)), 0.0
+    flat, total = xp.asarray(targets.reshape(-1)), 0.0
     for start in range(0, flat.shape[0], HEAD_ROWS):
-        piece = slice(start, start + HEAD_ROWS)
-        z = backend.linear(rows[piece, :], params.lm_head.weight.T)
-        loss += cross_entropy(z, flat[piece], count=flat.shape[0])[0]
-    return loss
+        here = flat[start : start + HEAD_ROWS]
+        z = backend.linear(rows[start : start + HEAD_ROWS, :], params.lm_head.weight.T)
+        total += backend.cross_entropy(z, here) * here.shape[0]
+    return total / flat.shape[0]
 
 
 def through_head(
@@ -168,7 +170,7 @@ def through_head(
     targets: Int[np.ndarray, "B T"],
     config: GPT2Config,
     *,
-    backend: Backend,
+    engine: Engine,
     ignore_index: int | None = None,
     count: int | None = None,
     table_too: bool = True,
@@ -178,7 +180,7 @@ def through_head(
     The logits of some positions at a time: all of them, with their probabilities, would
     be the largest arrays of the whole step.
     """
-    backward, xp = backend.backward(), backend.xp
+    backend, xp = engine.backend, engine.backend.xp
     counted = np.ones_like(targets, bool)
     if ignore_index is not None:
         counted = targets != ignore_index
@@ -187,18 +189,16 @@ def through_head(
     B, T, C = hidden.shape
     rows, flat = xp.reshape(hidden, (B * T, C)), xp.asarray(targets.reshape(-1))
     loss, dhidden = 0.0, xp.empty_like(rows)
-    total = None  # of the table's gradient, on its side
+    total: Array = None  # of the table's gradient, on its side
     for start in range(0, B * T, HEAD_ROWS):
         piece = slice(start, start + HEAD_ROWS)
         z = backend.linear(rows[piece, :], table.T)
-        part, dz = backward.cross_entropy(
+        part, dz = engine.cross_entropy(
             z, flat[piece], ignore_index=ignore_index, count=count
         )
         loss += part
         if table_too:
-            dx, dweight, _ = backward.linear(
-                dz, rows[piece, :], table.T, has_bias=False
-            )
+            dx, dweight, _ = engine.linear(dz, rows[piece, :], table.T, has_bias=False)
             if total is None:
                 total = dweight
             else:
@@ -219,25 +219,25 @@ def _through_block(
     block: Block,
     i: int,
     config: GPT2Config,
-    backend: Backend,
+    engine: Engine,
     tape: Tape,
 ) -> tuple[Array, Block]:
     """dE/dx and the gradients of block i, from dE/d(its result)."""
     name = f"h.{i}"
     dx = tape.backward(f"{name}.resid", dx)
     normed = tape.take(f"{name}.ln_2")
-    dnormed, mlp = through_mlp(dx, normed, block.mlp, name, config, backend, tape)
+    dnormed, mlp = through_mlp(dx, normed, block.mlp, name, config, engine, tape)
     dnormed = tape.backward(f"{name}.ln_2", dnormed)
     middle = tape.take(f"{name}.resid_mid")
-    dmiddle, ln_2 = _through_norm(dnormed, middle, block.ln_2, config, backend)
+    dmiddle, ln_2 = _through_norm(dnormed, middle, block.ln_2, config, engine)
     dmiddle += dx  # x + f(x): the gradient goes both ways
     dmiddle = tape.backward(f"{name}.resid_mid", dmiddle)
     normed = tape.take(f"{name}.ln_1")
     dnormed, attn = through_attention(
-        dmiddle, normed, block.attn, i, config, backend, tape
+        dmiddle, normed, block.attn, i, config, engine, tape
     )
     dnormed = tape.backward(f"{name}.ln_1", dnormed)
-    dx, ln_1 = _through_norm(dnormed, x, block.ln_1, config, backend)
+    dx, ln_1 = _through_norm(dnormed, x, block.ln_1, config, engine)
     dx += dmiddle
     return dx, Block(ln_1, attn, ln_2, mlp)
 
@@ -248,21 +248,20 @@ def through_mlp(
     mlp: MLP,
     name: str,
     config: GPT2Config,
-    backend: Backend,
+    engine: Engine,
     tape: Tape,
 ) -> tuple[Float[Array, "B T C"], MLP]:
     """Gradients of x and of the parameters, for y = c_proj(activation(c_fc(x)))."""
-    backward = backend.backward()
     dy = tape.backward(f"{name}.mlp.out", dy)
     act = tape.take(f"{name}.mlp.act")
-    dact, *c_proj = backward.linear(dy, act, mlp.c_proj.weight)
+    dact, *c_proj = engine.linear(dy, act, mlp.c_proj.weight)
     del act
     dact = tape.backward(f"{name}.mlp.act", dact)
     through = DERIVATIVES[config.activation_function]
-    through = backward.gelu if through is gelu else through
+    through = engine.gelu if through is gelu else through
     dpre = through(dact, tape.take(f"{name}.mlp.pre"))
     dpre = tape.backward(f"{name}.mlp.pre", dpre)
-    dx, *c_fc = backward.linear(dpre, x, mlp.c_fc.weight)
+    dx, *c_fc = engine.linear(dpre, x, mlp.c_fc.weight)
     return dx, MLP(Affine(*c_fc), Affine(*c_proj))
 
 
@@ -272,7 +271,7 @@ def through_attention(
     attn: Attention,
     layer: int,
     config: GPT2Config,
-    backend: Backend,
+    engine: Engine,
     tape: Tape,
     *,
     causal: bool = True,
@@ -283,36 +282,36 @@ def through_attention(
     Where a tap looked at the probabilities (dropout), they are on the tape; elsewhere
     npgpt.training.backward.attention computes them again.
     """
-    backward, xp, name = backend.backward(), backend.xp, f"h.{layer}.attn"
+    xp, name = engine.backend.xp, f"h.{layer}.attn"
     (B, T, C), H = x.shape, config.n_head
     dy = tape.backward(f"{name}.out", dy)
     context = merge_heads(tape.take(f"{name}.context"))
-    dcontext, *c_proj = backward.linear(dy, context, attn.c_proj.weight)
+    dcontext, *c_proj = engine.linear(dy, context, attn.c_proj.weight)
     del context
     dcontext = xp.permute_dims(xp.reshape(dcontext, (B, T, H, C // H)), (0, 2, 1, 3))
     dcontext = tape.backward(f"{name}.context", dcontext)
     q, k, v = (tape.take(f"{name}.{part}") for part in "qkv")
     scale = attention_scale(config, layer)
     if f"{name}.weights" in tape.kept:
-        dp, dv = backward.attention_means(dcontext, tape.take(f"{name}.weights"), v)
+        dp, dv = engine.attention_means(dcontext, tape.take(f"{name}.weights"), v)
         dp = tape.backward(f"{name}.weights", dp)
-        dscores = backward.softmax(dp, tape.take(f"{name}.weights.before"))
+        dscores = engine.softmax(dp, tape.take(f"{name}.weights.before"))
         dscores = tape.backward(f"{name}.scores", dscores)
-        dq, dk = backward.attention_scores(dscores, q, k, scale=scale)
+        dq, dk = engine.attention_scores(dscores, q, k, scale=scale)
     else:
-        dq, dk, dv = backward.attention(
+        dq, dk, dv = engine.attention(
             dcontext, q, k, v, causal=causal, mask=mask, scale=scale
         )
     del q, k, v
     parts = zip("qkv", (dq, dk, dv), strict=True)
-    dqkv = backward.split_heads(*(tape.backward(f"{name}.{p}", d) for p, d in parts))
-    dx, *c_attn = backward.linear(dqkv, x, attn.c_attn.weight)
+    dqkv = engine.split_heads(*(tape.backward(f"{name}.{p}", d) for p, d in parts))
+    dx, *c_attn = engine.linear(dqkv, x, attn.c_attn.weight)
     return dx, Attention(Affine(*c_attn), Affine(*c_proj))
 
 
 def _through_norm(
-    dy: Array, x: Array, ln: Affine, config: GPT2Config, backend: Backend
+    dy: Array, x: Array, ln: Affine, config: GPT2Config, engine: Engine
 ) -> tuple[Array, Affine]:
-    norm = backend.backward().layer_norm
-    dx, *ln_gradients = norm(dy, x, ln.weight, config.layer_norm_epsilon)
+    epsilon = config.layer_norm_epsilon
+    dx, *ln_gradients = engine.layer_norm(dy, x, ln.weight, epsilon)
     return dx, Affine(*ln_gradients)

@@ -41,17 +41,18 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training import optim
 from npgpt.training.batches import batch, check_data, check_row
 from npgpt.training.dropout import Dropout
+from npgpt.training.engine import Engine, get_engine
 from npgpt.training.folder import CURVE, State, begin, fingerprint, save
 from npgpt.training.gradients import loss_and_gradients, mean_loss
 from npgpt.training.lora import (
     LoraConfig,
     attach,
     collect,
-    lora_backend,
+    lora_engine,
     merge,
     new_lora,
 )
-from npgpt.training.mixed import mixed_backend
+from npgpt.training.mixed import mixed_engine
 
 _RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("steps batch_size accumulate context eval_every eval_tokens save_every",
@@ -140,8 +141,9 @@ def train(
     state = begin(start, out, run, resume, backend)
     if tokenizer is not None:
         _save_tokenizer(tokenizer, out)
-    engine = backend if config.dtype == "float32" else mixed_backend(backend)
-    engine = engine if lora is None else lora_backend(engine)
+    engine = get_engine(backend)
+    engine = engine if config.dtype == "float32" else mixed_engine(engine)
+    engine = engine if lora is None else lora_engine(engine)
     began, first = time.perf_counter(), state.step
     try:
         with (out / CURVE).open("a", encoding="utf-8") as curve:
@@ -187,7 +189,7 @@ def _step(
     base: GPT2Params,
     ids: np.ndarray,
     config: TrainConfig,
-    backend: Backend,
+    engine: Engine,
     lora: LoraConfig | None,
 ) -> dict[str, Any]:
     """Gradients of one step's windows, added up, then AdamW; the line of the curve."""
@@ -198,16 +200,16 @@ def _step(
         index = state.step * config.accumulate + part
         x, y = batch(ids, index, config.batch_size, config.context, config.seed)
         tap = Dropout(config.dropout, config.seed, index) if config.dropout else no_tap
-        loss, more = loss_and_gradients(
+        loss, found = loss_and_gradients(
             model,
             x,
             y,
-            backend=backend,
+            backend=engine,
             tap=tap,
             tables=lora is None,
             count=config.tokens_per_step,
         )
-        more = more if lora is None else collect(more, state.params)
+        more = found if lora is None else collect(found, state.params)
         total += loss
         if grads is None:
             grads = more
@@ -236,7 +238,7 @@ def _step(
         state.moments,
         number,
         learning_rate=rate,
-        backend=backend,
+        update=engine.update,
         betas=config.betas,
         epsilon=config.epsilon,
         weight_decay=config.weight_decay,

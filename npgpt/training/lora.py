@@ -7,7 +7,7 @@ computed, and AdamW keeps no moments for it. B starts at 0, so the model starts 
 was; A starts at random. s = alpha / r. Afterwards W + s A B is an ordinary weight
 (`merge`), and the result an ordinary model.
 
-`attach` puts an Adapted in the place of each weight, `lora_backend` is a backend whose
+`attach` puts an Adapted in the place of each weight, `lora_engine` is an engine whose
 linear map and its derivative know what that is; `collect` finds the gradients again.
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021).
@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.backend import Backend
 from npgpt.block import Affine
 from npgpt.errors import TrainingError
 from npgpt.gpt2 import GPT2Params
 from npgpt.shapes import Array
 from npgpt.support.arguments import check_fields
+from npgpt.training.engine import Engine
 
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
@@ -127,9 +127,9 @@ def collect(grads: GPT2Params, lora: Lora) -> Lora:
     )
 
 
-def lora_backend(backend: Backend) -> Backend:
-    """The backend with a linear map, and its derivative, for Adapted weights."""
-    original = backend.backward()
+def lora_engine(engine: Engine) -> Engine:
+    """The engine with a linear map, and its derivative, for Adapted weights."""
+    backend = engine.backend
 
     def linear(x: Array, weight: Any, bias: Array | None = None) -> Array:
         if not isinstance(weight, Adapted):
@@ -145,20 +145,19 @@ def lora_backend(backend: Backend) -> Backend:
         dy: Array, x: Array, weight: Any, has_bias: bool = True
     ) -> tuple[Any, Any, Any]:
         if not isinstance(weight, Adapted):
-            return original.linear(dy, x, weight, has_bias)
+            return engine.linear(dy, x, weight, has_bias)
         dx = backend.linear(dy, weight.weight.T)
         if weight.adapter is None:
             return dx, None, None
         inner = backend.linear(x, weight.adapter.a)
         scaled, (a, b) = weight.scale * dy, weight.adapter
-        dinner, db, _ = original.linear(scaled, inner, b, has_bias=False)
-        dx_too, da, _ = original.linear(dinner, x, a, has_bias=False)
+        dinner, db, _ = engine.linear(scaled, inner, b, has_bias=False)
+        dx_too, da, _ = engine.linear(dinner, x, a, has_bias=False)
         dx += dx_too
         return dx, Adapter(da, db), None
 
-    functions = {**vars(original), "linear": linear_backward}
-    module = SimpleNamespace(**functions)
-    return replace(backend, linear=linear, backward=lambda: module)
+    backend_too = replace(backend, linear=linear)
+    return engine._replace(backend=backend_too, linear=linear_backward)
 
 
 def _affine(block: Any, name: str) -> Affine:

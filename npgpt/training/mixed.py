@@ -14,27 +14,25 @@ Study of BFLOAT16 for Deep Learning Training" (2019).
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 from npgpt import ops
-from npgpt.backend import Backend
+from npgpt.bfloat16 import from_bfloat16, to_bfloat16
 from npgpt.ops import namespace
 from npgpt.shapes import Array, Float
-from npgpt.storage.tensorfile import from_bfloat16, to_bfloat16
 from npgpt.training import backward
+from npgpt.training.engine import Engine
 
 
-def mixed_backend(backend: Backend) -> Backend:
-    """The backend with the products of this module, or of its own twin of it.
+def mixed_engine(engine: Engine) -> Engine:
+    """The engine with the products of this module, or of its own twin of it.
 
-    >>> from npgpt.backend import NUMPY
-    >>> mixed_backend(NUMPY).linear is linear
+    >>> from npgpt.training.engine import get_engine
+    >>> mixed_engine(get_engine("numpy")).backend.linear is linear
     True
     """
-    products = backend.mixed()
-    functions = {**vars(backend.backward()), "linear": products.linear_backward}
-    module = SimpleNamespace(**functions)
-    return replace(backend, linear=products.linear, backward=lambda: module)
+    forward, back = engine.rounded or (linear, linear_backward)
+    backend = replace(engine.backend, linear=forward)
+    return engine._replace(backend=backend, linear=back)
 
 
 def rounded(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

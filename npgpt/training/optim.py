@@ -2,16 +2,16 @@
 
 Parameters, gradients and moments are trees of one structure (npgpt.support.leaves).
 `adamw` and `clip_by_global_norm` write into their arrays: a step of training makes no
-second copy of the model. The backend's `optim` module holds `update`, AdamW's formula
-for one array, which the Numba twin does in one pass.
+second copy of the model. `update` is AdamW's formula for one array; its Numba twin does
+that in one pass, and npgpt.training.engine says which of the two it is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from npgpt.backend import Backend
 from npgpt.ops import namespace
 from npgpt.shapes import Array, Float
 from npgpt.support.leaves import leaves, map_leaves
@@ -31,43 +31,6 @@ def new_moments(params: Any) -> Moments:
         return namespace(array).zeros_like(array)
 
     return Moments(map_leaves(zeros, params), map_leaves(zeros, params))
-
-
-def adamw(
-    params: Any,
-    grads: Any,
-    moments: Moments,
-    step: int,
-    *,
-    learning_rate: float,
-    backend: Backend,
-    betas: tuple[float, float] = (0.9, 0.95),
-    epsilon: float = 1e-8,
-    weight_decay: float = 0.1,
-    decay_all: bool = False,
-) -> None:
-    """One step of AdamW on every array, in place; step counts from 1.
-
-    Weights decay apart from the gradient (decoupled), and only where they are matrices:
-    a bias or a norm's scale has no reason to be small. `decay_all` shrinks those too.
-    See `update` for the formula.
-
-    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
-
-    >>> import numpy as np
-    >>> from npgpt.backend import NUMPY
-    >>> from npgpt.gpt2 import Weight
-    >>> params, grads = Weight(np.ones(1)), Weight(np.full(1, 0.5))
-    >>> moments = new_moments(params)
-    >>> adamw(params, grads, moments, 1, learning_rate=0.1, backend=NUMPY)
-    >>> params.weight.round(6).tolist()
-    [0.9]
-    """
-    update = backend.optim().update
-    trees = (params, grads, moments.first, moments.second)
-    for p, g, m, v in zip(*(leaves(tree).values() for tree in trees), strict=True):
-        decay = weight_decay if decay_all or p.ndim > 1 else 0.0
-        update(p, g, m, v, step, learning_rate, *betas, epsilon, decay)
 
 
 def update(
@@ -105,6 +68,41 @@ def update(
     if decay:
         p *= 1 - learning_rate * decay
     p -= (learning_rate / (1 - beta1**step)) * m / size
+
+
+def adamw(
+    params: Any,
+    grads: Any,
+    moments: Moments,
+    step: int,
+    *,
+    learning_rate: float,
+    update: Callable = update,
+    betas: tuple[float, float] = (0.9, 0.95),
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.1,
+    decay_all: bool = False,
+) -> None:
+    """One step of AdamW on every array, in place; step counts from 1.
+
+    Weights decay apart from the gradient (decoupled), and only where they are matrices:
+    a bias or a norm's scale has no reason to be small. `decay_all` shrinks those too.
+    See `update` for the formula.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
+
+    >>> import numpy as np
+    >>> from npgpt.gpt2 import Weight
+    >>> params, grads = Weight(np.ones(1)), Weight(np.full(1, 0.5))
+    >>> moments = new_moments(params)
+    >>> adamw(params, grads, moments, 1, learning_rate=0.1)
+    >>> params.weight.round(6).tolist()
+    [0.9]
+    """
+    trees = (params, grads, moments.first, moments.second)
+    for p, g, m, v in zip(*(leaves(tree).values() for tree in trees), strict=True):
+        decay = weight_decay if decay_all or p.ndim > 1 else 0.0
+        update(p, g, m, v, step, learning_rate, *betas, epsilon, decay)
 
 
 def global_norm(grads: Any) -> float:

@@ -1,18 +1,14 @@
 """Is this model computed right, on this machine? Checks that need no other library.
 
 Each check compares tensors in the order of the forward pass, so the first one that
-diverges names the place. A learner's own functions can be put in the place of ours.
-What is compared with other libraries was recorded by tools/record_fixtures.py, or is
-published (npgpt.verification.published).
+diverges names the place. What is compared with other libraries was recorded by
+tools/record_fixtures.py, or is published (npgpt.verification.published).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
@@ -22,23 +18,22 @@ from zipfile import BadZipFile
 import numpy as np
 
 from npgpt import gpt2, ops
-from npgpt.backend import BACKENDS, NUMPY, Backend
-from npgpt.errors import BackendError, CheckpointError, NpgptError
+from npgpt.backend import BACKENDS, Backend
+from npgpt.errors import BackendError, CheckpointError
 from npgpt.model import GPT2
 from npgpt.storage import checkpoint
 from npgpt.support.arguments import checked
 from npgpt.support.files import check_readable
-from npgpt.verification import published
 from npgpt.verification.distance import (
     Scales,
     conditions,
-    record,
-    relative_error,
+    intermediates,
     spread,
+    vector_error,
 )
+from npgpt.verification.published import Known
 
 REFERENCE = "reference.npz"  # beside a bundled model's weights
-REPLACEABLE = ("softmax", "layer_norm", "gelu", "linear", "attention")
 ROUNDING = {
     "float64": 2.0**-53,
     "float32": 2.0**-24,
@@ -68,7 +63,7 @@ def verify(
     backend: str | Backend = "numpy",
     dtype: str = "float32",
     reference: str | Path | None = None,
-    published: published.Published | None = None,
+    published: Known | None = None,
 ) -> Iterator[Check]:
     """All checks of a model on a backend and dtype, as they are made.
 
@@ -88,7 +83,7 @@ def verify(
     if published is not None:
         yield from check_published(model, params, published)
     double = GPT2(params, dtype="float64")
-    exact = record(double, ids)
+    exact = intermediates(double, ids)
     scales = conditions(exact, double, ids, ROUNDING[dtype])
     yield from check_precision(model, ids, exact, scales)
     yield from check_cache(model, ids)
@@ -119,7 +114,7 @@ def tolerance(model: GPT2) -> float:
     return ROUNDING[model.dtype] * growth
 
 
-def compare(
+def compare_tensors(
     check: str,
     arrays: dict[str, np.ndarray],
     references: dict[str, np.ndarray],
@@ -131,7 +126,7 @@ def compare(
     for name, reference in references.items():
         if name in arrays:
             scale = scales.get(name, 0.0)
-            error = relative_error(arrays[name], reference, scale)
+            error = vector_error(arrays[name], reference, scale)
             yield Check(check, name, error, tolerated, why)
 
 
@@ -164,8 +159,8 @@ def check_recorded(model: GPT2, path: str | Path) -> Iterator[Check]:
         MemoryError,
     ) as error:
         raise CheckpointError(f"{path}: not a recording of a model ({error})") from None
-    arrays = {name: spread(array) for name, array in record(model, ids).items()}
-    yield from compare(
+    arrays = {name: spread(array) for name, array in intermediates(model, ids).items()}
+    yield from compare_tensors(
         f"as {source}",
         arrays,
         recorded,
@@ -180,7 +175,9 @@ def check_precision(
     """This backend and dtype against plain NumPy in float64, which is `exact`."""
     label = f"{model.backend.name} {model.dtype}, NumPy float64"
     why = f"{model.dtype}, {model.config.n_layer} layers"
-    yield from compare(label, record(model, ids), exact, tolerance(model), why, scales)
+    yield from compare_tensors(
+        label, intermediates(model, ids), exact, tolerance(model), why, scales
+    )
 
 
 def check_cache(model: GPT2, ids: list[int]) -> Iterator[Check]:
@@ -191,12 +188,12 @@ def check_cache(model: GPT2, ids: list[int]) -> Iterator[Check]:
         cache = model.new_cache()
         model.next_logits([ids[:split]], cache)
         z = model.next_logits([ids[split:]], cache)[0]
-        error = relative_error(z, whole[-1])
+        error = vector_error(z, whole[-1])
         label = f"logits[{len(ids) - 1}], split at {split}"
         yield Check("cached, uncached", label, error, 2 * tolerance(model), why)
     cache = model.new_cache()
     for t, id in enumerate(ids):
-        error = relative_error(model.next_logits([[id]], cache)[0], whole[t])
+        error = vector_error(model.next_logits([[id]], cache)[0], whole[t])
         label = f"logits[{t}], token by token"
         yield Check("cached, uncached", label, error, 2 * tolerance(model), why)
 
@@ -208,7 +205,7 @@ def check_batch(model: GPT2, ids: list[int]) -> Iterator[Check]:
     why = "order of sums"
     for i, row in enumerate(rows):
         alone = model.next_logits([row], model.new_cache())[0]
-        error = relative_error(together[i], alone)
+        error = vector_error(together[i], alone)
         yield Check(
             "batch, single", f"logits, row {i}", error, 2 * tolerance(model), why
         )
@@ -218,7 +215,7 @@ def check_backends(
     model: GPT2, params: gpt2.GPT2Params, ids: list[int], scales: Scales
 ) -> Iterator[Check]:
     """Every other backend of this machine against NumPy, in float32."""
-    expected = record(GPT2(params), ids)
+    expected = intermediates(GPT2(params), ids)
     why = "order of sums"
     for name in BACKENDS:
         if name in ("numpy", model.backend.name):
@@ -228,12 +225,14 @@ def check_backends(
         except BackendError:
             continue
         tolerated = 2 * tolerance(other)
-        arrays = record(other, ids)
-        yield from compare(f"{name}, NumPy", arrays, expected, tolerated, why, scales)
+        arrays = intermediates(other, ids)
+        yield from compare_tensors(
+            f"{name}, NumPy", arrays, expected, tolerated, why, scales
+        )
 
 
 def check_published(
-    model: GPT2, params: gpt2.GPT2Params, published: published.Published
+    model: GPT2, params: gpt2.GPT2Params, published: Known
 ) -> Iterator[Check]:
     """Values that others printed of these weights; the sources are in published."""
     for (row, column), values in published.wte_corners.items():
@@ -254,60 +253,9 @@ def check_published(
         why = "the tolerance of the source's own test"
         yield Check("published loss", what, error, tolerated, why)
     for case in published.greedy:
-        result = model.generate(case.prompt, max_new_tokens=len(case.new))
+        own: Any = dict(defaults=False, max_new_tokens=len(case.new))
+        (result,) = model.generate([list(case.prompt)], **own)
         pairs = zip_longest(result.ids, case.new)
         error = float(sum(a != b for a, b in pairs))
         why = "the same tokens"
         yield Check("published greedy text", case.source, error, 0.0, why)
-
-
-@checked(NpgptError)
-def own_functions(path: str | Path) -> Backend:
-    """A NumPy backend with the functions that a Python file defines in place of ours.
-
-    The file may define any of REPLACEABLE, with the arguments that npgpt.ops gives
-    them. Raises NpgptError if it cannot be run or defines none of them.
-    """
-    path = Path(path)
-    spec = importlib.util.spec_from_file_location("own_functions", path)
-    if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise NpgptError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise NpgptError(f"{path}: {type(error).__name__}: {error}") from None
-    found = {
-        name: _guarded(getattr(module, name), f"{path}: {name}")
-        for name in REPLACEABLE
-        if callable(getattr(module, name, None))
-        and getattr(module, name) is not getattr(ops, name)
-    }
-    if not found:
-        raise NpgptError(f"{path}: defines none of {', '.join(REPLACEABLE)}")
-    return replace(NUMPY, name=path.name, **found)
-
-
-def _guarded(function: Callable, where: str) -> Callable:
-    """The function; what it raises becomes one sentence that tells the shapes."""
-
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        expected = getattr(ops, where.rpartition(" ")[2])(*args, **kwargs).shape
-        try:
-            result = function(*args, **kwargs)
-        except Exception as error:
-            given = [*args, *kwargs.values()]
-            shapes = ", ".join(str(x.shape) for x in given if hasattr(x, "shape"))
-            what = f"{type(error).__name__}: {error}"
-            raise NpgptError(
-                f"{where} raised {what}; it was given arrays of {shapes}"
-            ) from None
-        if not isinstance(result, np.ndarray):
-            what = f"a {type(result).__name__}, not an array of {expected}"
-            raise NpgptError(f"{where} returned {what}")
-        if result.shape != expected:
-            what = f"an array of {result.shape}, not {expected}"
-            raise NpgptError(f"{where} returned {what}")
-        return result
-
-    return guarded

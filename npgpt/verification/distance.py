@@ -1,6 +1,6 @@
 """How far two runs of one model are apart, tensor by tensor, and how far they may be.
 
-A recorder keeps every intermediate of a forward pass; `relative_error` compares two of
+A recorder keeps every intermediate of a forward pass; `vector_error` compares two of
 them, relative to what `conditions` says a vector is worth. Which runs are compared, and
 what is tolerated, stands in npgpt.verification.checks.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import NUMPY, Backend
+from npgpt.model import GPT2
 from npgpt.taps import Recorder
 
 TRIES = 4
@@ -51,19 +52,19 @@ def spread(array: np.ndarray, n: int = 64) -> np.ndarray:
     return flat[np.linspace(0, flat.size - 1, min(n, flat.size)).astype(int)]
 
 
-def record(model: Any, ids: Any) -> dict[str, np.ndarray]:
+def intermediates(model: GPT2, ids: Any) -> dict[str, np.ndarray]:
     """Every intermediate of one forward pass, by tap name, in its order."""
     tap = recorder(model.backend)
     model.logits(ids, tap)
     return tap.arrays
 
 
-def relative_error(x: np.ndarray, reference: np.ndarray, scale: Any = 0.0) -> float:
+def vector_error(x: np.ndarray, reference: np.ndarray, scale: Any = 0.0) -> float:
     """Largest ||x - r|| / ||r|| over the vectors of the last axis; inf if masks differ.
 
     Where ||r|| is below `scale`, the error is relative to that.
 
-    >>> relative_error(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
+    >>> vector_error(np.array([3.0, 4.5]), np.array([3.0, 4.0]))
     0.1
     """
     if x.shape != reference.shape:

@@ -41,7 +41,7 @@ class Loss(NamedTuple):
     tolerance: float
 
 
-class Published(NamedTuple):
+class Known(NamedTuple):
     """What is known of one model."""
 
     greedy: tuple[Greedy, ...] = ()
@@ -214,14 +214,12 @@ LOSSES = (
 )
 
 MODELS = {
-    "gpt2": Published(
+    "gpt2": Known(
         tuple(case for case in GREEDY if case.model == "gpt2"),
         TOP_LOGITS,
         LOSSES,
         WTE_CORNERS,
     ),
-    "gpt2-medium": Published(
-        tuple(case for case in GREEDY if case.model == "gpt2-medium")
-    ),
+    "gpt2-medium": Known(tuple(case for case in GREEDY if case.model == "gpt2-medium")),
 }
 MODELS |= {f"openai-community/{name}": model for name, model in MODELS.items()}

@@ -52,17 +52,22 @@ class Caches:
         for row, length in enumerate(lengths):
             self.crop_row(row, length)
 
+    def _rows(self, row: int) -> list[tuple[KVCache, int]]:
+        """The rows of all parts that make up one row: (part, its row)."""
+        return [
+            (part, i)
+            for part, n in zip(self.parts, self.widths, strict=True)
+            for i in range(row * n, (row + 1) * n)
+        ]
+
     def crop_row(self, row: int, length: int) -> None:
         """Forget all but the first `length` positions, counted in the first reading."""
-        away = len(self.ids[row]) - length
+        kept, away = self.ids[row][:length], len(self.ids[row]) - length
         into_prompt = length < (self.prompts[row] or 0)
-        for part, n in zip(self.parts, self.widths, strict=True):
-            for i in range(row * n, (row + 1) * n):
-                same = part is self.parts[0] and i == row * n
-                left = len(part.ids[i]) - away
-                # A context in place of the prompt is read again as a whole.
-                other = not same and part.ids[i][:length] != self.ids[row][:length]
-                part.crop_row(i, 0 if into_prompt and other else max(left, 0))
+        for part, i in self._rows(row):
+            # An opening in place of the prompt is read again as a whole.
+            again = into_prompt and part.ids[i][:length] != kept
+            part.crop_row(i, 0 if again else max(len(part.ids[i]) - away, 0))
         if into_prompt:
             self.prompts[row] = None
 
@@ -80,17 +85,16 @@ class Caches:
 
     def copy_row(self, target: int, source: int) -> None:
         """Make one row equal to another."""
-        for part, n in zip(self.parts, self.widths, strict=True):
-            for i in range(n):
-                part.copy_row(target * n + i, source * n + i)
+        pairs = zip(self._rows(target), self._rows(source), strict=True)
+        for (part, to), (_, of) in pairs:
+            part.copy_row(to, of)
         self.origins[target] = self.origins[source]
         self.prompts[target] = self.prompts[source]
 
     def put(self, row: int, other: Caches) -> None:
         """Replace one row by the only row of other caches."""
-        for part, new, n in zip(self.parts, other.parts, self.widths, strict=True):
-            for i in range(n):
-                part.put(row * n + i, new.select([i]))
+        for (part, i), (new, j) in zip(self._rows(row), other._rows(0), strict=True):
+            part.put(i, new.select([j]))
         self.origins[row], self.prompts[row] = other.origins[0], other.prompts[0]
 
     def select(self, rows: Sequence[int]) -> Caches:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.decoding.generation import Generator
 from npgpt.decoding.guidance import formulas
+from npgpt.decoding.guidance.guided import Wrapper
 from npgpt.errors import DecodingError
 
 
-class Dola(Generator):
+class Dola(Wrapper):
     """A model that contrasts its last layer with the least similar of its early ones.
 
     layers: "low", "high" or the numbers of the candidate layers, 0 being the embedding
@@ -34,14 +34,9 @@ class Dola(Generator):
         norm: bool = True,
         divergence: Callable | None = None,
     ):
-        self.main = model
-        self.config, self.tokenizer = model.config, model.tokenizer
+        super().__init__(model)
         self.layers = dola_layers(model.config, layers)
         self.alpha, self.norm, self.divergence = alpha, norm, divergence
-
-    def encode(self, prompt: Any) -> list[int]:
-        """Token ids of a prompt."""
-        return self.main.encode(prompt)
 
     def new_cache(self, batch: int = 1, n_positions: int | None = None) -> KVCache:
         """An empty cache of the model."""

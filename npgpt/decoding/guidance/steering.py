@@ -8,60 +8,83 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.dola import Dola
-from npgpt.decoding.guidance.guided import Guided, Part
+from npgpt.decoding.guidance.guided import Guided, Opening, Part
+from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import ContextOverflowError, DecodingError
 
-Prompts = Sequence[Sequence[int]]
 
-
+@strategy("F1", "classifier-free guidance", kind="guidance")
+@fields(explains=formulas.classifier_free)
+@parameter("guidance_scale", 1.0, "Strength; 1 is off.")
+@parameter(
+    "negative_prompt",
+    None,
+    "A text, its ids, or one for each prompt; none: the last token.",
+    kind="any",
+)
+@example(guidance_scale=1.5, negative_prompt="cat")
 def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F1: away from the negative prompt, or from the prompt's last token alone."""
-    scale = options.guidance_scale
-    context = negative_context(model, prompts, options.negative_prompt, options)
-    return Guided(
-        [Part(model, (None, context))],
-        lambda z: formulas.classifier_free(z[0], z[1], scale),
-    )
+    opening = negative_opening(model, prompts, options.negative_prompt, options)
+    parts = [Part(model, (None, opening))]
+    return guided(parts, formulas.classifier_free, options.guidance_scale)
 
 
+@strategy("F2", "context-aware decoding", kind="guidance")
+@fields(explains=formulas.context_aware)
+@parameter("context_aware_alpha", 0.0, "Strength; 0 is off.")
+@parameter("prompt_without_context", None, "The question alone.", kind="any")
+@example(context_aware_alpha=0.5, prompt_without_context="cat")
 def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F2: towards what only the prompt with its context says."""
-    alpha = options.context_aware_alpha
-    if options.prompt_without_context is None:
+    question = options.prompt_without_context
+    if question is None:
         raise DecodingError(
             "context_aware_alpha needs prompt_without_context: the question alone"
         )
-    context = negative_context(model, prompts, options.prompt_without_context, options)
-    return Guided(
-        [Part(model, (None, context))],
-        lambda z: formulas.context_aware(z[0], z[1], alpha),
-    )
+    parts = [Part(model, (None, negative_opening(model, prompts, question, options)))]
+    return guided(parts, formulas.context_aware, options.context_aware_alpha)
 
 
+@strategy("F3", "contrastive decoding", kind="guidance", explains=formulas.contrastive)
+@parameter("amateur_model", None, "A smaller model.", kind="model")
+@parameter(
+    "contrastive_alpha",
+    0.1,
+    "Plausible: p of at least this share of the largest.",
+    0,
+    1,
+)
+@parameter("amateur_temperature", 0.5, "Of the amateur.", 1e-3)
+@parameter("contrastive_coefficient", 1.0, "Weight of it.", 0)
+@example(amateur_model="smaller", contrastive_alpha=0.3)
+@strategy("F4", "improved contrastive decoding", kind="part")
+@fields(explains=formulas.improved_contrastive)
+@fields(also=("amateur_model", "contrastive_alpha"))
+@parameter("contrastive_beta", 0.0, "Weight; 0 is F3. Needs amateur_model.", 0)
+@example(amateur_model="smaller", contrastive_beta=0.5)
 def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F3 and F4: an expert against a smaller amateur."""
-    o = options
-    if o.contrastive_beta:
-        if o.is_set("amateur_temperature") or o.is_set("contrastive_coefficient"):
-            raise DecodingError(
-                "amateur_temperature and contrastive_coefficient belong to contrastive "
-                "decoding without contrastive_beta"
-            )
-        alpha, beta = o.contrastive_alpha, o.contrastive_beta
-        return Guided(
-            [Part(model), Part(o.amateur_model)],
-            lambda z: formulas.improved_contrastive(z[0], z[1], alpha, beta),
+    o, parts = options, [Part(model), Part(options.amateur_model)]
+    alpha, beta = o.contrastive_alpha, o.contrastive_beta
+    if not beta:
+        settings = (alpha, o.amateur_temperature, o.contrastive_coefficient)
+        return guided(parts, formulas.contrastive, *settings)
+    if o.is_set("amateur_temperature") or o.is_set("contrastive_coefficient"):
+        raise DecodingError(
+            "amateur_temperature and contrastive_coefficient belong to contrastive "
+            "decoding without contrastive_beta"
         )
-    settings = (o.contrastive_alpha, o.amateur_temperature, o.contrastive_coefficient)
-    return Guided(
-        [Part(model), Part(o.amateur_model)],
-        lambda z: formulas.contrastive(z[0], z[1], *settings),
-    )
+    return guided(parts, formulas.improved_contrastive, alpha, beta)
 
 
+@strategy("F5", "DoLa", kind="guidance", explains=formulas.dola)
+@parameter("dola_layers", None, "'low', 'high', or a list of layers.", kind="any")
+@example(dola_layers=[1])
 def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
     """F5: the last layer against its early ones."""
     if not hasattr(model, "layer_logits"):
@@ -72,27 +95,33 @@ def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
     return Dola(model, options.dola_layers)
 
 
+@strategy("F6", "DExperts", kind="guidance", explains=formulas.dexperts)
+@parameter("expert_model", None, "Writes as wanted.", kind="model")
+@parameter("anti_expert_model", None, "Writes as not wanted.", kind="model")
+@parameter("dexperts_alpha", 1.0, "Strength.")
+@example(expert_model="model", anti_expert_model="smaller")
 def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, DExperts: steered by an expert and an anti-expert."""
-    alpha = options.dexperts_alpha
     if options.anti_expert_model is None:
         raise DecodingError("expert_model needs anti_expert_model beside it")
-    return Guided(
-        [Part(model), Part(options.expert_model), Part(options.anti_expert_model)],
-        lambda z: formulas.dexperts(z[0], z[1], z[2], alpha),
-    )
+    parts = [Part(model), Part(options.expert_model), Part(options.anti_expert_model)]
+    return guided(parts, formulas.dexperts, options.dexperts_alpha)
 
 
+@strategy("F6", "ensemble", kind="guidance", explains=formulas.product)
+@parameter("ensemble_models", None, "The other models.", kind="models")
+@parameter("ensemble_weights", None, "One a model, its own first.", kind="any")
+@parameter("ensemble", ("product", "mixture"), "How they are combined.")
+@example(ensemble_models=["smaller"])
 def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, ensembles: a product or a mixture of models."""
-    others = options.ensemble_models
-    others = list(others) if isinstance(others, list | tuple) else [others]
+    models = [model, *options.ensemble_models]
     weights = options.ensemble_weights
     if weights is None:
-        weights = [1 / (1 + len(others))] * (1 + len(others))
-    if len(weights) != 1 + len(others):
+        weights = [1 / len(models)] * len(models)
+    if len(weights) != len(models):
         raise DecodingError(
-            f"ensemble_weights must be {1 + len(others)} numbers, the model's own first"
+            f"ensemble_weights must be {len(models)} numbers, the model's own first"
         )
     if min(weights) < 0 or sum(weights) <= 0:
         raise DecodingError("ensemble_weights must be positive numbers")
@@ -101,24 +130,35 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
         if abs(sum(weights) - 1) > 1e-6:
             raise DecodingError("ensemble_weights of a mixture must sum to 1")
         combine = formulas.mixture
-    return Guided(
-        [Part(model), *map(Part, others)], lambda z: combine(z, tuple(weights))
-    )
+    return Guided([*map(Part, models)], lambda z: combine(z, tuple(weights)))
 
 
+@strategy("F6", "anti-LM", kind="guidance", explains=formulas.anti_lm)
+@parameter("anti_lm_weight", 0.0, "lambda; 0 is off.")
+@parameter(
+    "anti_lm_model",
+    None,
+    "Whose likelihood counts; none: its own, without the prompt.",
+    kind="model",
+)
+@example(anti_lm_weight=0.5, anti_lm_model="smaller")
 def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, anti-LM: away from what is likely without the prompt, or elsewhere."""
-    weight = options.anti_lm_weight
     if options.anti_lm_model is not None:
         parts = [Part(model), Part(options.anti_lm_model)]
     else:
-        parts = [Part(model, (None, negative_context(model, prompts, None, options)))]
-    return Guided(parts, lambda z: formulas.anti_lm(z[0], z[1], weight))
+        parts = [Part(model, (None, negative_opening(model, prompts, None, options)))]
+    return guided(parts, formulas.anti_lm, options.anti_lm_weight)
 
 
-def negative_context(
+def guided(parts: Sequence[Part], formula: Callable, *settings: float) -> Guided:
+    """The model of a formula of each reading's logits and these settings."""
+    return Guided(parts, lambda z: formula(*z, *settings))
+
+
+def negative_opening(
     model: Any, prompts: Prompts, negative: Any, options: GenerationConfig
-) -> Callable[[int, Sequence[int]], Sequence[int]]:
+) -> Opening:
     """What stands in place of each prompt: one text for all, a list of them, or
     nothing.
 

@@ -9,72 +9,62 @@ the end can still be lost: only a beam as wide as all texts is an exact search.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.decoding import randomness
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules.base import Context, Rule, check
-from npgpt.decoding.sampling import read_prompts
-from npgpt.decoding.searches.hypotheses import Ends, Hypothesis, Pick, pick
+from npgpt.decoding.job import Job
+from npgpt.decoding.row import Row
+from npgpt.decoding.rules.base import Context
+from npgpt.decoding.searches.candidates import (
+    Candidate,
+    best_candidates,
+    capacity,
+    check_rows,
+    drawn_candidates,
+    length_norm,
+    log_sum_exp,
+)
+from npgpt.decoding.searches.hypotheses import Hypothesis, pick
 from npgpt.errors import DecodingError
 from npgpt.ops import log_softmax
-
-GROUP = 64  # tokens that best_candidates passes over by their largest number
-
-
-class Beam(NamedTuple):
-    """A text in the making: all its ids, what its tokens add up to, where it grew."""
-
-    ids: list[int]
-    score: float = 0.0
-    picks: tuple[Pick, ...] = ()
-    parent: int = 0  # which of the beams before it was
 
 
 class Search(Protocol):
     """What run_beams asks of a search: beams, a step, an end."""
 
-    running: list[Beam]
+    running: list[Hypothesis]
     done: bool
 
     def advance(self, z: np.ndarray) -> None:
         """Replace `running` by its successors, from the logits (len(running), V)."""
 
 
-def run_beams(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    searches: Sequence[Search],
-    options: GenerationConfig,
-) -> None:
+def run_beams(job: Job, searches: Sequence[Search]) -> None:
     """Feed every search, one a prompt, until all are done; a step is one reading."""
-    z, cache = read_prompts(model, prompts, options, None)
-    rows = [[i] for i in range(len(prompts))]  # the cache rows of each search's beams
-    live = list(searches)
+    z, cache = job.read(job.prompts)
+    live = [(search, [i]) for i, search in enumerate(searches)]  # and its beams' rows
     while True:
-        for search, own in zip(live, rows, strict=True):
+        for search, own in live:
             search.advance(z[own])
-        wanted = [
-            [own[beam.parent] for beam in search.running]
-            for search, own in zip(live, rows, strict=True)
+        live = [
+            (search, [own[beam.parent] for beam in search.running])
+            for search, own in live
             if not search.done
         ]
-        live = [search for search in live if not search.done]
         if not live:
             return
-        slots, cache = place(cache, [source for own in wanted for source in own])
+        slots, cache = place(cache, [source for _, own in live for source in own])
         taken = iter(slots)
-        rows = [[next(taken) for _ in own] for own in wanted]
-        unread: list[list[int]] = [[]] * len(slots)
-        for search, own in zip(live, rows, strict=True):
-            for beam, slot in zip(search.running, own, strict=True):
-                unread[slot] = beam.ids[-1:]
-        z = model.next_logits(unread, cache)
+        live = [(search, [next(taken) for _ in own]) for search, own in live]
+        last = {
+            slot: beam.ids[-1:]
+            for search, own in live
+            for beam, slot in zip(search.running, own, strict=True)
+        }
+        z = job.model.next_logits([last[i] for i in range(len(slots))], cache)
 
 
 def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
@@ -85,94 +75,18 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
     """
     if len(sources) != cache.batch:
         return list(range(len(sources))), cache.select(sources)
-    stay: dict[int, int] = {}
-    for i, source in enumerate(sources):
-        stay.setdefault(source, i)
-    free = [row for row in range(cache.batch) if row not in stay]
-    slots = []
-    for i, source in enumerate(sources):
-        if stay[source] == i:
-            slots.append(source)
-        else:
-            slots.append(free.pop())
+    free = [row for row in range(cache.batch) if row not in sources]
+    slots: list[int] = []
+    for source in sources:
+        slots.append(free.pop() if source in slots else source)
+        if slots[-1] != source:
             cache.copy_row(slots[-1], source)
     return slots, cache
 
 
-def length_norm(length: int, alpha: float, kind: str = "hf") -> float:
-    """What a score is divided by: length^alpha ("hf"), or GNMT's ((5 +
-    length)/6)^alpha.
-
-    alpha 0 divides by 1: the plain sum of log-probabilities, which likes short texts.
-    Source: Wu et al., "Google's Neural Machine Translation System" (2016).
-
-    >>> length_norm(4, 0.5), length_norm(7, 1.0, "gnmt")
-    (2.0, 2.0)
-    """
-    return (length if kind == "hf" else (5 + length) / 6) ** alpha
-
-
-def best_candidates(
-    lp: np.ndarray, scores: Sequence[float], n: int
-) -> list[tuple[float, int, int]]:
-    """The n best (score + lp, beam, token) of all pairs, best first; lowest ids on
-    ties.
-
-    >>> lp = np.log(np.array([[0.5, 0.3, 0.2], [0.9, 0.1, 0.0001]]))
-    >>> [(b, v) for s, b, v in best_candidates(lp, [0.0, -1.0], 3)]
-    [(0, 0), (1, 0), (0, 1)]
-    """
-    scores, width, end = np.asarray(scores), lp.shape[1] // GROUP, 0
-    found, least = [], np.float64(-np.finfo(np.float64).max)
-    if len(lp) * width >= n:
-        # Group j holds the tokens j, j + width, ... Each group has a best one, so n
-        # pairs reach the n-th best of those: only groups that do are looked into.
-        end = GROUP * width
-        groups = lp[:, :end].reshape(len(lp), GROUP, width)
-        tops = groups.max(axis=1) + scores[:, None]
-        place = tops.size - n
-        least = np.maximum(least, np.partition(tops, place, axis=None)[place])
-        beam, group = np.nonzero(tops >= least)
-        totals = groups[beam, :, group] + scores[beam, None]
-        i, j = np.nonzero(totals >= least)
-        found += zip(
-            totals[i, j].tolist(),
-            beam[i].tolist(),
-            (group[i] + width * j).tolist(),
-            strict=True,
-        )
-    if end < lp.shape[1]:
-        rest = lp[:, end:] + scores[:, None]
-        i, j = np.nonzero(rest >= least)
-        found += zip(rest[i, j].tolist(), i.tolist(), (end + j).tolist(), strict=True)
-    found.sort(key=lambda c: (-c[0], c[1], c[2]))
-    return found[:n]
-
-
-def drawn_candidates(
-    lp: np.ndarray, scores: Sequence[float], n: int, context: Context
-) -> list[tuple[float, int, int]]:
-    """n pairs (beam, token) drawn without replacement from softmax(score + lp).
-
-    In the order of drawing, which the Gumbel-top-k trick gives: the n largest of
-    score + lp + Gumbel noise. Source: Kool et al., "Stochastic Beams and Where to Find
-    Them" (2019).
-    """
-    total = (lp.astype(np.float64) + np.asarray(scores)[:, None]).ravel()
-    possible = np.flatnonzero(total > -np.inf)
-    u = randomness.uniforms(
-        context.seed, context.row, context.step, randomness.TOKEN, len(total)
-    )
-    # The lowest bit is 2^-53: half of it keeps u off 0, where the logarithm ends.
-    keys = total[possible] - np.log(-np.log(u[possible] + 2.0**-54))
-    order = possible[np.argsort(-keys, kind="stable")[:n]]
-    V = lp.shape[1]
-    return [(float(total[i]), int(i) // V, int(i) % V) for i in order]
-
-
-@dataclass
 class BeamSearch:
-    """Beam search over one prompt.
+    """Several texts in the making, the best is returned: the num_beams best of sum log
+    p, ended ones ranked by sum / t^length_penalty.
 
     At step t: log-probabilities, the chain's rules on them, plus each beam's score; the
     best max(2, 1 + #eos) * num_beams pairs are candidates. Those among the first
@@ -188,73 +102,55 @@ class BeamSearch:
     Search" (2022) for patience; the rules are those of Transformers 5.
     """
 
-    prompt: Sequence[int]
-    chain: Sequence[Rule]
-    options: GenerationConfig
-    ends: Ends
-    num_beams: int
-    length_penalty: float = 1.0
-    length_normalization: str = "hf"
-    early_stopping: bool | str = False
-    patience: float = 1.0
-    running: list[Beam] = field(default_factory=list)
-    finished: list[Hypothesis] = field(default_factory=list)
-    done: bool = False
+    by_candidate = False  # whether a search is judged by its best candidate, or beam
 
-    def __post_init__(self):
-        self.running = [Beam(list(self.prompt))]
-        self.capacity = max(1, round(self.num_beams * self.patience))
-        self.considered = max(2, 1 + len(self.ends.eos)) * self.num_beams
+    def __init__(self, job: Job, row: Row, num_beams: int | None = None):
+        self.row, self.options, self.chain = row, job.options, job.chain
+        self.num_beams = num_beams or job.options.num_beams
+        self.capacity = capacity(self.num_beams, job.options.patience)
+        self.considered = max(2, 1 + len(job.eos)) * self.num_beams
+        self.running = [Hypothesis()]
+        self.finished: list[Hypothesis] = []
+        self.done = False
 
     def advance(self, z: np.ndarray) -> None:
         """One step: candidates, those that end, those that run on, whether to stop."""
-        t = len(self.running[0].picks) + 1
         if self.chain:
-            z, lp, context = processed(self, z, t)
+            z, lp = self.processed(z)
             norm = np.zeros(len(z))
         else:  # z - norm are the log-probabilities: what is not a candidate needs none
-            context, norm, lp = _context(self, t), log_sum_exp(z), z
-        candidates = self.candidates(lp, context, norm)
-        running: list[Beam] = []
+            norm, lp = log_sum_exp(z), z
+        candidates = self.candidates(lp, norm)
+        running: list[Hypothesis] = []
         self.chosen = []  # what groups of a diverse search keep away from
         best = self.options.greedy and not self.chain
-        for rank, (score, parent, token) in enumerate(candidates):
-            if rank >= self.num_beams == len(running):
+        for place, (score, parent, token) in enumerate(candidates):
+            if place >= self.num_beams == len(running):
                 break
-            if token not in self.ends.eos and len(self.chosen) < self.num_beams:
+            if token not in self.row.eos and len(self.chosen) < self.num_beams:
                 self.chosen.append(token)
-            before = self.running[parent]
-            new = [*before.ids[len(self.prompt) :], token]
-            reason = self.ends.reason(new)
-            if (rank >= self.num_beams) if reason else len(running) == self.num_beams:
+            reason = self.row.end_after([*self.running[parent].ids, token])
+            if place >= self.num_beams if reason else len(running) == self.num_beams:
                 continue
-            # The best candidates of all: what is better than one stands before it.
-            ahead = [s for s, p, _ in candidates[:rank] if p == parent and s > score]
-            taken = pick(
-                z[parent],
-                token,
-                lp[parent, token] - norm[parent],
-                self.options.top_logprobs,
-                norm[parent],
-                len(ahead) + 1 if best else None,
-            )
-            picks = (*before.picks, taken)
+            rank = None
+            if best:  # the best candidates of all: what is better stands before it
+                ahead = candidates[:place]
+                rank = 1 + sum(p == parent and s > score for s, p, _ in ahead)
+            beam = self.grown(z, lp, candidates[place], norm[parent], rank)
             if reason:
-                self._finish(picks, score / self._norm(t), reason)
+                self._finish(beam, reason)
             else:
-                running.append(Beam([*before.ids, token], score, picks, parent))
-        self.running = running
+                running.append(beam)
+        t, self.running = len(self.running[0].picks) + 1, running
         self.done = not running or not self._can_improve(t)
 
-    def candidates(
-        self, lp: np.ndarray, context: Context, norm: Any = 0.0
-    ) -> list[tuple[float, int, int]]:
+    def candidates(self, lp: np.ndarray, norm: Any = 0.0) -> list[Candidate]:
         """The (score, beam, token) considered in this step; lp - norm are log p."""
         scores = np.array([beam.score for beam in self.running]) - norm
         if self.options.greedy:
             found = best_candidates(lp, scores, self.considered)
         else:
-            found = drawn_candidates(lp, scores, self.considered, context)
+            found = drawn_candidates(lp, scores, self.considered, self.context())
         if not found:
             raise DecodingError(
                 "every token of every beam has been removed; loosen the constraints"
@@ -262,68 +158,53 @@ class BeamSearch:
         self.best_candidate = found[0][0]
         return found
 
+    def grown(
+        self, z: Any, lp: Any, found: Candidate, norm: Any = 0.0, rank: Any = None
+    ) -> Hypothesis:
+        """The text of a candidate: a running one and one token more.
+
+        z - norm and lp - norm are what the model and the chain say, log p (beams, V).
+        """
+        score, parent, token = found
+        before, logp = self.running[parent], lp[parent, token] - norm
+        top = self.options.top_logprobs
+        taken = pick(z[parent], token, logp, top, norm, rank)
+        return Hypothesis((*before.picks, taken), score, None, parent)
+
+    def processed(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities (beams, V), the model's and those of the chain."""
+        check_rows(z)
+        raw, context = log_softmax(z), self.context()
+        rows = [
+            run_chain(self.chain, self.row.ids + beam.ids, lp, context)
+            for beam, lp in zip(self.running, raw, strict=True)
+        ]
+        return raw, np.stack(rows)
+
+    def context(self) -> Context:
+        """Where the next token of the running beams stands."""
+        return self.row.context_at(len(self.running[0].picks))
+
     def results(self) -> list[Hypothesis]:
         """The finished texts, best first."""
-        return self.finished
-
-    def _best_score(self) -> float:
-        return self.running[0].score if self.running else -np.inf
+        return sorted(self.finished, key=lambda text: -text.score)
 
     def _norm(self, length: int) -> float:
-        return length_norm(length, self.length_penalty, self.length_normalization)
+        o = self.options
+        return length_norm(length, o.length_penalty, o.length_normalization)
 
-    def _finish(self, picks: tuple[Pick, ...], score: float, reason: str) -> None:
-        self.finished.append(Hypothesis(picks, score, reason))
-        self.finished.sort(key=lambda text: -text.score)
-        del self.finished[self.capacity :]
+    def _finish(self, beam: Hypothesis, reason: str) -> None:
+        score = beam.score / self._norm(len(beam.picks))
+        self.finished.append(beam._replace(score=score, finish_reason=reason))
+        self.finished = self.results()[: self.capacity]
 
     def _can_improve(self, t: int) -> bool:
+        o = self.options
         if len(self.finished) < self.capacity:
             return True
-        if self.early_stopping is True:
+        if o.early_stopping is True:
             return False
-        length = t
-        if self.early_stopping == "never" and self.length_penalty > 0:
-            length = self.ends.budget
-        best = self._best_score() / self._norm(length)
-        return best > self.finished[-1].score
-
-
-def processed(
-    search: Any, z: np.ndarray, t: int
-) -> tuple[np.ndarray, np.ndarray, Context]:
-    """Log-probabilities of the model, what the chain makes of them, and the context."""
-    _check_rows(z)
-    raw, context = log_softmax(z), _context(search, t)
-    if not search.chain:
-        return raw, raw, context
-    rows = [
-        run_chain(search.chain, beam.ids, row, context)
-        for beam, row in zip(search.running, raw, strict=True)
-    ]
-    return raw, np.stack(rows), context
-
-
-def _context(search: Any, t: int) -> Context:
-    return Context(len(search.prompt), t - 1, search.options.seed, 0)
-
-
-def log_sum_exp(z: np.ndarray) -> np.ndarray:
-    """log sum_v exp z_v of every row, (B,) float64: z less it is log softmax.
-
-    >>> log_sum_exp(np.log(np.array([[1.0, 2.0], [3.0, 3.0]]))).round(4).tolist()
-    [1.0986, 1.7918]
-    """
-    top = _check_rows(z)
-    e = z - top[:, None]
-    np.exp(e, out=e)
-    return top + np.log(e.sum(axis=1)).astype(np.float64)
-
-
-def _check_rows(z: np.ndarray) -> np.ndarray:
-    """The largest number of each row, or DecodingError where it is no number."""
-    top = z.max(axis=1)
-    if not np.isfinite(top).all():
-        for row in z:
-            check(row)  # says what is wrong with it
-    return top
+        if o.early_stopping == "never" and o.length_penalty > 0:
+            t = self.row.most
+        best = self.best_candidate if self.by_candidate else self.running[0].score
+        return best / self._norm(t) > self.finished[-1].score

@@ -1,5 +1,4 @@
-"""The beam searches as strategies: (model, prompts, options) -> Steps of the best
-texts.
+"""The beam searches as a strategy: (model, prompts, options) -> the best texts.
 
 Which rule the beams follow depends on the options; npgpt.decoding.searches.beam has the
 loop.
@@ -7,83 +6,64 @@ loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from npgpt.decoding.chain import build_chain
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.decoding.searches.beam import BeamSearch, run_beams
-from npgpt.decoding.searches.constrained_beam import (
-    ConstrainedBeamSearch,
-    constraint_set,
-)
+from npgpt.decoding.searches.constrained_beam import ConstrainedBeamSearch
 from npgpt.decoding.searches.diverse_beam import DiverseBeamSearch
-from npgpt.decoding.searches.hypotheses import Ends, check_search, steps_of
+from npgpt.decoding.searches.hypotheses import steps_of
 from npgpt.decoding.searches.stochastic_beam import StochasticBeamSearch
 from npgpt.errors import DecodingError
 
-Prompts = Sequence[Sequence[int]]
+KINDS = {  # the option that asks for it
+    "num_beam_groups": DiverseBeamSearch,
+    "stochastic_beams": StochasticBeamSearch,
+    "force_words_ids": ConstrainedBeamSearch,
+    "patience": BeamSearch,
+}
 
 
-def beam_search(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("G1", "beam search", kind="search", explains=BeamSearch)
+@parameter("num_beams", 1, "Texts in the making; 1 is off.", 1)
+@parameter("length_penalty", 1.0, "Exponent of the length by which a score is divided.")
+@parameter(
+    "early_stopping",
+    (False, True, "never"),
+    "When to stop: a heuristic, at once, or never too early.",
+)
+@example(num_beams=2)
+def beam_search(job: Job) -> Iterator[Step]:
     """Beam search of the kind that the options ask for; the best texts first."""
-    check_search(model, prompts, options, cache, "a beam search")
-    check_beams(options)
-    return _steps(model, prompts, options)
+    job.check_search("a beam search")
+    check_beams(job.options)
+    return _steps(job)
 
 
-def _steps(model: Any, prompts: Prompts, options: GenerationConfig) -> Iterator[Step]:
-    if not options.max_new_tokens:
+def _steps(job: Job) -> Iterator[Step]:
+    if not job.options.max_new_tokens:
         return
-    n = options.num_return_sequences
-    searches = [_search(model, prompt, options) for prompt in prompts]
-    run_beams(model, prompts, searches, options)
-    for i, (prompt, search) in enumerate(zip(prompts, searches, strict=True)):
-        texts = search.results()
-        if len(texts) < n:
+    n, rows = job.options.num_return_sequences, job.rows()
+    search = next((KINDS[k] for k in KINDS if job.options.is_set(k)), BeamSearch)
+    searches = [search(job, row) for row in rows[::n]]
+    run_beams(job, searches)
+    texts = [search.results()[:n] for search in searches]
+    for i, row in enumerate(rows):
+        found = texts[i // n]
+        if len(found) < n:
             raise DecodingError(
-                f"num_return_sequences is {n}, but only {len(texts)} texts are possible"
+                f"num_return_sequences is {n}, but only {len(found)} texts are possible"
             )
-        for j in range(n):
-            yield from steps_of(i * n + j, prompt, texts[j], model, options, j)
-
-
-def _search(model: Any, prompt: Sequence[int], options: GenerationConfig) -> Any:
-    o = options
-    ends = Ends(model, prompt, o)
-    chain = build_chain(o, ends.eos, model.tokenizer, model.config.vocab_size)
-    shared = (prompt, chain, o, ends, o.num_beams)
-    if o.stochastic_beams:
-        return StochasticBeamSearch(*shared)
-    rules = {
-        name: getattr(o, name)
-        for name in ("length_penalty", "length_normalization", "early_stopping")
-    }
-    if o.num_beam_groups > 1:
-        groups, penalty = o.num_beam_groups, o.diversity_penalty
-        return DiverseBeamSearch(*shared, groups, penalty, rules)
-    if o.force_words_ids:
-        words = constraint_set(o.force_words_ids, model.config.vocab_size)
-        return ConstrainedBeamSearch(*shared, **rules, words=words)
-    return BeamSearch(*shared, **rules, patience=o.patience)
+        yield from steps_of(row, found[i % n])
 
 
 def check_beams(options: GenerationConfig) -> None:
     """Raise DecodingError for beam options that contradict each other."""
     o = options
-    kinds = [
-        name
-        for name in (
-            "num_beam_groups",
-            "stochastic_beams",
-            "force_words_ids",
-            "patience",
-        )
-        if o.is_set(name)
-    ]
+    kinds = [name for name in KINDS if o.is_set(name)]
     if o.num_beams == 1:
         raise DecodingError("a beam search needs num_beams of at least 2")
     if len(kinds) > 1:

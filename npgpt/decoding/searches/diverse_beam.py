@@ -7,20 +7,28 @@ The dissimilarity is Hamming's, between tokens of the same step; the paper's oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
+from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Rule
-from npgpt.decoding.rules.penalties import hamming
-from npgpt.decoding.searches.beam import Beam, BeamSearch
-from npgpt.decoding.searches.hypotheses import Ends, Hypothesis
+from npgpt.decoding.rules.penalties import frequency
+from npgpt.decoding.searches.beam import BeamSearch
+from npgpt.decoding.searches.hypotheses import Hypothesis
 
 
+@strategy("D12", "Hamming diversity", kind="part")
+@example(num_beams=2, num_beam_groups=2, diversity_penalty=2.0)
+@strategy("G3", "diverse beam search", kind="part", also=("num_beams",))
+@parameter("num_beam_groups", 1, "Groups; 1 is off.", 1)
+@parameter("diversity_penalty", 0.0, "lambda.", 0)
+@example(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, num_return_sequences=2)
 class DiverseBeamSearch:
-    """num_beams in groups: in each step one group after another takes its beam step.
+    """Groups of beams kept apart from each other: log p_v - lambda (times v was chosen
+    by earlier groups).
+
+    num_beams in groups: in each step one group after another takes its beam step.
 
     Group g scores log p_v - diversity_penalty (times v was chosen at this step by
     groups before g), and the penalty stays in its sums. A group has ended when it holds
@@ -28,41 +36,27 @@ class DiverseBeamSearch:
     what it would choose then counts no more (`count_ended`, a token id, counts it as
     often as the group has beams, as Transformers 4 did with its padding). The texts of
     all groups are ranked together. Source: Vijayakumar et al., "Diverse Beam Search"
-    (2016).
+    (2016, arXiv:1610.02424).
     """
 
-    def __init__(
-        self,
-        prompt: Sequence[int],
-        chain: Sequence[Rule],
-        options: GenerationConfig,
-        ends: Ends,
-        num_beams: int,
-        groups: int,
-        penalty: float,
-        rules: dict[str, Any] | None = None,
-        count_ended: int | None = None,
-    ):
-        self.width = num_beams // groups
+    def __init__(self, job: Job, row: Row, count_ended: int | None = None):
+        o = job.options
         self.chosen: list[int] = []
         away = Rule(
             "diversity",
-            str(penalty),
-            lambda ids, z, c: hamming(z, self.chosen, penalty),
+            str(o.diversity_penalty),
+            lambda ids, z, c: frequency(z, self.chosen, o.diversity_penalty),
         )
+        self.width = o.num_beams // o.num_beam_groups
         self.groups = [
-            _Group(
-                prompt,
-                [away, *chain] if g else chain,
-                options,
-                ends,
-                self.width,
-                **(rules or {}),
-            )
-            for g in range(groups)
+            BeamSearch(job, row, self.width) for _ in range(o.num_beam_groups)
         ]
+        for group in self.groups:
+            group.by_candidate = True
+        for group in self.groups[1:]:
+            group.chain = [away, *job.chain]
         self.count_ended = count_ended
-        self.running = [Beam(list(prompt))]
+        self.running = [Hypothesis()]
         self.place = [[0] for _ in self.groups]  # each group's beams among `running`
         self.done = False
 
@@ -76,17 +70,10 @@ class DiverseBeamSearch:
                 continue
             group.advance(z[place])
             self.chosen += group.chosen
-            parents = [place[beam.parent] for beam in group.running]
-            place[:] = (
-                []
-                if group.done
-                else range(len(running), len(running) + len(group.running))
-            )
-            if not group.done:
-                running += [
-                    beam._replace(parent=p)
-                    for beam, p in zip(group.running, parents, strict=True)
-                ]
+            grown = [] if group.done else group.running
+            start, before = len(running), list(place)
+            running += [beam._replace(parent=before[beam.parent]) for beam in grown]
+            place[:] = range(start, len(running))
         self.running = running
         self.done = all(group.done for group in self.groups)
 
@@ -94,10 +81,3 @@ class DiverseBeamSearch:
         """Texts of all groups, best first."""
         texts = [text for group in self.groups for text in group.results()]
         return sorted(texts, key=lambda text: -text.score)
-
-
-class _Group(BeamSearch):
-    """One group: judged by its best candidate, whether that ends or not."""
-
-    def _best_score(self) -> float:
-        return self.best_candidate

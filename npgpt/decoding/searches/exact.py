@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.healing import heal
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.chain import run_chain
+from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, CHOICE
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
-from npgpt.decoding.sampling import check_room
-from npgpt.decoding.selection import build_selector
 from npgpt.decoding.selectors import inverse_cdf
 from npgpt.errors import DecodingError
 
@@ -30,15 +29,16 @@ CONSTRAINTS = ("choice", "regex", "json_schema", "grammar", "prefix_allowed_toke
 
 
 class _Task(NamedTuple):
-    """One row to write: the model, its prompt, the rules of each kind."""
+    """One row to write, and the rules of each kind."""
 
-    model: Any
-    prompt: list[int]
-    context: Context
-    options: GenerationConfig
+    job: Job
+    row: Row
     rules: Sequence[Rule]  # what the law is
     constraints: Sequence[Rule]  # what it is conditioned on
-    eos: Sequence[int]
+
+    def context(self, step: int, attempt: int = 0) -> Context:
+        """Where a token stands."""
+        return replace(self.row.context, step=step, attempt=attempt)
 
 
 class _Choice(NamedTuple):
@@ -49,61 +49,47 @@ class _Choice(NamedTuple):
     z: np.ndarray
 
 
-def exact_sampling(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    options: GenerationConfig,
-    cache: Any = None,
-) -> Iterator[Step]:
-    """Steps of texts y ~ p(y | y fits the constraint and ends in max_new_tokens).
+@strategy("E19", "exact constrained sampling", kind="search")
+@parameter("exact_constraint", ("off", "rejection", "asap", "smc"), "How.")
+@parameter(
+    "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
+)
+@parameter("smc_particles", 16, "Particles of smc.", 1)
+@example(lambda show, _: _example(show))
+def exact_sampling(job: Job) -> Iterator[Step]:
+    """The model's law given the constraint, which masking alone distorts: y ~ p(y | y
+    fits it and ends within max_new_tokens).
 
     p is the model's law after the rules of the chain that are no constraints. Source:
-    Park et al., "Grammar-Aligned Decoding" (2024); Lew et al., "Sequential Monte Carlo
-    Steering" (2023).
+    Park et al., "Grammar-Aligned Decoding" (2024, arXiv:2405.21047); Lew et al.,
+    "Sequential Monte Carlo Steering" (2023, arXiv:2306.03081).
     """
-    if options.greedy:
+    if job.options.greedy:
         raise DecodingError("exact_constraint needs do_sample=True")
-    if cache is not None or options.overflow == "slide":
+    if job.cache is not None or job.options.overflow == "slide":
         raise DecodingError(
             "exact_constraint goes back and forth: it takes no cache and no "
             "overflow='slide'"
         )
-    check_room(model, prompts, options)
-    eos = options.eos_ids(model.config)
-    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
-    constraints = [rule for rule in chain if rule.name in CONSTRAINTS]
-    if not constraints or not eos:
+    job.check_room()
+    constraints = [rule for rule in job.chain if rule.name in CONSTRAINTS]
+    if not constraints or not job.eos:
         raise DecodingError(
             "exact_constraint needs a constraint (regex, json_schema, grammar, choice) "
             "and an end-of-text id"
         )
-    rules = [rule for rule in chain if rule.name not in CONSTRAINTS]
-    return _rows(model, prompts, options, rules, constraints, eos)
+    rules = [rule for rule in job.chain if rule.name not in CONSTRAINTS]
+    tasks = [_Task(job, row, rules, constraints) for row in job.rows()]
+    return _steps(tasks if job.options.max_new_tokens else [])
 
 
-def _rows(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    options: GenerationConfig,
-    rules: Sequence[Rule],
-    constraints: Sequence[Rule],
-    eos: Sequence[int],
-) -> Iterator[Step]:
-    write = {"rejection": rejection, "asap": asap, "smc": smc}[options.exact_constraint]
-    selector, n = build_selector(options), options.num_return_sequences
-    for i, prompt in enumerate(prompts):
-        start = heal(prompt, model.tokenizer, options)
-        for j in range(n):
-            row = Row(i * n + j, start, j, model.tokenizer, options, selector)
-            task = _Task(
-                model, start.ids, row.context, options, rules, constraints, eos
-            )
-            choices = write(task) if options.max_new_tokens else []
-            for choice in choices:
-                last = choice is choices[-1]
-                yield record(row, *choice, options, eos, last)
-                if row.finish_reason is not None:
-                    break
+def _steps(tasks: Sequence[_Task]) -> Iterator[Step]:
+    write = {"rejection": rejection, "asap": asap, "smc": smc}
+    for task in tasks:
+        for choice in write[task.job.options.exact_constraint](task):
+            yield record(task.row, *choice)
+            if task.row.finish_reason is not None:
+                break
 
 
 def allowed_mass(
@@ -120,19 +106,17 @@ def _write(
     task: _Task, attempt: int, choose: Callable[[list[int], np.ndarray, Context], int]
 ) -> list[_Choice] | None:
     """One text, token by token; None if it does not end in time or choose gives up."""
-    cache, ids, choices = task.model.new_cache(1), list(task.prompt), []
-    unread = ids
-    for step in range(task.options.max_new_tokens):
-        context = replace(task.context, step=step, attempt=attempt)
-        logits = task.model.next_logits([unread], cache)[0]
-        id, z = choose(ids, logits, context)
+    model, ids, choices = task.job.model, list(task.row.ids), []
+    cache, unread = model.new_cache(1), ids
+    for step in range(task.job.options.max_new_tokens):
+        logits = model.next_logits([unread], cache)[0]
+        id, z = choose(ids, logits, task.context(step, attempt))
         if id is None:
             return None
         choices.append(_Choice(id, logits, z))
-        if id in task.eos:
+        if id in task.job.eos:
             return choices
-        ids = [*ids, id]
-        unread = [id]
+        ids, unread = [*ids, id], [id]
     return None
 
 
@@ -149,14 +133,14 @@ def rejection(task: _Task) -> list[_Choice]:
             return None, z
         return inverse_cdf(z, context.uniform()), z
 
-    for attempt in range(task.options.exact_rounds):
+    rounds = task.job.options.exact_rounds
+    for attempt in range(rounds):
         choices = _write(task, attempt, choose)
         if choices is not None:
             return choices
     raise DecodingError(
-        f"exact_constraint: no text in {task.options.exact_rounds} rounds fitted; the "
-        "model finds the constraint improbable: use exact_constraint='smc', or more "
-        "exact_rounds"
+        f"exact_constraint: no text in {rounds} rounds fitted; the model finds the "
+        "constraint improbable: use exact_constraint='smc', or more exact_rounds"
     )
 
 
@@ -172,7 +156,7 @@ def asap(task: _Task) -> list[_Choice]:
     children: dict[tuple[int, ...], set[int]] = {}
 
     def choose(ids, logits, context):
-        prefix = tuple(ids[len(task.prompt) :])
+        prefix = tuple(ids[task.row.prompt_length :])
         z, _, p = allowed_mass(task, ids, logits, context)
         known[prefix] = np.where(z > -np.inf, p, 0.0)
         weight = known[prefix].copy()
@@ -187,21 +171,16 @@ def asap(task: _Task) -> list[_Choice]:
         path[:] = [*prefix, id]
         return id, z
 
-    found = None
+    found, options = None, task.job.options
     path: list[int] = []
-    for attempt in range(task.options.exact_rounds):
+    for attempt in range(options.exact_rounds):
         path.clear()
         choices = _write(task, attempt, choose)
         text = tuple(path)
-        if (
-            text
-            and text[-1] not in task.eos
-            and len(text) >= task.options.max_new_tokens
-        ):
+        if len(text) >= options.max_new_tokens and text[-1] not in task.job.eos:
             futures[text] = 0.0  # it did not end in time
         for n in range(len(text) - 1, -1, -1):
-            prefix = text[:n]
-            weight = known[prefix]
+            prefix, weight = text[:n], known[text[:n]]
             futures[prefix] = float(weight.sum()) - sum(
                 weight[v] * (1 - futures[(*prefix, v)]) for v in children[prefix]
             )
@@ -210,7 +189,7 @@ def asap(task: _Task) -> list[_Choice]:
             break
     if found is None:
         raise DecodingError(
-            f"exact_constraint: no text in {task.options.exact_rounds} rounds fitted"
+            f"exact_constraint: no text in {options.exact_rounds} rounds fitted"
         )
     return found
 
@@ -222,47 +201,58 @@ def smc(task: _Task) -> list[_Choice]:
     (sum w)^2 / sum w^2 falls below half, particles are drawn anew by weight
     (systematic resampling). At the end one is drawn by weight.
     """
-    n = task.options.smc_particles
-    cache = task.model.new_cache(1)
-    first = task.model.next_logits([task.prompt], cache)
-    cache, logits = cache.repeat(n), np.repeat(first, n, axis=0)
+    model, steps = task.job.model, task.job.options.max_new_tokens
+    n, eos = task.job.options.smc_particles, task.job.eos
+    cache = model.new_cache(1)
+    logits = np.repeat(model.next_logits([task.row.ids], cache), n, axis=0)
+    cache, weights = cache.repeat(n), np.ones(n)
     texts: list[list[_Choice]] = [[] for _ in range(n)]
-    weights = np.ones(n)
     writing = list(range(n))  # particles that have not ended, in the cache's order
-    for step in range(task.options.max_new_tokens):
+    for step in range(steps):
         for at, i in enumerate(writing):
-            context = replace(task.context, step=step, attempt=i)
-            ids = task.prompt + [choice.id for choice in texts[i]]
+            context = task.context(step, i)
+            ids = task.row.ids + [choice.id for choice in texts[i]]
             z, Z, _ = allowed_mass(task, ids, logits[at], context)
             weights[i] *= Z
             id = inverse_cdf(z, context.uniform())
             texts[i] = [*texts[i], _Choice(id, logits[at], z)]
-        last = step == task.options.max_new_tokens - 1
-        ended = [text[-1].id in task.eos for text in texts]
-        if last:
+        ended = [text[-1].id in eos for text in texts]
+        if step == steps - 1:
             weights *= ended
         if weights.sum() <= 0:
             raise DecodingError(
                 f"exact_constraint: none of {n} particles fits within max_new_tokens"
             )
         weights /= weights.sum()
-        if last or all(ended):
+        if step == steps - 1 or all(ended):
             break
-        context = replace(task.context, step=step)
-        row_of = {i: at for at, i in enumerate(writing)}
+        row_of, parents = {i: at for at, i in enumerate(writing)}, np.arange(n)
         if 1 / (weights**2).sum() < n / 2:
-            points = (np.arange(n) + context.uniform(ACCEPT)) / n
+            points = (np.arange(n) + task.context(step).uniform(ACCEPT)) / n
             parents = np.searchsorted(np.cumsum(weights), points).clip(0, n - 1)
-            texts = [texts[i] for i in parents]
-            weights = np.full(n, 1 / n)
-        else:
-            parents = np.arange(n)
-        writing = [i for i in range(n) if texts[i][-1].id not in task.eos]
+            texts, weights = [texts[i] for i in parents], np.full(n, 1 / n)
+        writing = [i for i in range(n) if texts[i][-1].id not in eos]
         if not writing:
             break
         cache = cache.select([row_of[int(parents[i])] for i in writing])
-        unread = [[texts[i][-1].id] for i in writing]
-        logits = task.model.next_logits(unread, cache)
-    u = task.context.uniform(CHOICE) * weights.sum()
+        logits = model.next_logits([[texts[i][-1].id] for i in writing], cache)
+    u = task.context(0).uniform(CHOICE) * weights.sum()
     i = int(np.searchsorted(np.cumsum(weights), u, side="right"))
     return texts[min(i, n - 1)]
+
+
+def _example(show: Any) -> str:
+    """Two texts: the law given the constraint, what masking makes of it, and draws."""
+    texts, n = [[1, 3, 4], [3, 4]], 300
+    setting = {"exact_constraint": "rejection", "choice": [[1, 3], [3]], "seed": 1}
+    given = {"do_sample": True, "max_new_tokens": 4, "num_return_sequences": n}
+    found = show.FiveWords().generate("the", **given, **setting)
+    p = [[show.TABLE[a][b] for a, b in pairwise([0, *text])] for text in texts]
+    law, first = [np.prod(one) for one in p], [one[0] for one in p]
+    columns = {
+        "law": law / np.sum(law),
+        "masked": first / np.sum(first),  # behind the first token all is settled
+        "drawn": [sum(one.ids == text for one in found) / n for text in texts],
+    }
+    head = f"{show.settings(setting)}: {n} texts after 'the'"
+    return f"{head}\n\n{show.table(columns, [show.say(text) for text in texts])}"

@@ -10,55 +10,44 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.chain import build_chain, run_chain
-from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.row import Step, record
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
+from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import probabilities
-from npgpt.decoding.sampling import read_prompts, sample
-from npgpt.decoding.searches.hypotheses import check_search, new_row
+from npgpt.decoding.sampling import sample, write
+from npgpt.decoding.searches.hypotheses import ranked
 from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError
 
-Prompts = Sequence[Sequence[int]]
 
-
-def best_of(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """G8: of best_of samples the likeliest under the model, by mean or sum of logprobs.
+@strategy("G8", "best of n", kind="search", sampling=True)
+@parameter("best_of", 1, "n; 1 is off.", 1)
+@parameter(
+    "best_of_by", ("mean", "sum"), "Log-probability a token, or of the whole text."
+)
+@example(best_of=4, do_sample=True, num_return_sequences=2, seed=2)
+def best_of(job: Job) -> Iterator[Step]:
+    """Draws n texts, returns the likeliest: argmax_i (1/t_i) sum log p, or sum log p.
 
     num_return_sequences of them, best first; the mean is a token's, the sum a whole
-    text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021).
+    text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021,
+    arXiv:2112.09332).
     """
-    check_search(model, prompts, options, cache, "best_of")
-    n, keep = options.best_of, options.num_return_sequences
+    job.check_search("best_of")
+    n, keep = job.options.best_of, job.options.num_return_sequences
     if keep > n:
         raise DecodingError(f"num_return_sequences {keep} is more than best_of {n}")
-    drawn = options.but(best_of=None, best_of_by=None, num_return_sequences=n)
-    return _best(sample(model, prompts, drawn), len(prompts), n, keep, options)
+    drawn = job.options.but(best_of=None, best_of_by=None, num_return_sequences=n)
+    steps = sample(Job(job.model, job.prompts, drawn))
 
+    def score(text: Sequence[Step]) -> float:
+        return likelihood([step.logprob for step in text], job.options.best_of_by)
 
-def _best(
-    steps: Iterator[Step], prompts: int, n: int, keep: int, options: GenerationConfig
-) -> Iterator[Step]:
-    rows: list[list[Step]] = [[] for _ in range(prompts * n)]
-    for step in steps:
-        rows[step.row].append(step)
-    for i in range(prompts):
-        texts = rows[i * n : (i + 1) * n]
-        scores = [
-            likelihood([s.logprob for s in text], options.best_of_by) for text in texts
-        ]
-        order = sorted(range(n), key=lambda j: -scores[j])
-        for place, j in enumerate(order[:keep]):
-            for step in texts[j]:
-                score = scores[j] if step.finish_reason else None
-                yield replace(step, row=i * keep + place, score=score)
+    return ranked(steps, score, len(job.prompts) * n, n, keep)
 
 
 def likelihood(logprobs: Sequence[float], by: str = "mean") -> float:
@@ -81,13 +70,16 @@ def last_number(text: str) -> str:
     return numbers[-1] if numbers else text.strip()
 
 
+@strategy("G9", "self-consistency", kind="after")
+@example(lambda show, vote: show.texts(vote, lambda text: text.split()[-1]))
 def self_consistency(
     texts: Sequence[Any], extract: Callable[[str], Any] = last_number
 ) -> tuple[Any, float]:
-    """G9: the answer that most texts give, and the share of texts that give it.
+    """The answer that most of n texts give: argmax_a (number of texts that answer a).
 
-    Texts are strings or Generations; of equally frequent answers the first one wins.
-    Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning" (2022).
+    Returned with the share of texts that give it. Texts are strings or Generations; of
+    equally frequent answers the first one wins. Source: Wang et al., "Self-Consistency
+    Improves Chain of Thought Reasoning" (2022, arXiv:2203.11171).
 
     >>> self_consistency(["so 7", "it is 8", "7"])
     ('7', 0.6666666666666666)
@@ -110,13 +102,16 @@ def overlap(a: str, b: str) -> float:
     return 2 * (x & y).total() / total if total else 1.0
 
 
+@strategy("G10", "minimum Bayes risk", kind="after")
+@example(lambda show, best: show.texts(best))
 def minimum_bayes_risk(
     texts: Sequence[Any], utility: Callable[[str, str], float] = overlap
 ) -> int:
-    """G10: index of the text most like the others: argmax_i sum_j u(text_i, text_j).
+    """The text most like the other texts: argmax_i sum_j u(y_i, y_j).
 
-    The samples stand for the law of the model; n^2 calls of the utility; the first of
-    equals. Source: Eikema and Aziz, "Is MAP Decoding All You Need?" (2020).
+    Returned as its index. The samples stand for the law of the model; n^2 calls of the
+    utility; the first of equals. Sources: Eikema and Aziz, "Is MAP Decoding All You
+    Need?" (2020); Freitag et al., 2021 (arXiv:2108.04718).
 
     >>> minimum_bayes_risk(["a b c", "a b", "x y"])
     0
@@ -131,65 +126,42 @@ def _text(text: Any) -> str:
     return text if isinstance(text, str) else text.text
 
 
-def cot_decoding(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """G11: greedy texts from each of the cot_branches best first tokens, surest first.
+@strategy("G11", "CoT-decoding", kind="search")
+@parameter("cot_branches", 0, "k first tokens; 0 is off.", 1)
+@example(cot_branches=3, num_return_sequences=3)
+def cot_decoding(job: Job) -> Iterator[Step]:
+    """Branches at the first token, keeps the surest answer: the branch with the largest
+    mean gap p_1 - p_2.
 
-    The score is the mean gap p_1 - p_2 between the two most probable tokens. The paper
-    takes it over the answer's tokens alone, which only a parser of answers knows; here
-    it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
-    Without Prompting" (2024).
+    Greedy texts from each of the cot_branches best first tokens, surest first. The
+    paper takes it over the answer's tokens alone, which only a parser of answers knows;
+    here it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
+    Without Prompting" (2024, arXiv:2402.10200).
     """
-    check_search(model, prompts, options, cache, "cot_branches")
+    options, k = job.options, job.options.cot_branches
+    job.check_search("cot_branches")
     if not options.greedy:
         raise DecodingError("cot_branches excludes do_sample=True: branches are greedy")
-    if options.cot_branches > model.config.vocab_size:
-        raise DecodingError(
-            f"cot_branches {options.cot_branches} is more than the vocabulary"
-        )
-    if options.num_return_sequences > options.cot_branches:
+    if k > job.config.vocab_size:
+        raise DecodingError(f"cot_branches {k} is more than the vocabulary")
+    if options.num_return_sequences > k:
         raise DecodingError("num_return_sequences is more than cot_branches")
-    return _branches(model, prompts, options)
-
-
-def _branches(
-    model: Any, prompts: Prompts, options: GenerationConfig
-) -> Iterator[Step]:
-    if not options.max_new_tokens:
-        return
-    k, keep = options.cot_branches, options.num_return_sequences
-    eos, room = options.eos_ids(model.config), model.config.n_positions
-    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
-    z, cache = read_prompts(model, prompts, options, None)
-    cache, z = cache.repeat(k), np.repeat(z, k, axis=0)
-    rows = [new_row(i, prompts[i // k], 0, model, options) for i in range(len(z))]
-    steps: list[list[Step]] = [[] for _ in rows]
+    rows = job.rows(k)
     gaps: list[list[float]] = [[] for _ in rows]
-    live = rows
-    while live:
-        for row, logits in zip(live, z, strict=True):
-            processed = run_chain(chain, row.ids, logits, row.context)
-            first = not steps[row.index]
-            id = _nth(processed, row.index % k) if first else greedy(processed)
-            gaps[row.index].append(probability_gap(processed))
-            last = len(row.ids) == room
-            steps[row.index].append(
-                record(row, id, logits, processed, options, eos, last=last)
-            )
-        alive = [i for i, row in enumerate(live) if row.finish_reason is None]
-        if len(alive) < len(live) and alive:
-            cache = cache.select(alive)
-        live = [live[i] for i in alive]
-        if live:
-            z = model.next_logits([row.ids[-1:] for row in live], cache)
-    scores = [float(np.mean(gap)) for gap in gaps]
-    for i in range(len(prompts)):
-        order = sorted(range(i * k, (i + 1) * k), key=lambda j: -scores[j])
-        for place, j in enumerate(order[:keep]):
-            for step in steps[j]:
-                score = scores[j] if step.finish_reason else None
-                yield replace(step, row=i * keep + place, score=score)
+
+    def choose(row: Row, logits: np.ndarray) -> Step:
+        z = row.processed(logits)
+        gaps[row.index].append(probability_gap(z))
+        return record(row, greedy(z) if row.step else _nth(z, row.index % k), logits, z)
+
+    for row in rows:
+        row.sequence = 0  # branches are of one text
+    steps = write(job, rows, choose)
+
+    def score(text: Sequence[Step]) -> float:
+        return float(np.mean(gaps[text[0].row]))
+
+    return ranked(steps, score, len(rows), k, options.num_return_sequences)
 
 
 def _nth(z: np.ndarray, n: int) -> int:

@@ -2,30 +2,23 @@
 
 The model's logits after every drafted token come out of one reading, which costs little
 more than reading one token. What stands is decided by
-npgpt.decoding.speculative.acceptance; the drafters are in
-npgpt.decoding.speculative.drafters and lookahead. Rows share their readings and advance
-at their own pace.
+npgpt.decoding.speculative.acceptance. Rows share their readings and advance at their
+own pace. Which drafters there are is not known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.chain import build_chain, run_chain
+from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules.base import Context
-from npgpt.decoding.rules.base import Rule as ChainRule
-from npgpt.decoding.searches.hypotheses import check_search, new_row
 from npgpt.decoding.speculative import acceptance
 from npgpt.errors import DecodingError
-
-Prompts = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -36,50 +29,62 @@ class Draft:
     q: list[np.ndarray] | None = None
 
 
-class Drafter(Protocol):
-    """What proposes tokens: for each row as many as its limit allows, or fewer."""
+class Drafter:
+    """What proposes tokens: for each row as many as its limit allows, or fewer.
+
+    Whatever looks at one text at a time, and is certain of it, defines `guess` alone.
+    """
+
+    tells = False  # whether it knows the probabilities q of what it drafts
+    bonus = True  # one more token of the model's follows a draft that stands
+    read_draft: Any = None  # reads in the place of model.all_logits, where it is set
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """One Draft a row; `cache` is the model's, and must be left as it was."""
+        pairs = zip(rows, limits, strict=True)
+        return [Draft(self.guess(row, limit)) for row, limit in pairs]
 
-    def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
-        """Row `index` kept so many of its draft; z (len + 1, V): the model's logits."""
+    def guess(self, row: Row, limit: int) -> list[int]:
+        """The next tokens of one row."""
+        raise NotImplementedError
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Only these rows go on."""
+    def observe(
+        self, place: int, row: Row, draft: Draft, accepted: int, z: np.ndarray
+    ) -> None:
+        """The row at this place kept so many; z (len + 1, V): the model's logits."""
+
+    def select(self, places: Sequence[int]) -> None:
+        """Only the rows at these places go on."""
 
 
 def run(
-    model: Any,
-    prompts: Prompts,
-    options: GenerationConfig,
+    job: Job,
+    rows: list[Row],
     drafter: Drafter,
-    chain: Sequence[ChainRule],
-    rule: acceptance.Rule | None,
+    rule: acceptance.Accept | None,
     bonus: bool = True,
 ) -> Iterator[Step]:
     """The loop: draft, read, verify, keep what stands. rule None is greedy.
 
     With `bonus` a draft that stands whole is followed by one more token of the
-    model's; without, its last token need not be read yet. A drafter with `read_draft`
-    reads in the place of model.all_logits (early exit).
+    model's; without, its last token need not be read yet.
     """
-    if not options.max_new_tokens:
+    most, n = job.options.max_new_tokens, job.options.num_return_sequences
+    if not most:
         return
-    eos, n = options.eos_ids(model.config), options.num_return_sequences
-    room = model.config.n_positions
-    rows = [
-        new_row(i * n + j, prompt, j, model, options)
-        for i, prompt in enumerate(prompts)
-        for j in range(n)
-    ]
-    longest = max(map(len, prompts)) + options.max_new_tokens
-    cache = model.new_cache(len(prompts), n_positions=min(longest, room))
-    read = getattr(drafter, "read_draft", model.all_logits)
-    if n > 1 or read != model.all_logits:
-        cache = _prompts_read(model, prompts, cache, n)
+    cache = job.new_cache(job.prompts)
+    read = drafter.read_draft or job.model.all_logits
+    if n > 1 or drafter.read_draft:
+        heads = [list(prompt[:-1]) for prompt in job.prompts]
+        if all(heads) and not hasattr(cache, "parts"):
+            job.model.next_logits(heads, cache)  # once for all texts of a prompt
+        cache = cache.repeat(n) if n > 1 else cache
     while rows:
-        drafts = drafter.propose(rows, _limits(rows, options, room, bonus), cache)
+        limits = [
+            max(0, min(most - bonus - row.step, job.room - len(row.ids)))
+            for row in rows
+        ]
+        drafts = drafter.propose(rows, limits, cache)
         # the drafted tokens to be read, and the positions whose logits count
         heads = [draft.tokens if bonus else draft.tokens[:-1] for draft in drafts]
         unread = [
@@ -88,10 +93,8 @@ def run(
         ]
         z = read(unread, cache, [len(head) + 1 for head in heads])
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            steps, accepted = _advance(
-                row, draft, z[i], chain, rule, options, eos, room, bonus
-            )
-            drafter.observe(i, draft, accepted, z[i])
+            steps, accepted = _advance(row, draft, z[i], rule, bonus)
+            drafter.observe(i, row, draft, accepted, z[i])
             yield from steps
             cache.crop_row(i, min(len(row.ids) - 1, len(cache.ids[i])))
         alive = [i for i, row in enumerate(rows) if row.finish_reason is None]
@@ -105,98 +108,36 @@ def _advance(
     row: Row,
     draft: Draft,
     logits: np.ndarray,
-    chain: Sequence[ChainRule],
-    rule: acceptance.Rule | None,
-    options: GenerationConfig,
-    eos: Sequence[int],
-    room: int,
+    rule: acceptance.Accept | None,
     bonus: bool,
 ) -> tuple[list[Step], int]:
     """The steps of the tokens that stand, and how many of the draft do."""
-    before, processed = list(row.ids), []
-    logits = list(logits)  # one array a position: `record` knows an unprocessed one
+    rows, made = list(logits), []  # one array a position: `record` knows an unprocessed
 
     def z(i: int, tokens: Sequence[int]) -> np.ndarray:
-        processed.append(run_chain(chain, before + list(tokens), logits[i], context(i)))
-        return processed[-1]
-
-    def context(i: int) -> Context:
-        return Context(
-            row.prompt_length,
-            len(before) + i - row.prompt_length,
-            row.seed,
-            row.sequence,
-        )
+        made.append(row.processed(rows[i], tokens))
+        return made[-1]
 
     bonus = bonus or not draft.tokens
-    if rule is None or (options.greedy and not draft.tokens):
+    if rule is None or (row.options.greedy and not draft.tokens):
         verdict = acceptance.verify_greedy(z, draft.tokens, bonus)
     else:
         verdict = acceptance.verify(
-            rule, z, draft.tokens, draft.q, context, bonus=bonus
+            rule, z, draft.tokens, draft.q, row.context_at, bonus
         )
     steps = []
     for i, id in enumerate(verdict.tokens):
-        full = len(row.ids) == room
-        steps.append(record(row, id, logits[i], processed[i], options, eos, last=full))
+        steps.append(record(row, id, rows[i], made[i]))
         if row.finish_reason is not None:
             break
     return steps, min(verdict.accepted, len(steps))
 
 
-def _limits(
-    rows: Sequence[Row], options: GenerationConfig, room: int, bonus: bool
-) -> list[int]:
-    """How many tokens a draft may have: one more follows it, where there is a bonus."""
-    most = options.max_new_tokens - bonus
-    return [max(0, min(most - row.step, room - len(row.ids))) for row in rows]
-
-
-def _prompts_read(model: Any, prompts: Prompts, cache: Any, n: int) -> Any:
-    """The cache for n rows a prompt, which has read all but its last token once."""
-    heads = [list(prompt[:-1]) for prompt in prompts]
-    if not all(heads) or hasattr(cache, "parts"):
-        return cache.repeat(n) if n > 1 else cache
-    model.next_logits(heads, cache)
-    return cache.repeat(n) if n > 1 else cache
-
-
-class Pace:
-    """How many tokens to draft for each row: constant, or by how the last draft went.
-
-    The heuristic of Transformers: two more after a draft that stood whole, else one
-    fewer, at least one. (Transformers can also re-tune the confidence threshold while
-    it runs; here that is fixed.)
-    """
-
-    def __init__(self, tokens: int, schedule: str = "constant"):
-        self.tokens, self.schedule = tokens, schedule
-        self.rows: list[int] = []
-
-    def limits(self, limits: Sequence[int]) -> list[int]:
-        """The draft lengths, within the limits."""
-        if not self.rows:
-            self.rows = [self.tokens] * len(limits)
-        return [min(a, b) for a, b in zip(self.rows, limits, strict=True)]
-
-    def observe(self, index: int, drafted: int, accepted: int) -> None:
-        """Adapt to what became of a draft."""
-        if self.schedule == "heuristic" and drafted:
-            more = 2 if accepted == drafted else -1
-            self.rows[index] = max(1, self.rows[index] + more)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Only these rows go on."""
-        self.rows = [self.rows[i] for i in rows]
-
-
-def check_speculative(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any, what: str
-) -> None:
+def check_speculative(job: Job, what: str) -> None:
     """Raise what speculative decoding cannot do, before any work."""
-    check_search(model, prompts, options, cache, what)
-    o = options
-    if not hasattr(model, "all_logits"):
+    job.check_search(what)
+    o = job.options
+    if not hasattr(job.model, "all_logits"):
         raise DecodingError(f"{what} needs logits at several positions from the model")
     if o.mirostat or o.is_set("adaptive_target"):
         raise DecodingError(
@@ -213,7 +154,7 @@ def check_speculative(
         )
 
 
-def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Rule | None:
+def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Accept | None:
     """The verification that the options ask for; None is greedy.
 
     By default speculative sampling where the drafter knows its probabilities, else
@@ -237,115 +178,9 @@ def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Rule | None:
     return acceptance.speculative
 
 
-def speculate(
-    model: Any,
-    prompts: Prompts,
-    options: GenerationConfig,
-    cache: Any,
-    make_drafter: Any,
-    what: str,
-    has_q: bool = False,
-    bonus: bool = True,
-) -> Iterator[Step]:
-    """Speculative decoding with the drafter that make_drafter(model, chain) returns."""
-    check_speculative(model, prompts, options, cache, what)
-    eos = options.eos_ids(model.config)
-    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
-    rule = rule_of(options, has_q)
-    drafter = make_drafter(model, chain)
+def speculate(job: Job, drafter: Drafter) -> Iterator[Step]:
+    """Speculative decoding with this drafter."""
+    rule = rule_of(job.options, drafter.tells)
     # The mixture of ensemble verification needs a q at every position: no bonus token.
-    bonus = bonus and options.assistant_ensemble_weight == 1
-    return run(model, prompts, options, drafter, chain, rule, bonus)
-
-
-def assisted(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H1 and H2: a smaller model drafts."""
-    from npgpt.decoding.speculative.drafters import ModelDrafter
-
-    if options.assistant_tree:
-        return _tree(model, prompts, options, cache)
-    make = partial(ModelDrafter, options.assistant_model, options)
-    return speculate(
-        model, prompts, options, cache, make, "assistant_model", has_q=True
-    )
-
-
-def _tree(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any
-) -> Iterator[Step]:
-    from npgpt.decoding.speculative.token_tree import assisted_tree
-
-    check_speculative(model, prompts, options, cache, "assistant_tree")
-    if min(options.assistant_tree) < 1:
-        raise DecodingError("assistant_tree must be numbers of children, at least 1")
-    for name in ("typical_acceptance", "assistant_ensemble_weight"):
-        if options.is_set(name):
-            raise DecodingError(f"{name} does not go with assistant_tree")
-    return assisted_tree(model, prompts, options)
-
-
-def prompt_lookup(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H4: what followed the last tokens earlier in the text is drafted again."""
-    from npgpt.decoding.speculative.drafters import PromptLookup
-
-    o = options
-    return speculate(
-        model,
-        prompts,
-        o,
-        cache,
-        lambda *_: PromptLookup(o.prompt_lookup_num_tokens, o.max_matching_ngram_size),
-        "prompt_lookup_num_tokens",
-    )
-
-
-def ngram_cache(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H5: counts of n-grams of the text so far draft."""
-    from npgpt.decoding.speculative.drafters import NgramCache
-
-    o = options
-    return speculate(
-        model,
-        prompts,
-        o,
-        cache,
-        lambda *_: NgramCache(o.ngram_cache_num_tokens, o.ngram_cache_size),
-        "ngram_cache_num_tokens",
-    )
-
-
-def early_exit(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H6: the model's own first layers draft, the others verify."""
-    from npgpt.decoding.speculative.drafters import EarlyExit
-
-    make = partial(EarlyExit, options)
-    return speculate(
-        model,
-        prompts,
-        options,
-        cache,
-        make,
-        "assistant_early_exit",
-        has_q=True,
-        bonus=False,
-    )
-
-
-def jacobi(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """H7: the model's own guesses of the last reading are the next draft."""
-    from npgpt.decoding.speculative.lookahead import Jacobi
-
-    tokens = options.jacobi_num_tokens
-    return speculate(
-        model, prompts, options, cache, lambda *_: Jacobi(tokens), "jacobi_num_tokens"
-    )
+    bonus = drafter.bonus and job.options.assistant_ensemble_weight == 1
+    return run(job, job.rows(), drafter, rule, bonus)

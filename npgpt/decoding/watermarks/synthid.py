@@ -9,36 +9,49 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from npgpt.decoding.rules.base import check, probabilities
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.rules.base import Ids, check, probabilities
 from npgpt.decoding.watermarks.tails import normal_tail
 from npgpt.decoding.watermarks.watermark import Detection
 from npgpt.errors import DecodingError
-from npgpt.shapes import Float, Int64
+from npgpt.shapes import Int64, Logits
 
-Ids = Sequence[int]
+KEYS = (654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468, 990)
 _MULTIPLIER, _INCREMENT = np.int64(6364136223846793005), np.int64(1)
 
 
+@strategy("I3", "SynthID", element="watermark", when=("watermark", "synthid"))
+@parameter("synthid_keys", KEYS, "One secret a round.", kind="keys")
+@parameter("ngram_len", 5, "Tokens a hash reads.", 2)
+@parameter(
+    "context_history_size",
+    1024,
+    "Contexts remembered: a repeated one is not marked.",
+    1,
+)
+@parameter("sampling_table_size", 65536, "Bits in the table.", 1)
+@example(watermark="synthid")
 def synthid(
-    z: Float[np.ndarray, " V"],
+    z: Logits,
     generated: Ids,
     keys: Ids,
     ngram_len: int,
     context_history_size: int,
     sampling_table_size: int,
     table: np.ndarray | None = None,
-) -> Float[np.ndarray, " V"]:
-    """Log-probabilities after one round a key: p_v <- p_v (1 + g_v - sum g p).
+) -> Logits:
+    """A tournament of secret bits between tokens: in each round p_v <- p_v (1 + g_v -
+    sum g p).
 
-    g_v in {0, 1} is looked up by the hash of the last ngram_len - 1 new tokens (zeros
-    before the first: the prompt takes no part, as in transformers), v and the key. A
-    context seen before in the history is left unmarked. A removed token stays -inf
-    (transformers: the smallest float). Source: Dathathri et al., "Scalable watermarking
-    for identifying large language model outputs" (2024).
+    One round a key, on log-probabilities. g_v in {0, 1} is looked up by the hash of the
+    last ngram_len - 1 new tokens (zeros before the first: the prompt takes no part, as
+    in transformers), v and the key. A context seen before in the history is left
+    unmarked. A removed token stays -inf (transformers: the smallest float). Source:
+    Dathathri et al., "Scalable watermarking for identifying large language model
+    outputs" (2024, Nature 634).
 
     >>> z = synthid(np.zeros(4), [1], [3, 5], 3, 8, 64)
     >>> round(float(np.exp(z).sum()), 6)

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.rules.base import Ids
 from npgpt.decoding.selectors import gumbel_max
 from npgpt.decoding.watermarks.tails import count_tail, gamma_tail, hypergeometric
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Float, UInt64
+from npgpt.shapes import Bool, Logits, UInt64
 
-Ids = Sequence[int]
 _MASK = 2**64 - 1
+SCHEMES = ("off", "lefthash", "selfhash", "unigram", "synthid", "gumbel")
 
 
 class Detection(NamedTuple):
@@ -71,17 +72,21 @@ def green_list(seed: int, V: int, ratio: float) -> Bool[np.ndarray, " V"]:
     return green
 
 
+@strategy("I1", "KGW, left hash", stage="watermark", element="watermark")
+@fields(when=("watermark", "lefthash"))
+@parameter("watermark", SCHEMES, "The scheme.")
+@parameter("greenlist_ratio", 0.25, "Share of green tokens.", 0, 1)
+@parameter("watermark_bias", 2.0, "Added to green logits.", 0)
+@parameter("hashing_key", 15485863, "The secret.", 0, 2**63 - 1)
+@parameter("context_width", 1, "Tokens that seed a choice.", 1)
+@example(watermark="lefthash")
 def left_hash(
-    z: Float[np.ndarray, " V"],
-    ids: Ids,
-    ratio: float,
-    bias: float,
-    key: int,
-    width: int,
-) -> Float[np.ndarray, " V"]:
-    """z_v + bias for the tokens that the last `width` tokens make green.
+    z: Logits, ids: Ids, ratio: float, bias: float, key: int, width: int
+) -> Logits:
+    """The last tokens decide which tokens are green: z_v + bias for v green.
 
-    Source: Kirchenbauer et al., "A Watermark for Large Language Models" (2023).
+    Green are those that the last `width` tokens make so. Source: Kirchenbauer et al.,
+    "A Watermark for Large Language Models" (2023, arXiv:2301.10226).
 
     >>> z = left_hash(np.zeros(8), [3, 5], 0.25, 2.0, 15485863, 1)
     >>> sorted(z.tolist())
@@ -91,20 +96,19 @@ def left_hash(
     return z + green * z.dtype.type(bias)
 
 
+@strategy("I2", "KGW, self hash", element="watermark", when=("watermark", "selfhash"))
+@fields(also=("greenlist_ratio", "watermark_bias", "hashing_key", "context_width"))
+@example(watermark="selfhash")
 def self_hash(
-    z: Float[np.ndarray, " V"],
-    ids: Ids,
-    ratio: float,
-    bias: float,
-    key: int,
-    width: int,
-) -> Float[np.ndarray, " V"]:
-    """z_v + bias for every token that is green given itself and the last tokens.
+    z: Logits, ids: Ids, ratio: float, bias: float, key: int, width: int
+) -> Logits:
+    """The token itself takes part in the hash: z_v + bias for v green given itself and
+    the last tokens.
 
     The seed of a token is the smallest of its hashes with each of the last `width`
     tokens and with itself; the token is green with probability `ratio`. All V tokens
     are tested (transformers: the 40 best). Source: Kirchenbauer et al., "On the
-    Reliability of Watermarks for Large Language Models" (2023).
+    Reliability of Watermarks for Large Language Models" (2023, arXiv:2306.04634).
 
     >>> z = self_hash(np.zeros(8), [3, 5], 0.5, 2.0, 15485863, 1)
     >>> set(z.tolist()) == {0.0, 2.0}
@@ -133,12 +137,14 @@ def _limit(ratio: float) -> np.uint64:
     return np.uint64(min(int(ratio * 2**64), _MASK))
 
 
-def unigram(
-    z: Float[np.ndarray, " V"], ratio: float, bias: float, key: int
-) -> Float[np.ndarray, " V"]:
-    """z_v + bias on one fixed green list, which survives any reordering of the text.
+@strategy("I5", "Unigram", element="watermark", when=("watermark", "unigram"))
+@fields(also=("greenlist_ratio", "watermark_bias", "hashing_key"))
+@example(watermark="unigram")
+def unigram(z: Logits, ratio: float, bias: float, key: int) -> Logits:
+    """One fixed list of green tokens: z_v + bias for v green.
 
-    Source: Zhao et al., "Provable Robust Watermarking for AI-Generated Text" (2023).
+    It survives any reordering of the text. Source: Zhao et al., "Provable Robust
+    Watermarking for AI-Generated Text" (2023, arXiv:2306.17439).
 
     >>> sorted(unigram(np.zeros(4), 0.5, 2.0, 1).tolist())
     [0.0, 0.0, 2.0, 2.0]
@@ -146,12 +152,23 @@ def unigram(
     return z + green_list(seed_of(key, ()), len(z), ratio) * z.dtype.type(bias)
 
 
-def gumbel(z: Float[np.ndarray, " V"], ids: Ids, key: int, width: int) -> int:
-    """argmax u_v^(1/p_v) with u = PRF(key, last `width` tokens): Gumbel-max by a key.
+@strategy("I4", "Gumbel watermark", kind="selector", sampling=True)
+@fields(when=("watermark", "gumbel"), element="gumbel_watermark")
+@fields(also=("hashing_key", "context_width"))
+@example(
+    lambda show, gumbel: show.step(
+        {"u": _uniforms(7, [2], 5), "u^(1/p)": _uniforms(7, [2], 5) ** (1 / show.P)},
+        gumbel(show.Z, [2], 7, 1),
+        "hashing_key=7, after 'old'",
+    )
+)
+def gumbel(z: Logits, ids: Ids, key: int, width: int) -> int:
+    """The noise of Gumbel-max comes from a key: argmax u_v^(1/p_v), u = PRF(key, last
+    tokens).
 
     Over keys the token is a draw from softmax(z), so one text shows no trace; the same
     last tokens give the same numbers again. Source: Aaronson (2022); Kuditipudi et al.,
-    "Robust Distortion-free Watermarks for Language Models" (2023).
+    "Robust Distortion-free Watermarks for Language Models" (2023, arXiv:2307.15593).
 
     >>> gumbel(np.array([0.0, 0.0, -np.inf]), [4], 15485863, 1) in (0, 1)
     True
