@@ -38,7 +38,7 @@ LOOP = (
 _LOOP = {p.name: p for p in LOOP}
 
 
-class _Options(Mapping):
+class _Options(Mapping[str, Parameter]):
     """Every option by its name: the loop's own, and those that are entered by now."""
 
     def __getitem__(self, name: str) -> Parameter:

@@ -144,7 +144,9 @@ def _answers(model: Model, context: str, endings: Sequence[str]) -> list[_Answer
     return answers
 
 
-def _watched(items: Iterable[Any], progress: Callable | None) -> Iterator[Any]:
+def _watched(
+    items: Iterable[Any], progress: Callable[[int], object] | None
+) -> Iterator[Any]:
     for item in items:
         yield item
         if progress is not None:

@@ -30,7 +30,7 @@ import numpy as np
 
 from npgpt.errors import NpgptError
 
-Function = TypeVar("Function", bound=Callable)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @runtime_checkable

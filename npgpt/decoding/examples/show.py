@@ -29,10 +29,10 @@ TEXTS = ["the old cat", "the cat", "a queen", "the old queen", "the cat"]
 
 def made(setting: Mapping[str, Any]) -> dict[str, Any]:
     """The setting, with the models that its names stand for."""
-    models = {"model": FiveWords, "smaller": lambda: FiveWords(SMALLER)}
-    kinds = {
-        "model": lambda name: models[name](),
-        "models": lambda names: [models[name]() for name in names],
+    tables = {"model": TABLE, "smaller": SMALLER}
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "model": lambda name: FiveWords(tables[name]),
+        "models": lambda names: [FiveWords(tables[name]) for name in names],
     }
     return {
         name: kinds.get(OPTIONS[name].kind, lambda value: value)(value)
