@@ -18,7 +18,7 @@ from npgpt.decoding.decode import decode
 from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.row import Step
+from npgpt.decoding.row import Step, by_row
 from npgpt.errors import DecodingError
 from npgpt.interface import Model, Tokens
 from npgpt.support.arguments import checked, is_list
@@ -128,9 +128,7 @@ class Generator(Reader):
         prompts, single = encode_prompts(self, prompts)
         config = _config(self.config, prompts, defaults, options)
         n = config.num_return_sequences
-        steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
-        for step in decode(self, prompts, config, cache):
-            steps[step.row].append(step)
+        steps = by_row(decode(self, prompts, config, cache), len(prompts) * n)
         read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
         results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results

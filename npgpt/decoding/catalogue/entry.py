@@ -36,9 +36,9 @@ class Strategy:
 
     kind says where it acts. "rule": an element of the chain, z -> z. "selector": takes
     the token. "stopping": ends a row. "guidance": wraps the model, function(model,
-    prompts, options) -> model. "search": owns the loop, function(model, prompts,
-    options, cache) -> iterator of Step. "after": works on finished text, as rerankers
-    do. "part": of another strategy.
+    prompts, options) -> model. "search": owns the loop, function(job) -> iterator of
+    Step (see npgpt.decoding.job). "after": works on finished text, as rerankers do.
+    "part": of another strategy.
 
     It is on when the first parameter has any value but its default, or when an option
     has one value (`when`), or `on` says so. A rule stands in a chain in its stage, by
