@@ -102,10 +102,13 @@ def allowed_mass(
     return keep(z, allowed), float(p[allowed].sum()), p
 
 
+Chosen = tuple[int | None, np.ndarray]  # a token, or None to give up; what is allowed
+
+
 def _write(
     task: _Task,
     attempt: int,
-    choose: Callable[[list[int], np.ndarray, Context], tuple[int | None, np.ndarray]],
+    choose: Callable[[list[int], np.ndarray, Context], Chosen],
 ) -> list[_Choice] | None:
     """One text, token by token; None if it does not end in time or choose gives up."""
     model, ids = task.job.model, list(task.row.ids)
@@ -130,7 +133,7 @@ def rejection(task: _Task) -> list[_Choice]:
     A text is given up as soon as one of its Z_t fails.
     """
 
-    def choose(ids, logits, context):
+    def choose(ids: list[int], logits: np.ndarray, context: Context) -> Chosen:
         z, Z, _ = allowed_mass(task, ids, logits, context)
         if context.uniform(ACCEPT) >= Z:
             return None, z
@@ -158,7 +161,7 @@ def asap(task: _Task) -> list[_Choice]:
     known: dict[tuple[int, ...], np.ndarray] = {}  # prefix -> p of what is allowed
     children: dict[tuple[int, ...], set[int]] = {}
 
-    def choose(ids, logits, context):
+    def choose(ids: list[int], logits: np.ndarray, context: Context) -> Chosen:
         prefix = tuple(ids[task.row.prompt_length :])
         z, _, p = allowed_mass(task, ids, logits, context)
         known[prefix] = np.where(z > -np.inf, p, 0.0)

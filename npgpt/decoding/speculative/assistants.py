@@ -99,7 +99,9 @@ class ModelDrafter(Drafter):
         self.pace = Pace(o.num_assistant_tokens, o.num_assistant_tokens_schedule)
         self.cache: Any = None
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+    def propose(
+        self, rows: Sequence[Row], limits: Sequence[int], cache: Any
+    ) -> list[Draft]:
         """Drafts of all rows, token by token side by side."""
         room = self.model.config.n_positions
         limits = [
@@ -188,7 +190,9 @@ class EarlyExit(ModelDrafter):
         if not hasattr(job.model, "first_logits"):
             raise DecodingError("assistant_early_exit does not go with guidance")
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+    def propose(
+        self, rows: Sequence[Row], limits: Sequence[int], cache: Any
+    ) -> list[Draft]:
         """Drafts by the first layers, in the model's own cache, cropped after."""
         held = cache.lengths.tolist()
         self.cache = cache

@@ -39,7 +39,9 @@ class Drafter:
     bonus = True  # one more token of the model's follows a draft that stands
     read_draft: Any = None  # reads in the place of model.all_logits, where it is set
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+    def propose(
+        self, rows: Sequence[Row], limits: Sequence[int], cache: Any
+    ) -> list[Draft]:
         """One Draft a row; `cache` is the model's, and must be left as it was."""
         pairs = zip(rows, limits, strict=True)
         return [Draft(self.guess(row, limit)) for row, limit in pairs]

@@ -220,7 +220,9 @@ def detect(
             f"greenlist_ratio {ratio:g} makes all tokens alike: there is no mark"
         )
     ngrams = np.lib.stride_tricks.sliding_window_view(text, width + 1)
-    after: dict[tuple, set] = {}  # the distinct tokens after each context
+    after: dict[
+        tuple[int, ...], set[int]
+    ] = {}  # the distinct tokens after each context
     for *context, token in ngrams.tolist():
         after.setdefault(tuple(context), set()).add(token)
     T = sum(map(len, after.values()))
