@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from npgpt.cache import KVCache
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step, record
 from npgpt.errors import DecodingError
+from npgpt.interface import Cache
 
 
 def sample(job: Job) -> Iterator[Step]:
@@ -69,7 +69,7 @@ def write(
         z = job.model.next_logits(unread, cache)
 
 
-def _unread(row: Row, index: int, cache: KVCache) -> list[int]:
+def _unread(row: Row, index: int, cache: Cache) -> list[int]:
     """What the model has to read next for this row: the last token, as a rule.
 
     When the row has filled all positions, its cache is dropped and the last half of the

@@ -16,6 +16,7 @@ from npgpt.cache import KVCache
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.guided import Wrapper
 from npgpt.errors import DecodingError
+from npgpt.interface import DeepModel
 
 
 class Dola(Wrapper):
@@ -28,13 +29,14 @@ class Dola(Wrapper):
 
     def __init__(
         self,
-        model: Any,
+        model: DeepModel,
         layers: str | Sequence[int] = "high",
         alpha: float = 0.1,
         norm: bool = True,
         divergence: Callable | None = None,
     ):
         super().__init__(model)
+        self.deep = model
         self.layers = dola_layers(model.config, layers)
         self.alpha, self.norm, self.divergence = alpha, norm, divergence
 
@@ -54,7 +56,7 @@ class Dola(Wrapper):
     ) -> list[np.ndarray]:
         """Contrasted logits after each row's last keep[row] ids."""
         layers = [*self.layers, self.config.n_layer]
-        rows = self.main.layer_logits(ids, cache, layers, keep, norm=self.norm)
+        rows = self.deep.layer_logits(ids, cache, layers, keep, norm=self.norm)
         return [
             np.stack(
                 [formulas.dola(z[-1], z[:-1], self.alpha, self.divergence) for z in row]

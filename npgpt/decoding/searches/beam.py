@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from npgpt.cache import KVCache
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
@@ -29,6 +28,7 @@ from npgpt.decoding.searches.candidates import (
 )
 from npgpt.decoding.searches.hypotheses import Hypothesis, pick
 from npgpt.errors import DecodingError
+from npgpt.interface import Cache
 from npgpt.ops import log_softmax
 
 
@@ -67,7 +67,7 @@ def run_beams(job: Job, searches: Sequence[Search]) -> None:
         z = job.model.next_logits([last[i] for i in range(len(slots))], cache)
 
 
-def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
+def place(cache: Cache, sources: Sequence[int]) -> tuple[list[int], Cache]:
     """A cache row for every beam, given the row that its parent had.
 
     The first child of a row stays there; only further children are copied, from where
@@ -111,6 +111,7 @@ class BeamSearch:
         self.considered = max(2, 1 + len(job.eos)) * self.num_beams
         self.running = [Hypothesis()]
         self.finished: list[Hypothesis] = []
+        self.chosen: list[int] = []  # what groups of a diverse search keep away from
         self.done = False
 
     def advance(self, z: np.ndarray) -> None:
@@ -122,7 +123,7 @@ class BeamSearch:
             norm, lp = log_sum_exp(z), z
         candidates = self.candidates(lp, norm)
         running: list[Hypothesis] = []
-        self.chosen = []  # what groups of a diverse search keep away from
+        self.chosen = []
         best = self.options.greedy and not self.chain
         for place, (score, parent, token) in enumerate(candidates):
             if place >= self.num_beams == len(running):

@@ -103,7 +103,9 @@ def allowed_mass(
 
 
 def _write(
-    task: _Task, attempt: int, choose: Callable[[list[int], np.ndarray, Context], int]
+    task: _Task,
+    attempt: int,
+    choose: Callable[[list[int], np.ndarray, Context], tuple[int | None, np.ndarray]],
 ) -> list[_Choice] | None:
     """One text, token by token; None if it does not end in time or choose gives up."""
     model, ids, choices = task.job.model, list(task.row.ids), []

@@ -23,6 +23,8 @@ from npgpt.decoding.speculative.acceptance import speculative
 from npgpt.decoding.speculative.loop import Draft, Drafter, check_speculative, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
 from npgpt.errors import DecodingError
+from npgpt.interface import Model, able
+from npgpt.shapes import Array
 
 BESIDE = (  # what may be set beside a drafter that is a model
     "typical_acceptance",
@@ -88,7 +90,7 @@ class ModelDrafter(Drafter):
     threshold (dynamic draft length).
     """
 
-    def __init__(self, job: Job, assistant: Any):
+    def __init__(self, job: Job, assistant: Model):
         check_same_vocabulary(job.model, assistant)
         self.model, o = assistant, job.options
         self.greedy, self.tells = (
@@ -185,13 +187,14 @@ class EarlyExit(ModelDrafter):
                 f"assistant_early_exit {self.layers} must be below the model's {n} "
                 "layers"
             )
-        if not hasattr(job.model, "first_logits"):
-            raise DecodingError("assistant_early_exit does not go with guidance")
+        what = "assistant_early_exit does not go with guidance"
+        self.deep = able(job.model, "first_logits", what)
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """Drafts by the first layers, in the model's own cache, cropped after."""
         held = cache.lengths.tolist()
-        self.cache, self.states = cache, [[] for _ in rows]
+        self.cache = cache
+        self.states: list[list[Array]] = [[] for _ in rows]
         drafts = super().propose(rows, limits, cache)
         cache.crop(held)
         return drafts
@@ -202,7 +205,7 @@ class EarlyExit(ModelDrafter):
         """The model's logits, by the layers that have not read the draft."""
         if not all(self.states):
             return self.model.all_logits(unread, cache, keep)
-        return self.model.rest_logits(unread, self.states, cache, self.layers, keep)
+        return self.deep.rest_logits(unread, self.states, cache, self.layers, keep)
 
     def _start(self, rows: Sequence[Row]) -> None:
         pass  # the model's cache holds what stands
@@ -217,9 +220,9 @@ class EarlyExit(ModelDrafter):
                 held -= 1
                 self.cache.crop_row(i, held)
             unread.append(text[held:])
-        z, states = self.model.first_logits(unread, self.cache, self.layers)
-        for row, state in zip(self.states, states, strict=True):
-            row.append(state)
+        z, states = self.deep.first_logits(unread, self.cache, self.layers)
+        for known, state in zip(self.states, states, strict=True):
+            known.append(state)
         return z
 
     def select(self, places: Sequence[int]) -> None:
