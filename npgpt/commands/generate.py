@@ -29,7 +29,7 @@ from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
 from npgpt.model import GPT2
-from npgpt.scaling.sizes import describe
+from npgpt.scaling.sizes import matrix_numbers
 
 
 @click.command(cls=StrategyCommand)
@@ -209,12 +209,9 @@ class _Clock:
 
 def _weight_rate(model: GPT2, config: GenerationConfig, decode: float) -> float:
     """GB of weights read a second: every step reads all matrices once for all rows."""
-    size = describe(model.config)
-    matrices = (
-        size.flops_per_token // 2 - 2 * model.config.n_layer * model.config.n_embd
-    )
     itemsize = 8 if model.dtype == "float64" else 4
-    return decode / config.num_return_sequences * matrices * itemsize / 1e9
+    step = matrix_numbers(model.config) * itemsize
+    return decode / config.num_return_sequences * step / 1e9
 
 
 def _figures(model: GPT2, name: str, config: GenerationConfig, clock: _Clock) -> str:

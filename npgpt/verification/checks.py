@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -94,6 +94,16 @@ def verify(
 def first_divergence(checks: list[Check]) -> Check | None:
     """The first tensor that differs too much, in the order of the forward pass."""
     return next((check for check in checks if not check.ok), None)
+
+
+def worst_of_each(checks: list[Check]) -> list[Check]:
+    """Of each check the tensor closest to, or furthest beyond, what is tolerated."""
+
+    def badness(check: Check) -> tuple[bool, float]:
+        return not check.ok, check.error / (check.tolerance or 1.0)
+
+    groups = groupby(checks, key=lambda check: check.check)
+    return [max(group, key=badness) for _, group in groups]
 
 
 @checked(CheckpointError)

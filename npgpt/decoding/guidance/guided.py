@@ -37,6 +37,9 @@ class Part:
     openings: tuple[Opening | None, ...] = (None,)
 
 
+Read = tuple[Part, list[list[int]], Any]  # its rows of new ids, and its cache
+
+
 class Wrapper(Generator):
     """A model around another one, whose config and tokens it has."""
 
@@ -115,7 +118,7 @@ class Guided(Wrapper):
         ]
         return np.stack(self._combined(z))
 
-    def _next(self, readings: Sequence[tuple], *z: np.ndarray) -> np.ndarray:
+    def _next(self, readings: Sequence[Read], *z: np.ndarray) -> np.ndarray:
         """The logits of these readings, behind others (B * n, V), combined: (B, V)."""
         read = [part.model.next_logits(rows, one) for part, rows, one in readings]
         return np.concatenate(self._combined([x[:, None] for x in (*z, *read)]))
@@ -134,7 +137,7 @@ class Guided(Wrapper):
 
     def _readings(
         self, ids: Sequence[Sequence[int]], cache: Caches, keep: Sequence[int]
-    ) -> list[tuple[Part, list[list[int]], Any]]:
+    ) -> list[Read]:
         """Each part, its rows of new ids and its cache.
 
         An opening is put in place of an unread prompt.

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.generation import encode_prompts
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.dola import Dola
 from npgpt.decoding.guidance.guided import Guided, Opening, Part
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import ContextOverflowError, DecodingError
 from npgpt.interface import Model, Rows, able
+from npgpt.shapes import Logits
 
 
 @strategy("F1", "classifier-free guidance", kind="guidance")
@@ -124,7 +126,7 @@ def ensemble(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
         )
     if min(weights) < 0 or sum(weights) <= 0:
         raise DecodingError("ensemble_weights must be positive numbers")
-    combine: Callable = formulas.product
+    combine = formulas.product
     if options.ensemble == "mixture":
         if abs(sum(weights) - 1) > 1e-6:
             raise DecodingError("ensemble_weights of a mixture must sum to 1")
@@ -150,7 +152,9 @@ def anti_lm(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
     return guided(parts, formulas.anti_lm, options.anti_lm_weight)
 
 
-def guided(parts: Sequence[Part], formula: Callable, *settings: float) -> Guided:
+def guided(
+    parts: Sequence[Part], formula: Callable[..., Logits], *settings: float
+) -> Guided:
     """The model of a formula of each reading's logits and these settings."""
     return Guided(parts, lambda z: formula(*z, *settings))
 
@@ -169,7 +173,7 @@ def negative_opening(
         )
     if negative is None:
         return lambda origin, prompt: prompt[-1:]
-    rows, single = model._prompts(negative)
+    rows, single = encode_prompts(model, negative)
     if single:
         rows = rows * len(prompts)
     if len(rows) != len(prompts):
