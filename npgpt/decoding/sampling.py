@@ -32,7 +32,7 @@ def sample(
     cannot work is refused here, before the first step is asked for.
     """
     check_room(model, prompts, options)
-    for name in ("stop_strings", "token_healing", "regex"):
+    for name in ("stop_strings", "token_healing"):
         if options.is_set(name) and model.tokenizer is None:
             raise DecodingError(f"{name} need a tokenizer, and this model has none")
     if cache is not None and cache.batch != len(prompts):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.catalogue import example, parameter, strategies, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts, check_room
 from npgpt.decoding.options import GenerationConfig
@@ -25,8 +25,6 @@ from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
 from npgpt.decoding.selectors import inverse_cdf
 from npgpt.errors import DecodingError
-
-CONSTRAINTS = ("choice", "regex", "json_schema", "grammar", "prefix_allowed_tokens")
 
 
 class _Task(NamedTuple):
@@ -76,13 +74,14 @@ def exact_sampling(
         )
     check_room(model, prompts, options)
     job = Job(model, options)
-    constraints = [rule for rule in job.chain if rule.name in CONSTRAINTS]
+    names = {s.chain_name for s in strategies() if s.constrains}
+    constraints = [rule for rule in job.chain if rule.name in names]
     if not constraints or not job.eos:
         raise DecodingError(
             "exact_constraint needs a constraint (regex, json_schema, grammar, choice) "
             "and an end-of-text id"
         )
-    rules = [rule for rule in job.chain if rule.name not in CONSTRAINTS]
+    rules = [rule for rule in job.chain if rule.name not in names]
     tasks = [_Task(job, row, rules, constraints) for row in job.rows(prompts)]
     return _steps(tasks if options.max_new_tokens else [])
 

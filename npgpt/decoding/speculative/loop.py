@@ -18,7 +18,7 @@ from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules.base import Rule as ChainRule
+from npgpt.decoding.rules.base import Rule
 from npgpt.decoding.speculative import acceptance
 from npgpt.errors import DecodingError
 
@@ -55,10 +55,10 @@ def run(
     job: Job,
     prompts: Prompts,
     drafter: Drafter,
-    rule: acceptance.Rule | None,
+    judge: acceptance.Judge | None,
     bonus: bool = True,
 ) -> Iterator[Step]:
-    """The loop: draft, read, verify, keep what stands. rule None is greedy.
+    """The loop: draft, read, verify, keep what stands. judge None is greedy.
 
     With `bonus` a draft that stands whole is followed by one more token of the
     model's; without, its last token need not be read yet.
@@ -87,7 +87,7 @@ def run(
         ]
         z = read(unread, cache, [len(head) + 1 for head in heads])
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            steps, accepted = _advance(job, row, draft, z[i], rule, bonus)
+            steps, accepted = _advance(job, row, draft, z[i], judge, bonus)
             drafter.observe(i, draft, accepted, z[i])
             yield from steps
             cache.crop_row(i, min(len(row.ids) - 1, len(cache.ids[i])))
@@ -103,7 +103,7 @@ def _advance(
     row: Row,
     draft: Draft,
     logits: np.ndarray,
-    rule: acceptance.Rule | None,
+    judge: acceptance.Judge | None,
     bonus: bool,
 ) -> tuple[list[Step], int]:
     """The steps of the tokens that stand, and how many of the draft do."""
@@ -115,11 +115,11 @@ def _advance(
         return made[-1]
 
     bonus = bonus or not draft.tokens
-    if rule is None or (job.options.greedy and not draft.tokens):
+    if judge is None or (job.options.greedy and not draft.tokens):
         verdict = acceptance.verify_greedy(z, draft.tokens, bonus)
     else:
         verdict = acceptance.verify(
-            rule, z, draft.tokens, draft.q, row.context_at, bonus
+            judge, z, draft.tokens, draft.q, row.context_at, bonus
         )
     steps = []
     for i, id in enumerate(verdict.tokens):
@@ -152,7 +152,7 @@ def speculative_job(
     return job
 
 
-def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Rule | None:
+def judge_of(options: GenerationConfig, has_q: bool) -> acceptance.Judge | None:
     """The verification that the options ask for; None is greedy.
 
     By default speculative sampling where the drafter knows its probabilities, else
@@ -165,8 +165,8 @@ def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Rule | None:
                 "assistant_ensemble_weight needs a drafter with probabilities: "
                 "assistant_model or assistant_early_exit"
             )
-        rule = acceptance.ensemble_greedy if o.greedy else acceptance.ensemble
-        return rule(o.assistant_ensemble_weight)
+        judge = acceptance.ensemble_greedy if o.greedy else acceptance.ensemble
+        return judge(o.assistant_ensemble_weight)
     if o.greedy:
         return None
     if o.typical_acceptance:
@@ -182,12 +182,12 @@ def speculate(
     options: GenerationConfig,
     cache: Any,
     what: str,
-    make_drafter: Callable[[Sequence[ChainRule]], Drafter],
+    make_drafter: Callable[[Sequence[Rule]], Drafter],
 ) -> Iterator[Step]:
     """Speculative decoding with the drafter that make_drafter(chain) returns."""
     job = speculative_job(model, prompts, options, cache, what)
     drafter = make_drafter(job.chain)
-    rule = rule_of(options, drafter.tells)
+    judge = judge_of(options, drafter.tells)
     # The mixture of ensemble verification needs a q at every position: no bonus token.
     bonus = drafter.bonus and options.assistant_ensemble_weight == 1
-    return run(job, prompts, drafter, rule, bonus)
+    return run(job, prompts, drafter, judge, bonus)
