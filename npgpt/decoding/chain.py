@@ -180,7 +180,8 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     if strategy.prepare:
         values = [strategy.prepare(*values, setup)]
     function = strategy.call or strategy.function
-    sources = [SOURCES[name] for name in leading(function, SOURCES)]
+    names, n = leading(function, SOURCES)
+    sources, values = [SOURCES[name] for name in names], values[:n]
 
     def apply(ids: Sequence[int], z: np.ndarray, context: Context) -> np.ndarray:
         return function(*(get(ids, z, context, setup) for get in sources), *values)
@@ -188,14 +189,15 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     return Rule(strategy.chain_name, ", ".join(settings), apply)
 
 
-def leading(function: Callable, known: Mapping[str, Any]) -> list[str]:
-    """The first arguments of a function, as far as they have known names.
+def leading(function: Callable, known: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The first arguments of a function that have known names, and how many follow.
 
     >>> leading(lambda z, ids, alpha: z, SOURCES)
-    ['z', 'ids']
+    (['z', 'ids'], 1)
     """
     names = inspect.signature(function).parameters
-    return list(itertools.takewhile(lambda name: name in known, names))
+    first = list(itertools.takewhile(lambda name: name in known, names))
+    return first, len(names) - len(first)
 
 
 def short(value: Any) -> str:

@@ -33,6 +33,8 @@ def _shown(strategy: Strategy) -> str:
             return setting
     if strategy.kind == "rule":
         return show.rule(setting)
+    if strategy.kind == "after":
+        return show.texts(strategy.function, setting)
     if strategy.kind == "selector":
         return show.selector(setting)
     if any(GenerationConfig(**show.made(setting)).active("guidance")):
