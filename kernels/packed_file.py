@@ -35,6 +35,7 @@ LAYOUT = "panels of 16, groups of 64, version 2"
 @checked(CheckpointError)
 def save_packed(params: PackedParams, folder: str | Path) -> None:
     """Write config.json and packed.safetensors; each appears whole or not at all."""
+    from npgpt.storage.checkpoint import write_config
     from npgpt.storage.tensorfile import write_atomically
 
     folder, buffers = Path(folder), params.buffers
@@ -59,13 +60,10 @@ def save_packed(params: PackedParams, folder: str | Path) -> None:
             for array in arrays.values():
                 file.write(array.reshape(-1).view(np.uint8).data)
 
-    settings = json.dumps({**params.config.to_dict(), "dtype": buffers.dtype}, indent=2)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / FILE, write)
-        write_atomically(
-            folder / "config.json", lambda path: Path(path).write_text(settings + "\n")
-        )
+        write_config(params.config, buffers.dtype, folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
 

@@ -1,13 +1,14 @@
 """GPT2Config: the numbers of config.json that decide what a GPT-2 computes.
 
 Field names are Hugging Face's. Options that would change the result are honoured or
-refused by name; other keys are kept for the next config.json. The published sizes are
-at the end. Nothing here reads weights.
+refused by name; other keys are kept for the next config.json. Published sizes are in
+npgpt.scaling.sizes. Nothing here reads weights.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class GPT2Config:
     """Shape and options of a GPT-2 (Radford et al. 2019); by default gpt2's, 124M.
 
     unused: what else config.json said; without effect here, and saved again.
+    generation: generation_config.json, None without one; see npgpt.decoding.defaults.
     notes: sentences on what was passed over.
 
     >>> GPT2Config().head_dim, GPT2Config().inner_dim
@@ -44,9 +46,10 @@ class GPT2Config:
     bos_token_id: int | None = 50256
     eos_token_id: int | tuple[int, ...] | None = 50256
     unused: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    generation: dict[str, Any] | None = field(default=None, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
             self._need(
@@ -128,7 +131,7 @@ class GPT2Config:
             raise CheckpointError(f"{where}: not a JSON object")
         _refuse_unsupported(data, where)
         data = _by_one_name(data, where)
-        names = {one.name for one in fields(cls)} - {"unused", "notes"}
+        names = {one.name for one in fields(cls)} - _BESIDE
         given = {name: data[name] for name in names & set(data)}
         notes, V = [], data.get("vocab_size", 50257)
         for name in ("bos_token_id", "eos_token_id"):
@@ -153,20 +156,28 @@ class GPT2Config:
     @classmethod
     @checked(CheckpointError)
     def from_file(cls, path: str | Path) -> GPT2Config:
-        """Read config.json; raises CheckpointError if it cannot be used."""
-        try:
-            check_readable(path)
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such file; a model needs one") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
-        return cls.from_dict(data, where=str(path))
+        """Read config.json, and generation_config.json if it stands beside it.
+
+        Raises CheckpointError for what cannot be used.
+        """
+        path = Path(path)
+        config = cls.from_dict(_read_json(path, "; a model needs one"), str(path))
+        beside = path.parent / GENERATION
+        if not os.path.lexists(beside):
+            return config
+        generation = _read_json(beside, "")
+        if not isinstance(generation, dict):
+            raise CheckpointError(f"{beside}: not a JSON object")
+        bos, V = generation.get("bos_token_id"), config.vocab_size
+        if config.bos_token_id is None and _is_int(bos) and 0 <= bos < V:
+            config = replace(config, bos_token_id=bos)
+        return replace(config, generation=generation)
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json should hold, for npgpt and for transformers."""
         settings = {one.name: getattr(self, one.name) for one in fields(self)}
-        del settings["unused"], settings["notes"]
+        for name in _BESIDE:
+            del settings[name]
         return {
             **self.unused,
             "model_type": "gpt2",
@@ -174,6 +185,9 @@ class GPT2Config:
             **settings,
         }
 
+
+GENERATION = "generation_config.json"
+_BESIDE = {"unused", "generation", "notes"}  # fields that are no key of config.json
 
 _ALIASES = {  # other names of the same keys, as transformers reads them
     "max_position_embeddings": "n_positions",
@@ -210,6 +224,16 @@ _UNSUPPORTED = {  # each changes the numbers, none belongs to a plain GPT-2
     "pruned_heads": "pruned heads",
     "per_layer_config": "layers that differ",
 }
+
+
+def _read_json(path: Path, hint: str) -> Any:
+    try:
+        check_readable(path)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file{hint}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
 
 
 def _refuse_unsupported(data: dict[str, Any], where: str) -> None:
@@ -251,12 +275,3 @@ def _within(ids: Any, V: Any) -> tuple[Any, list[int]]:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-PUBLISHED = {  # openai-community/* and distilbert/distilgpt2
-    "gpt2": GPT2Config(),
-    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
-    "gpt2-large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
-    "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
-    "distilgpt2": GPT2Config(n_layer=6),
-}

@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from npgpt.shapes import Float
+from npgpt.shapes import Array, Float
+from npgpt.taps import Tap
 
 Rows = Sequence[Sequence[int]]
 
@@ -36,3 +37,22 @@ class Model(Protocol):
         self, ids: Rows, cache: Any, keep: Sequence[int] | None = None
     ) -> list[Float[np.ndarray, "_ V"]]:
         """Read each row's new ids; the logits after its last keep[row] (all)."""
+
+
+class Host(Protocol):
+    """Where a model's arrays live."""
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """The array on the host, as NumPy."""
+
+
+@runtime_checkable
+class TappedModel(Model, Protocol):
+    """A model that shows its intermediates; under guidance there would be several."""
+
+    @property
+    def backend(self) -> Host:
+        """What brings an intermediate to the host."""
+
+    def logits(self, ids: Any, tap: Tap) -> Float[np.ndarray, "B T V"]:
+        """Logits at every position; `tap(name, array)` sees every intermediate."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from npgpt.backend import get_backend
 from npgpt.commands._shared import (
     MODEL,
     backend_option,
@@ -23,8 +24,9 @@ from npgpt.commands._shared import (
     renamed,
     threads_option,
 )
-from npgpt.config import PUBLISHED, GPT2Config
+from npgpt.config import GPT2Config
 from npgpt.errors import NpgptError
+from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.storage import checkpoint, hub
 from npgpt.storage.tensorfile import write_atomically
 from npgpt.support.figure import save
@@ -35,7 +37,7 @@ from npgpt.support.figure import save
 @click.option(
     "--random",
     "size",
-    type=click.Choice(list(PUBLISHED)),
+    type=click.Choice(list(CHECKPOINTS)),
     help="Random weights of a published size.",
 )
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
@@ -116,6 +118,7 @@ def command(
             as_json,
         )
         return
+    get_backend("numba")  # what is compared, or in one sentence why it cannot be
     from npgpt.bench import report
     from npgpt.bench.rounds import OWN, PEERS, compare
     from npgpt.bench.worker import Worker
@@ -146,7 +149,7 @@ def command(
             folder = hub.resolve(name)
             config = GPT2Config.from_file(folder / "config.json")
         else:
-            config = PUBLISHED[size]
+            config = CHECKPOINTS[size]
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             say(f"making random weights of {size}")
             checkpoint.save(init_params(config), folder)
@@ -219,7 +222,7 @@ def _decoding(
         os.environ["NPGPT_THREADS"] = str(threads)
     backend = chosen_backend(backend)
     if random:
-        model = GPT2(init_params(PUBLISHED[name]), backend=backend)
+        model = GPT2(init_params(CHECKPOINTS[name]), backend=backend)
     else:
         model = load_model(name, backend, "float32")
         if assistant is None and name == "tales":

@@ -23,6 +23,7 @@ from npgpt.decoding import GenerationConfig
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.chain import build_chain, parse_order
+from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
@@ -62,18 +63,20 @@ def command(
     Example: npgpt generate "Once upon a time" --seed 7 --min-p 0.05
 
     Every decoding strategy is an option here; `npgpt strategies NAME` explains one.
-    Lists are JSON: --bad-words-ids "[[5, 7]]".
+    Lists are JSON: --bad-words-ids "[[5, 7]]". What is not given is taken from the
+    model's generation_config.json, then from the defaults below.
     """
     prompt = _read_prompt(prompt)
     config = _config(greedy, seed, options)
     model = load_model(name, backend, dtype)
     prompts = [model.encode(prompt)]
+    config = _with_model_defaults(config, greedy, model, prompts)
     # A search shows its steps only when it has ended: reading and writing are one time.
     clock = _Clock(len(prompts[0]), whole=any(config.active("search")))
     steps: list[Step] = []
     interrupted = False
     try:
-        stream = model.stream(prompts[0], **config.given)
+        stream = model.stream(prompts[0], defaults=False, **config.given)
         if not as_json and config.num_return_sequences == 1:
             click.secho(prompt, bold=True, nl=False)
         for step in stream:
@@ -156,6 +159,20 @@ def _config(
 def _given(strategy: Strategy, options: dict[str, Any]) -> bool:
     """Whether the option that turns a strategy on has been given."""
     return bool(options.get(strategy.switched_by))
+
+
+def _with_model_defaults(
+    config: GenerationConfig, greedy: bool, model: GPT2, prompts: list[list[int]]
+) -> GenerationConfig:
+    """What was typed; below it what the model asks for, then our own defaults."""
+    source = click.get_current_context().get_parameter_source
+    typed = {
+        name
+        for name in config.given
+        if source(name) not in (None, click.core.ParameterSource.DEFAULT)
+    } | ({"do_sample"} if greedy else set())
+    given = {name: value for name, value in config.given.items() if name in typed}
+    return with_defaults(given, model.config, prompts, soft=config.given)
 
 
 class _Clock:

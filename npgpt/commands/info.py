@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from npgpt.backend import get_backend
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
-from npgpt.config import PUBLISHED, GPT2Config
-from npgpt.scaling.sizes import describe
-from npgpt.storage import hub
+from npgpt.errors import BackendError
+from npgpt.scaling.sizes import describe, find_config
 
 
 @click.command()
@@ -28,10 +28,7 @@ def command(name: str, as_json: bool) -> None:
 
     Example: npgpt info gpt2
     """
-    if name in PUBLISHED and name not in hub.bundled():
-        config = PUBLISHED[name]
-    else:
-        config = GPT2Config.from_file(hub.resolve(name, weights=False) / "config.json")
+    config = find_config(name)
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
@@ -71,8 +68,13 @@ def command(name: str, as_json: bool) -> None:
 
 
 def _kernels() -> dict[str, Any] | None:
-    """What the Numba backend would use here; None where Numba is not installed."""
+    """What the Numba backend would use here; None where there is none, and why."""
     if find_spec("numba") is None:
+        return None
+    try:
+        get_backend("numba")
+    except BackendError as error:
+        click.echo(f"note: {error}", err=True)
         return None
     from npgpt.kernels import tiers
     from npgpt.kernels.compiling import set_threads

@@ -9,7 +9,8 @@ import click
 
 from npgpt.commands._shared import echo_json, figure_option, json_option, renamed
 from npgpt.scaling.fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
-from npgpt.scaling.laws import PUBLISHED, Answer, compute_optimal
+from npgpt.scaling.laws import Answer, compute_optimal
+from npgpt.scaling.sizes import PUBLISHED
 
 
 @click.command()
@@ -50,7 +51,7 @@ def command(
     """
     runs = read_runs(RUNS if path is None else path)
     fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
-    answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
+    answers = [] if flops is None else compute_optimal(flops, fit.law if fit else None)
     if figure is not None:
         from npgpt.scaling.figure import plot_scaling
         from npgpt.support.figure import save

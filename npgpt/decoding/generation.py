@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from npgpt.cache import KVCache
 from npgpt.decoding.decode import decode
+from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
@@ -64,29 +65,57 @@ class Generator:
 
     @checked(DecodingError)
     def stream(
-        self, prompt: Any = "", cache: KVCache | None = None, **options: Any
+        self,
+        prompt: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
     ) -> Iterator[Step]:
         """Generate step by step: an iterator of Steps (text, id, log-probability).
 
         Takes what `generate` takes; a batch's steps carry their row. A search that
         compares whole texts yields its steps when it has ended.
         """
-        config = GenerationConfig.of(options)
         prompts, _ = self._prompts(prompt)
+        config = _config(self.config, prompts, defaults, options)
         return decode(self, prompts, config, cache)
+
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | list[list[int]],
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> Generation | list[Generation]: ...
 
     @checked(DecodingError)
     def generate(
-        self, prompts: Any = "", cache: KVCache | None = None, **options: Any
+        self,
+        prompts: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
     ) -> Generation | list[Generation]:
         """Continue one prompt (a text or its ids), or a list of them.
 
-        Keyword options are those of GenerationConfig. One prompt gives a Generation, or
-        a list if num_return_sequences is above 1; a list gives a list, the sequences of
-        each prompt side by side.
+        Keyword options are those of GenerationConfig; for those not given the model's
+        generation_config.json holds, unless `defaults` is False (see
+        npgpt.decoding.defaults). One prompt gives a Generation, or a list if
+        num_return_sequences is above 1; a list gives a list, the sequences of each
+        prompt side by side.
         """
-        config = GenerationConfig.of(options)
         prompts, single = self._prompts(prompts)
+        config = _config(self.config, prompts, defaults, options)
         n = config.num_return_sequences
         steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
         for step in decode(self, prompts, config, cache):
@@ -106,6 +135,14 @@ class Generator:
         if isinstance(prompts[0], int | np.integer):
             return [self.encode(prompts)], True
         return [self.encode(prompt) for prompt in prompts], False
+
+
+def _config(
+    model: Any, prompts: list[list[int]], defaults: bool, options: dict[str, Any]
+) -> GenerationConfig:
+    if not defaults:
+        return GenerationConfig.of(options)
+    return with_defaults(options, model, prompts)
 
 
 def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import parameters, strategies
@@ -80,6 +80,10 @@ class GenerationConfig:
     """
 
     given: dict[str, Any]
+
+    if TYPE_CHECKING:  # the options are attributes, whichever there are by now
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, **options: Any):
         known = {name: _option(name) for name in options}

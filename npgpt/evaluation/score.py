@@ -171,7 +171,9 @@ class _Options(NamedTuple):
     stride: int
 
     @classmethod
-    def of(cls, model: Any, bos: bool, window: int | None, stride: int | None) -> Any:
+    def of(
+        cls, model: Model, bos: bool, window: int | None, stride: int | None
+    ) -> _Options:
         room = model.config.n_positions
         window = room if window is None else window
         stride = window if stride is None else stride
@@ -192,7 +194,7 @@ class _Options(NamedTuple):
         return cls(model.config.bos_token_id if bos else None, window, stride)
 
 
-def _tokens(model: Any, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
+def _tokens(model: Model, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
     """Ids with their texts; a character of several tokens comes with the last."""
     tokenizer = model.tokenizer
     stream = None if tokenizer is None else tokenizer.stream()
@@ -220,7 +222,7 @@ def _total(tokens: Iterable[TokenScore]) -> Score:
 
 
 def _document(
-    model: Any, ids: Iterable[int], options: _Options
+    model: Model, ids: Iterable[int], options: _Options
 ) -> Iterator[tuple[int, float]]:
     """Every id with its log-probability, window by window."""
     ids = iter(ids)

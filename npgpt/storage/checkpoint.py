@@ -16,7 +16,7 @@ import numpy as np
 
 from npgpt.backend import NUMPY
 from npgpt.block import MLP, Affine, Attention, Block
-from npgpt.config import GPT2Config
+from npgpt.config import GENERATION, GPT2Config
 from npgpt.errors import CheckpointError
 from npgpt.gpt2 import GPT2Params, Weight
 from npgpt.storage.names import is_buffer, is_other_head, plain
@@ -53,6 +53,7 @@ def load(folder: str | Path, dtype: str = "float32") -> GPT2Params:
 def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None:
     """Write config.json and model.safetensors, readable by transformers too.
 
+    With them goes what the config keeps of the model's generation_config.json.
     dtype is "float32", "float16" or "bfloat16"; a number that is too large for it is a
     CheckpointError. Each file appears whole or not at all.
     """
@@ -64,27 +65,38 @@ def save(params: GPT2Params, folder: str | Path, dtype: str = "float32") -> None
     kind, encode = ENCODE[dtype]
 
     def narrow(name: str, x: Any) -> np.ndarray:
-        x = NUMPY.to_numpy(x)
-        check_fits(f"{folder}: tensor {name}", x, dtype)
-        return encode(x.astype(np.float32))
+        x, what = NUMPY.to_numpy(x), f"{folder}: tensor {name}"
+        if x.dtype == np.float64:
+            check_fits(what, x, "float32")
+        x = x.astype(np.float32, copy=False)
+        check_fits(what, x, dtype)
+        return encode(x)
 
     tensors = {
         name: (kind, array, partial(narrow, name))
         for name, array in named_tensors(params).items()
     }
-    settings = {**params.config.to_dict(), "dtype": dtype}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             folder / WEIGHTS,
             lambda path: write_safetensors(path, tensors, {"format": "pt"}),
         )
-        write_atomically(
-            folder / "config.json",
-            lambda path: Path(path).write_text(json.dumps(settings, indent=2) + "\n"),
-        )
+        write_config(params.config, dtype, folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written ({error})") from None
+
+
+def write_config(config: GPT2Config, dtype: str, folder: Path) -> None:
+    """Write config.json and, where there was one, generation_config.json."""
+    files = {"config.json": {**config.to_dict(), "dtype": dtype}}
+    if config.generation is not None:
+        files[GENERATION] = config.generation
+    for name, settings in files.items():
+        text = json.dumps(settings, indent=2) + "\n"
+        write_atomically(
+            folder / name, lambda path, text=text: Path(path).write_text(text)
+        )
 
 
 @checked(CheckpointError)
@@ -107,7 +119,7 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     (768, 2304)
     """
     C, inner = config.n_embd, config.inner_dim
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "wte.weight": (config.vocab_size, C),
         "wpe.weight": (config.n_positions, C),
     }

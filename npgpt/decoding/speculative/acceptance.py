@@ -1,6 +1,6 @@
 """Verification: which drafted tokens stand, and the token that follows them.
 
-Each function judges one position: given what the target and the drafter say there,
+One rule a function, for one position: given what the target and the drafter say there,
 accept the drafted token or replace it. `verify` walks a draft with any of them.
 Ordinary speculative sampling and matching keep the target's law exactly; typical
 acceptance and ensemble verification do not (they are lossy), and say so.
@@ -20,7 +20,7 @@ from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy
 
 # (p, q, drafted token, context) -> the token that stands at this position
-Judge = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
+Accept = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
 
 
 class Verdict(NamedTuple):
@@ -84,7 +84,7 @@ def residual(p: np.ndarray, q: np.ndarray | None, x: int = 0) -> np.ndarray:
 @strategy("H11", "ensemble verification", kind="part")
 @parameter("assistant_ensemble_weight", 1.0, "w; 1 is off.", 1e-9, 1)
 @example(assistant_model="smaller", do_sample=True, assistant_ensemble_weight=0.5)
-def ensemble(weight: float) -> Judge:
+def ensemble(weight: float) -> Accept:
     """LOSSY, a mixture of both models' laws: keep x with (1 - w) + w p/q; the law is
     w p + (1 - w) q, greedy its argmax.
 
@@ -93,35 +93,35 @@ def ensemble(weight: float) -> Judge:
     Transformers 5 (arXiv:2604.07622).
     """
 
-    def judge(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+    def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
         q_x = 1.0 if q is None else q[x]
         if context.uniform(ACCEPT) * q_x < (1 - weight) * q_x + weight * p[x]:
             return x
         return draw(residual(p, q, x), context)
 
-    return judge
+    return rule
 
 
-def ensemble_greedy(weight: float) -> Judge:
+def ensemble_greedy(weight: float) -> Accept:
     """Lossy: the token is the argmax of w p + (1 - w) q, the draft stands if it is it.
 
-    >>> judge = ensemble_greedy(0.5)
+    >>> rule = ensemble_greedy(0.5)
     >>> p, q = np.array([0.5, 0.4, 0.1]), np.array([0.0, 0.4, 0.6])
-    >>> judge(p, q, 2, Context(1, 0))  # neither model's own best
+    >>> rule(p, q, 2, Context(1, 0))  # neither model's own best
     1
     """
 
-    def judge(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+    def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
         return x if q is None else greedy(weight * p + (1 - weight) * q)
 
-    return judge
+    return rule
 
 
 @strategy("H10", "typical acceptance", kind="part")
 @parameter("typical_acceptance", 0.0, "epsilon; 0 is off.", 0, 1)
 @parameter("typical_delta", 0.3, "delta.", 0)
 @example(assistant_model="smaller", do_sample=True, typical_acceptance=0.3)
-def typical(epsilon: float, delta: float) -> Judge:
+def typical(epsilon: float, delta: float) -> Accept:
     """LOSSY, what is likely enough may stand: keep x if p(x) > min(epsilon, delta
     exp(-H)).
 
@@ -133,10 +133,10 @@ def typical(epsilon: float, delta: float) -> Judge:
     greedy there).
     """
 
-    def judge(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
+    def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
         return x if p[x] > typical_threshold(p, epsilon, delta) else draw(p, context)
 
-    return judge
+    return rule
 
 
 def typical_threshold(p: np.ndarray, epsilon: float, delta: float) -> float:
@@ -150,7 +150,7 @@ def typical_threshold(p: np.ndarray, epsilon: float, delta: float) -> float:
 
 
 def verify(
-    judge: Judge,
+    rule: Accept,
     z: Callable[[int, Sequence[int]], np.ndarray],
     draft: Sequence[int],
     q: Sequence[np.ndarray] | None,
@@ -166,7 +166,7 @@ def verify(
     tokens: list[int] = []
     for i, x in enumerate(draft):
         p = probabilities(z(i, tokens))
-        y = judge(p, None if q is None else q[i], x, context(i))
+        y = rule(p, None if q is None else q[i], x, context(i))
         tokens.append(y)
         if y != x:
             return Verdict(tokens, i)

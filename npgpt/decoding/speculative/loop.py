@@ -8,9 +8,9 @@ own pace. Which drafters there are is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job, Prompts, search_job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules.base import Rule
 from npgpt.decoding.speculative import acceptance
 from npgpt.errors import DecodingError
 
@@ -31,34 +30,42 @@ class Draft:
     q: list[np.ndarray] | None = None
 
 
-class Drafter(Protocol):
+class Drafter:
     """What proposes tokens: for each row as many as its limit allows, or fewer.
 
-    A drafter that has nothing to learn or to keep leaves `observe` and `select` out.
+    Whatever looks at one text at a time, and is certain of it, defines `guess` alone.
     """
 
-    tells: bool = False  # the probabilities q of what it drafts
-    bonus: bool = True  # one more token of the model's follows a draft that stands
+    tells = False  # whether it knows the probabilities q of what it drafts
+    bonus = True  # one more token of the model's follows a draft that stands
     read_draft: Any = None  # reads in the place of model.all_logits, where it is set
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """One Draft a row; `cache` is the model's, and must be left as it was."""
+        pairs = zip(rows, limits, strict=True)
+        return [Draft(self.guess(row, limit)) for row, limit in pairs]
 
-    def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
-        """Row `index` kept so many of its draft; z (len + 1, V): the model's logits."""
+    def guess(self, row: Row, limit: int) -> list[int]:
+        """The next tokens of one row."""
+        raise NotImplementedError
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Only these rows go on."""
+    def observe(
+        self, place: int, row: Row, draft: Draft, accepted: int, z: np.ndarray
+    ) -> None:
+        """The row at this place kept so many; z (len + 1, V): the model's logits."""
+
+    def select(self, places: Sequence[int]) -> None:
+        """Only the rows at these places go on."""
 
 
 def run(
     job: Job,
     prompts: Prompts,
     drafter: Drafter,
-    judge: acceptance.Judge | None,
+    rule: acceptance.Accept | None,
     bonus: bool = True,
 ) -> Iterator[Step]:
-    """The loop: draft, read, verify, keep what stands. judge None is greedy.
+    """The loop: draft, read, verify, keep what stands. rule None is greedy.
 
     With `bonus` a draft that stands whole is followed by one more token of the
     model's; without, its last token need not be read yet.
@@ -87,8 +94,8 @@ def run(
         ]
         z = read(unread, cache, [len(head) + 1 for head in heads])
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            steps, accepted = _advance(job, row, draft, z[i], judge, bonus)
-            drafter.observe(i, draft, accepted, z[i])
+            steps, accepted = _advance(job, row, draft, z[i], rule, bonus)
+            drafter.observe(i, row, draft, accepted, z[i])
             yield from steps
             cache.crop_row(i, min(len(row.ids) - 1, len(cache.ids[i])))
         alive = [i for i, row in enumerate(rows) if row.finish_reason is None]
@@ -103,7 +110,7 @@ def _advance(
     row: Row,
     draft: Draft,
     logits: np.ndarray,
-    judge: acceptance.Judge | None,
+    rule: acceptance.Accept | None,
     bonus: bool,
 ) -> tuple[list[Step], int]:
     """The steps of the tokens that stand, and how many of the draft do."""
@@ -115,11 +122,11 @@ def _advance(
         return made[-1]
 
     bonus = bonus or not draft.tokens
-    if judge is None or (job.options.greedy and not draft.tokens):
+    if rule is None or (job.options.greedy and not draft.tokens):
         verdict = acceptance.verify_greedy(z, draft.tokens, bonus)
     else:
         verdict = acceptance.verify(
-            judge, z, draft.tokens, draft.q, row.context_at, bonus
+            rule, z, draft.tokens, draft.q, row.context_at, bonus
         )
     steps = []
     for i, id in enumerate(verdict.tokens):
@@ -152,7 +159,7 @@ def speculative_job(
     return job
 
 
-def judge_of(options: GenerationConfig, has_q: bool) -> acceptance.Judge | None:
+def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Accept | None:
     """The verification that the options ask for; None is greedy.
 
     By default speculative sampling where the drafter knows its probabilities, else
@@ -165,8 +172,8 @@ def judge_of(options: GenerationConfig, has_q: bool) -> acceptance.Judge | None:
                 "assistant_ensemble_weight needs a drafter with probabilities: "
                 "assistant_model or assistant_early_exit"
             )
-        judge = acceptance.ensemble_greedy if o.greedy else acceptance.ensemble
-        return judge(o.assistant_ensemble_weight)
+        rule = acceptance.ensemble_greedy if o.greedy else acceptance.ensemble
+        return rule(o.assistant_ensemble_weight)
     if o.greedy:
         return None
     if o.typical_acceptance:
@@ -176,18 +183,9 @@ def judge_of(options: GenerationConfig, has_q: bool) -> acceptance.Judge | None:
     return acceptance.speculative
 
 
-def speculate(
-    model: Any,
-    prompts: Prompts,
-    options: GenerationConfig,
-    cache: Any,
-    what: str,
-    make_drafter: Callable[[Sequence[Rule]], Drafter],
-) -> Iterator[Step]:
-    """Speculative decoding with the drafter that make_drafter(chain) returns."""
-    job = speculative_job(model, prompts, options, cache, what)
-    drafter = make_drafter(job.chain)
-    judge = judge_of(options, drafter.tells)
+def speculate(job: Job, prompts: Prompts, drafter: Drafter) -> Iterator[Step]:
+    """Speculative decoding with this drafter."""
+    rule = rule_of(job.options, drafter.tells)
     # The mixture of ensemble verification needs a q at every position: no bonus token.
-    bonus = drafter.bonus and options.assistant_ensemble_weight == 1
-    return run(job, prompts, drafter, judge, bonus)
+    bonus = drafter.bonus and job.options.assistant_ensemble_weight == 1
+    return run(job, prompts, drafter, rule, bonus)
