@@ -45,10 +45,10 @@ class Strategy:
 
     The function of a rule or a selector is called with what its first arguments are
     called (see the SOURCES of chain and selection), then with the values of
-    `parameters` and of `also`, which belong to others, or with what `prepare` makes of
-    those values once. `call` stands for a function whose arguments have other names. A
-    selector with `start` has a state: it is passed before the values, and comes back
-    beside the token.
+    `parameters` and of `also`, which belong to others, as many as it takes; or with
+    what `prepare` makes of those values once. `call` stands for a function with other
+    arguments. A selector with `start` has a state: it is passed before the values, and
+    comes back beside the token.
     """
 
     code: str  # of the inventory: its letter is the section
