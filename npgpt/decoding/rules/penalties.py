@@ -107,6 +107,7 @@ def presence(z: Logits, counted: Ids, alpha: float) -> Logits:
 @strategy("D3", "frequency penalty", stage="penalty", rank=40)
 @fields(element="frequency_penalty", aliases=("penalties",))
 @parameter("frequency_penalty", 0.0, "0 is off.")
+@fields(also=("penalties_ignore_prompt",))
 @example(frequency_penalty=1.0)
 def frequency(z: Logits, counted: Ids, beta: float) -> Logits:
     """A constant off for every time a token was seen: z_v - beta c_v.
