@@ -57,7 +57,7 @@ class GPT2(Generator):
                 + ", ".join(self.backend.dtypes)
             )
         self.config: GPT2Config = params.config
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer | None = tokenizer
         self.dtype = dtype
         self.params = self.backend.prepare(params, dtype, self.backend.xp)
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import npgpt as npgpt_package
 from npgpt import GenerationConfig
-from npgpt.bench.rules import cases, measure
+from npgpt.bench.rules import cases, time_rules
 from npgpt.cli import main
 from npgpt.decoding import examples
 from npgpt.decoding.catalogue import find, strategies
@@ -322,6 +322,6 @@ def test_generate_says_that_a_constrained_text_was_cut():
 
 
 def test_every_case_of_the_benchmark_runs():
-    timings = list(measure(runs=1))
+    timings = list(time_rules(runs=1))
     assert [timing.name for timing in timings] == list(cases())
     assert all(np.isfinite(timing.milliseconds) for timing in timings)

@@ -61,7 +61,7 @@ class Comparison:
         )
 
 
-def measure(
+def time_strategies(
     model: GPT2, assistant: GPT2 | None = None, new_tokens: int = 64, rounds: int = 3
 ) -> list[Comparison]:
     """Beam search of 4 beams, prompt lookup, and greedy decoding with an assistant.

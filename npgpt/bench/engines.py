@@ -30,9 +30,9 @@ class Functions:
 
     def functions(self) -> list[dict[str, Any]]:
         """Every twin at every shape of this config."""
-        from npgpt.bench.functions import measure
+        from npgpt.bench.functions import time_functions
 
-        return [asdict(timing) for timing in measure(self.config)]
+        return [asdict(timing) for timing in time_functions(self.config)]
 
 
 def _ids(vocab_size: int, B: int, T: int) -> np.ndarray:

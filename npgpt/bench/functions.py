@@ -184,7 +184,9 @@ def _cases(
     )
 
 
-def measure(config: GPT2Config, seconds: float = 0.5) -> Iterator[FunctionTiming]:
+def time_functions(
+    config: GPT2Config, seconds: float = 0.5
+) -> Iterator[FunctionTiming]:
     """Every twin at every shape, one after the other."""
     from npgpt.kernels.compiling import compile_seconds
 

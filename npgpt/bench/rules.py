@@ -86,7 +86,7 @@ def logits_like_gpt2(seed: int = 0) -> np.ndarray:
     return z.astype(np.float32)
 
 
-def measure(runs: int = 40) -> Iterator[Timing]:
+def time_rules(runs: int = 40) -> Iterator[Timing]:
     """A Timing for every case."""
     z = logits_like_gpt2()
     ids = np.random.default_rng(1).integers(0, V, 512).tolist()

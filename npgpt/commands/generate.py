@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from npgpt.commands._shared import (
     echo_json,
@@ -28,7 +29,7 @@ from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
 from npgpt.model import GPT2
-from npgpt.scaling.sizes import describe
+from npgpt.scaling.sizes import matrix_numbers
 
 
 @click.command(cls=StrategyCommand)
@@ -134,13 +135,14 @@ def _config(
     if greedy:
         taken = {name for s in strategies() if _given(s, options) for name in s.uses}
         for option in ("temperature", "top_k", "top_p"):
-            if option not in taken and given(option).name == "COMMANDLINE":
+            if option not in taken and given(option) is ParameterSource.COMMANDLINE:
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
         options.update(temperature=None)
     else:
         order = parse_order(options["chain"] or "hf")
-        if "temperature" not in order and given("temperature").name != "COMMANDLINE":
+        said = given("temperature") is ParameterSource.COMMANDLINE
+        if "temperature" not in order and not said:
             options.update(temperature=None)
         own = any(  # a selector that truncates by itself
             s.kind == "selector" and s.section == "Truncation" and _given(s, options)
@@ -169,7 +171,7 @@ def _with_model_defaults(
     typed = {
         name
         for name in config.given
-        if source(name) not in (None, click.core.ParameterSource.DEFAULT)
+        if source(name) not in (None, ParameterSource.DEFAULT)
     } | ({"do_sample"} if greedy else set())
     given = {name: value for name, value in config.given.items() if name in typed}
     return with_defaults(given, model.config, prompts, soft=config.given)
@@ -207,12 +209,9 @@ class _Clock:
 
 def _weight_rate(model: GPT2, config: GenerationConfig, decode: float) -> float:
     """GB of weights read a second: every step reads all matrices once for all rows."""
-    size = describe(model.config)
-    matrices = (
-        size.flops_per_token // 2 - 2 * model.config.n_layer * model.config.n_embd
-    )
     itemsize = 8 if model.dtype == "float64" else 4
-    return decode / config.num_return_sequences * matrices * itemsize / 1e9
+    step = matrix_numbers(model.config) * itemsize
+    return decode / config.num_return_sequences * step / 1e9
 
 
 def _figures(model: GPT2, name: str, config: GenerationConfig, clock: _Clock) -> str:

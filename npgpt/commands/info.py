@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 import click
 
-from npgpt.backend import get_backend
+from npgpt.bench.machine import kernels as kernels_here
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
 from npgpt.errors import BackendError
 from npgpt.scaling.sizes import describe, find_config
@@ -33,7 +32,12 @@ def command(name: str, as_json: bool) -> None:
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
         echo_json(
-            {"model": name, "config": config.to_dict(), **sizes, "kernels": _kernels()}
+            {
+                "model": name,
+                "config": config.to_dict(),
+                **sizes,
+                "kernels": _kernels(),
+            }
         )
         return
     rows = [
@@ -69,21 +73,11 @@ def command(name: str, as_json: bool) -> None:
 
 def _kernels() -> dict[str, Any] | None:
     """What the Numba backend would use here; None where there is none, and why."""
-    if find_spec("numba") is None:
-        return None
     try:
-        get_backend("numba")
+        return kernels_here()
     except BackendError as error:
         click.echo(f"note: {error}", err=True)
         return None
-    from npgpt.kernels import tiers
-    from npgpt.kernels.compiling import set_threads
-
-    return {
-        "tier": tiers.current(),
-        "tiers": list(tiers.available()),
-        "threads": set_threads(),
-    }
 
 
 def _si(x: float) -> str:

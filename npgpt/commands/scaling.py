@@ -63,7 +63,7 @@ def command(
                 "models": [model.summary() for model in PUBLISHED],
                 "flops": flops,
                 "answers": [asdict(answer) for answer in answers],
-                "fit": fit and _summary(fit),
+                "fit": fit and fit.summary(),
             }
         )
         return
@@ -75,17 +75,6 @@ def command(
         _echo_answers(answers)
     if fit is not None and figure is None:
         _echo_fit(fit)
-
-
-def _summary(fit: Fit) -> dict:
-    names = ("E", "A", "alpha", "B", "beta", "exponent")
-    return {
-        "runs": fit.runs,
-        "count": fit.count,
-        "residual": fit.residual,
-        **{name: getattr(fit.law, name) for name in names},
-        "intervals_90": {name: fit.interval(name) for name in names},
-    }
 
 
 def _echo_models() -> None:

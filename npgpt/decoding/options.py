@@ -8,7 +8,7 @@ ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +191,7 @@ def _check(options: GenerationConfig) -> None:
     if isinstance(options.logits_processor, str | Mapping):
         raise DecodingError("logits_processor must be a list of functions")
     for function in options.logits_processor:
-        if not isinstance(function, Callable):
+        if not callable(function):
             raise DecodingError(f"logits_processor: {shown(function)} cannot be called")
 
 

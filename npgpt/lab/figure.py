@@ -17,6 +17,7 @@ from npgpt.errors import PlotError
 from npgpt.lab.frontier import Frontier
 from npgpt.lab.intervals import Interval
 from npgpt.lab.measures import Measures
+from npgpt.lab.plan import Plan
 from npgpt.support.figure import DARK, GREY, INK, PAPER
 
 _SIDES = ((6, 6, "left", "bottom"), (-6, 6, "right", "bottom"),
@@ -25,6 +26,20 @@ _SIDES = ((6, 6, "left", "bottom"), (-6, 6, "right", "bottom"),
           (6, -18, "left", "top"), (-6, -18, "right", "top"),
           (6, 30, "left", "bottom"), (-6, 30, "right", "bottom"),
           (6, -30, "left", "top"), (-6, -30, "right", "top"))  # fmt: skip
+
+
+def plot_comparison(
+    plan: Plan, measures: Sequence[Measures], frontier: Frontier
+) -> Figure:
+    """plot_frontier with a title that says what was run."""
+    judged = f", judged by {plan.judge}" if plan.judge else ""
+    n = len(plan.prompts)
+    prompts = "1 prompt" if n == 1 else f"{n} prompts"
+    title = (
+        f"{plan.model}{judged}: {prompts} × {plan.seeds} texts of "
+        f"{plan.max_new_tokens} tokens; bars: 95 % intervals"
+    )
+    return plot_frontier(measures, frontier, title)
 
 
 def plot_frontier(

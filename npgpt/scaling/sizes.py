@@ -73,6 +73,16 @@ def describe(config: GPT2Config, itemsize: int = 4) -> ModelInfo:
     )
 
 
+def matrix_numbers(config: GPT2Config) -> int:
+    """Weights that a decoding step reads: all matrices, and the table of logits.
+
+    >>> matrix_numbers(GPT2Config())
+    123532032
+    """
+    scores = 2 * config.n_layer * config.n_embd
+    return describe(config).flops_per_token // 2 - scores
+
+
 # The published sizes
 
 

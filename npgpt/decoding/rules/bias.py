@@ -256,7 +256,7 @@ def ignore_eos(z: Logits, eos: Ids, on: bool = True) -> Logits:
 )
 @example(lambda show: show.rule({"exponential_decay_length_penalty": (1, 1.3)}, new=3))
 def exponential_decay(
-    z: Logits, context: Context, eos: Ids, start_factor: tuple
+    z: Logits, context: Context, eos: Ids, start_factor: tuple[int, float]
 ) -> Logits:
     """The end becomes ever more probable: z_eos + |z_eos| (factor^(t - start) - 1) for
     t > start.

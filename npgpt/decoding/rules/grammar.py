@@ -20,6 +20,7 @@ from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.rules.triggers import LazyMask
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
+from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits
 
 MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
@@ -31,7 +32,7 @@ class GrammarMask:
     def __init__(
         self,
         grammar: str,
-        tokenizer: Any,
+        tokenizer: Tokens,
         V: int | None,
         eos: tuple[int, ...],
         option: str = "grammar",
@@ -178,7 +179,7 @@ _lazy = functools.lru_cache(maxsize=8)(LazyMask)
 
 
 @functools.lru_cache(maxsize=4)
-def _ll_tokenizer(tokenizer: Any, V: int | None, eos: tuple[int, ...]) -> Any:
+def _ll_tokenizer(tokenizer: Tokens, V: int | None, eos: tuple[int, ...]) -> Any:
     """Our vocabulary as llguidance wants it: bytes by id."""
     library = _library()
 

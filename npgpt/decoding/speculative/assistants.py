@@ -13,16 +13,14 @@ import numpy as np
 
 from npgpt.cache import keep_common
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.chain import run_chain
 from npgpt.decoding.guidance.guided import check_same_vocabulary
-from npgpt.decoding.job import Job, Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.selectors import inverse_cdf
 from npgpt.decoding.speculative.acceptance import speculative
-from npgpt.decoding.speculative.loop import Draft, Drafter, speculate, speculative_job
+from npgpt.decoding.speculative.loop import Draft, Drafter, check_speculative, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
 from npgpt.errors import DecodingError
 
@@ -92,8 +90,11 @@ class ModelDrafter(Drafter):
 
     def __init__(self, job: Job, assistant: Any):
         check_same_vocabulary(job.model, assistant)
-        self.job, self.model, o = job, assistant, job.options
-        self.tells = not o.greedy or o.assistant_ensemble_weight != 1
+        self.model, o = assistant, job.options
+        self.greedy, self.tells = (
+            o.greedy,
+            not o.greedy or o.assistant_ensemble_weight != 1,
+        )
         self.threshold = o.assistant_confidence_threshold
         self.pace = Pace(o.num_assistant_tokens, o.num_assistant_tokens_schedule)
         self.cache: Any = None
@@ -140,10 +141,9 @@ class ModelDrafter(Drafter):
 
     def _draw(self, row: Row, draft: Draft, logits: np.ndarray) -> bool:
         """Add one token to a draft; whether to go on."""
-        context = row.context_at(len(draft.tokens))
-        z = run_chain(self.job.chain, row.ids + draft.tokens, logits, context)
-        greedy = self.job.options.greedy
-        x = int(z.argmax()) if greedy else inverse_cdf(z, context.uniform(DRAFT))
+        z, here = row.processed(logits, draft.tokens), len(draft.tokens)
+        u = row.context_at(here).uniform(DRAFT)
+        x = int(z.argmax()) if self.greedy else inverse_cdf(z, u)
         draft.tokens.append(x)
         if not self.tells and not self.threshold:
             return True
@@ -191,7 +191,8 @@ class EarlyExit(ModelDrafter):
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """Drafts by the first layers, in the model's own cache, cropped after."""
         held = cache.lengths.tolist()
-        self.cache, self.states = cache, [[] for _ in rows]
+        self.cache = cache
+        self.states: list[list[Any]] = [[] for _ in rows]
         drafts = super().propose(rows, limits, cache)
         cache.crop(held)
         return drafts
@@ -218,8 +219,8 @@ class EarlyExit(ModelDrafter):
                 self.cache.crop_row(i, held)
             unread.append(text[held:])
         z, states = self.model.first_logits(unread, self.cache, self.layers)
-        for row, state in zip(self.states, states, strict=True):
-            row.append(state)
+        for known, state in zip(self.states, states, strict=True):
+            known.append(state)
         return z
 
     def select(self, places: Sequence[int]) -> None:
@@ -237,22 +238,18 @@ class EarlyExit(ModelDrafter):
     "Accept by p/q, or draw from p and compare.",
 )
 @example(assistant_model="smaller", do_sample=True)
-def assisted(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def assisted(job: Job) -> Iterator[Step]:
     """H1 and H2: a smaller model drafts; with `assistant_tree`, trees."""
-    if options.assistant_tree:
-        return assisted_tree(model, prompts, options, cache)
-    job = speculative_job(model, prompts, options, cache, "assistant_model")
-    return speculate(job, prompts, ModelDrafter(job, options.assistant_model))
+    if job.options.assistant_tree:
+        return assisted_tree(job)
+    check_speculative(job, "assistant_model")
+    return speculate(job, ModelDrafter(job, job.options.assistant_model))
 
 
 @strategy("H6", "early exit", kind="search", also=BESIDE, explains=EarlyExit)
 @parameter("assistant_early_exit", 0, "Layers; 0 is off.", 1)
 @example(assistant_early_exit=1)
-def early_exit(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def early_exit(job: Job) -> Iterator[Step]:
     """H6: the model's own first layers draft, the others verify."""
-    job = speculative_job(model, prompts, options, cache, "assistant_early_exit")
-    return speculate(job, prompts, EarlyExit(job))
+    check_speculative(job, "assistant_early_exit")
+    return speculate(job, EarlyExit(job))

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.job import Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
-from npgpt.decoding.speculative.loop import Drafter, speculate, speculative_job
+from npgpt.decoding.speculative.loop import Drafter, check_speculative, speculate
 
 
 class PromptLookup(Drafter):
@@ -97,14 +95,12 @@ class NgramCache(Drafter):
 @parameter("prompt_lookup_num_tokens", 0, "Tokens; 0 is off.", 1)
 @parameter("max_matching_ngram_size", 2, "Tokens matched.", 1)
 @example(prompt_lookup_num_tokens=3)
-def prompt_lookup(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def prompt_lookup(job: Job) -> Iterator[Step]:
     """H4: what followed the last tokens earlier in the text is drafted again."""
-    o, what = options, "prompt_lookup_num_tokens"
-    job = speculative_job(model, prompts, options, cache, what)
+    o = job.options
+    check_speculative(job, "prompt_lookup_num_tokens")
     drafter = PromptLookup(o.prompt_lookup_num_tokens, o.max_matching_ngram_size)
-    return speculate(job, prompts, drafter)
+    return speculate(job, drafter)
 
 
 @strategy("H5", "n-gram cache", kind="search", explains=NgramCache)
@@ -112,10 +108,10 @@ def prompt_lookup(
 @parameter("ngram_cache_num_tokens", 0, "Tokens; 0 is off.", 1)
 @parameter("ngram_cache_size", 3, "Longest context counted.", 1)
 @example(ngram_cache_num_tokens=2)
-def ngram_cache(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def ngram_cache(job: Job) -> Iterator[Step]:
     """H5: counts of n-grams of the text so far draft."""
-    job = speculative_job(model, prompts, options, cache, "ngram_cache_num_tokens")
-    drafter = NgramCache(options.ngram_cache_num_tokens, options.ngram_cache_size)
-    return speculate(job, prompts, drafter)
+    check_speculative(job, "ngram_cache_num_tokens")
+    drafter = NgramCache(
+        job.options.ngram_cache_num_tokens, job.options.ngram_cache_size
+    )
+    return speculate(job, drafter)

@@ -7,19 +7,17 @@ tokens, sampling the same draws (sample and match).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from npgpt.decoding.catalogue import example, parameter, strategy
-from npgpt.decoding.job import Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.speculative.loop import (
     Draft,
     Drafter,
+    check_speculative,
     speculate,
-    speculative_job,
 )
 from npgpt.decoding.speculative.token_tree import (
     Tree,
@@ -121,12 +119,10 @@ class Lookahead:
 @strategy("H7", "Jacobi decoding", kind="search", explains=Jacobi)
 @parameter("jacobi_num_tokens", 0, "Tokens; 0 is off.", 1)
 @example(jacobi_num_tokens=4)
-def jacobi(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def jacobi(job: Job) -> Iterator[Step]:
     """H7: the model's own guesses of the last reading are the next draft."""
-    job = speculative_job(model, prompts, options, cache, "jacobi_num_tokens")
-    return speculate(job, prompts, Jacobi(options.jacobi_num_tokens))
+    check_speculative(job, "jacobi_num_tokens")
+    return speculate(job, Jacobi(job.options.jacobi_num_tokens))
 
 
 @strategy("H8", "lookahead decoding", kind="search", explains=Lookahead)
@@ -134,12 +130,10 @@ def jacobi(
 @parameter("lookahead_ngram", 4, "N: tokens of an n-gram.", 2)
 @parameter("lookahead_guesses", 4, "G: n-grams verified.", 1)
 @example(lookahead_window=2, lookahead_ngram=3)
-def lookahead(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def lookahead(job: Job) -> Iterator[Step]:
     """H8: lookahead decoding."""
-    o, what = options, "lookahead decoding"
-    job = speculative_job(model, prompts, options, cache, what)
+    o = job.options
+    check_speculative(job, "lookahead decoding")
     settings = (o.lookahead_window, o.lookahead_ngram, o.lookahead_guesses)
     choose = choose_greedy if o.greedy else choose_matching
-    return run_trees(job, prompts, lambda: Lookahead(*settings), choose)
+    return run_trees(job, lambda: Lookahead(*settings), choose)

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts, search_job
+from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.speculative import acceptance
@@ -60,7 +59,7 @@ class Drafter:
 
 def run(
     job: Job,
-    prompts: Prompts,
+    rows: list[Row],
     drafter: Drafter,
     rule: acceptance.Accept | None,
     bonus: bool = True,
@@ -73,10 +72,10 @@ def run(
     most, n = job.options.max_new_tokens, job.options.num_return_sequences
     if not most:
         return
-    rows, cache = job.rows(prompts), job.new_cache(prompts)
+    cache = job.new_cache(job.prompts)
     read = drafter.read_draft or job.model.all_logits
     if n > 1 or drafter.read_draft:
-        heads = [list(prompt[:-1]) for prompt in prompts]
+        heads = [list(prompt[:-1]) for prompt in job.prompts]
         if all(heads) and not hasattr(cache, "parts"):
             job.model.next_logits(heads, cache)  # once for all texts of a prompt
         cache = cache.repeat(n) if n > 1 else cache
@@ -94,7 +93,7 @@ def run(
         ]
         z = read(unread, cache, [len(head) + 1 for head in heads])
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            steps, accepted = _advance(job, row, draft, z[i], rule, bonus)
+            steps, accepted = _advance(row, draft, z[i], rule, bonus)
             drafter.observe(i, row, draft, accepted, z[i])
             yield from steps
             cache.crop_row(i, min(len(row.ids) - 1, len(cache.ids[i])))
@@ -106,7 +105,6 @@ def run(
 
 
 def _advance(
-    job: Job,
     row: Row,
     draft: Draft,
     logits: np.ndarray,
@@ -117,12 +115,11 @@ def _advance(
     rows, made = list(logits), []  # one array a position: `record` knows an unprocessed
 
     def z(i: int, tokens: Sequence[int]) -> np.ndarray:
-        text = row.ids + list(tokens)
-        made.append(run_chain(job.chain, text, rows[i], row.context_at(i)))
+        made.append(row.processed(rows[i], tokens))
         return made[-1]
 
     bonus = bonus or not draft.tokens
-    if rule is None or (job.options.greedy and not draft.tokens):
+    if rule is None or (row.options.greedy and not draft.tokens):
         verdict = acceptance.verify_greedy(z, draft.tokens, bonus)
     else:
         verdict = acceptance.verify(
@@ -136,12 +133,11 @@ def _advance(
     return steps, min(verdict.accepted, len(steps))
 
 
-def speculative_job(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any, what: str
-) -> Job:
-    """The job of speculative decoding; raises what it cannot do, before any work."""
-    job, o = search_job(model, prompts, options, cache, what), options
-    if not hasattr(model, "all_logits"):
+def check_speculative(job: Job, what: str) -> None:
+    """Raise what speculative decoding cannot do, before any work."""
+    job.check_search(what)
+    o = job.options
+    if not hasattr(job.model, "all_logits"):
         raise DecodingError(f"{what} needs logits at several positions from the model")
     if o.mirostat or o.is_set("adaptive_target"):
         raise DecodingError(
@@ -156,7 +152,6 @@ def speculative_job(
         raise DecodingError(
             "typical_acceptance (lossy) changes nothing without do_sample=True"
         )
-    return job
 
 
 def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Accept | None:
@@ -183,9 +178,9 @@ def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Accept | None:
     return acceptance.speculative
 
 
-def speculate(job: Job, prompts: Prompts, drafter: Drafter) -> Iterator[Step]:
+def speculate(job: Job, drafter: Drafter) -> Iterator[Step]:
     """Speculative decoding with this drafter."""
     rule = rule_of(job.options, drafter.tells)
     # The mixture of ensemble verification needs a q at every position: no bonus token.
     bonus = drafter.bonus and job.options.assistant_ensemble_weight == 1
-    return run(job, prompts, drafter, rule, bonus)
+    return run(job, job.rows(), drafter, rule, bonus)

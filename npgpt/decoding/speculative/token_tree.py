@@ -14,15 +14,13 @@ import numpy as np
 
 from npgpt.cache import keep_common
 from npgpt.decoding.catalogue import example, parameter, strategy
-from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, DRAFT
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.speculative.acceptance import draw, residual
-from npgpt.decoding.speculative.loop import speculative_job
+from npgpt.decoding.speculative.loop import check_speculative
 from npgpt.errors import DecodingError
 
 
@@ -91,7 +89,7 @@ def choose_recursive(
 
 
 def run_trees(
-    job: Job, prompts: Prompts, make_drafter: Callable[[], Any], choose: Choose
+    job: Job, make_drafter: Callable[[], Any], choose: Choose
 ) -> Iterator[Step]:
     """The loop: grow a tree, read it, walk it, keep the branch that stands.
 
@@ -102,7 +100,7 @@ def run_trees(
         return
     if not hasattr(job.model, "tree_logits"):
         raise DecodingError("token trees do not go with this guidance")
-    live = [_write(job, row, make_drafter(), choose) for row in job.rows(prompts)]
+    live = [_write(job, row, make_drafter(), choose) for row in job.rows()]
     while live:
         for writer in list(live):
             steps = next(writer, None)
@@ -122,11 +120,12 @@ def _write(job: Job, row: Row, drafter: Any, choose: Choose) -> Iterator[list[St
     z = job.model.next_logits([row.ids], cache)  # the text's end, then the tree's nodes
     tree = Tree([], [], {})
     while True:
-        steps, kept, node = [], [], -1
+        steps, kept = [], []
+        node: int | None = -1
         base = len(cache.ids[0]) - len(tree.tokens)
         while node is not None and row.finish_reason is None:
             logits = z[node + 1]
-            made = job.processed(row, logits)
+            made = row.processed(logits)
             y, node = choose(tree, node, made, row.context)
             steps.append(record(row, y, logits, made))
             kept += [] if node is None else [base + node]
@@ -168,7 +167,7 @@ class AssistantTree:
             u = context.uniforms(n * len(frontier), DRAFT).reshape(-1, n)
             grown, sources = [], []
             for j, (node, branch) in enumerate(frontier):
-                made = run_chain(self.job.chain, row.ids + branch, z[j], context)
+                made = row.processed(z[j], branch)
                 tree.q[node] = q = probabilities(made)
                 if self.job.options.greedy:
                     drawn = np.argsort(-q, kind="stable")[:n].tolist()
@@ -185,17 +184,15 @@ class AssistantTree:
         """Nothing to learn."""
 
 
-def assisted_tree(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def assisted_tree(job: Job) -> Iterator[Step]:
     """H9: a smaller model drafts a token tree; recursive rejection keeps the law."""
-    job = speculative_job(model, prompts, options, cache, "assistant_tree")
-    if min(options.assistant_tree) < 1:
+    check_speculative(job, "assistant_tree")
+    if min(job.options.assistant_tree) < 1:
         raise DecodingError("assistant_tree must be numbers of children, at least 1")
     for name in ("typical_acceptance", "assistant_ensemble_weight"):
-        if options.is_set(name):
+        if job.options.is_set(name):
             raise DecodingError(f"{name} does not go with assistant_tree")
-    choose = choose_greedy if options.greedy else choose_recursive
-    if options.verification == "match" and not options.greedy:
+    choose = choose_greedy if job.options.greedy else choose_recursive
+    if job.options.verification == "match" and not job.options.greedy:
         choose = choose_matching
-    return run_trees(job, prompts, lambda: AssistantTree(job), choose)
+    return run_trees(job, lambda: AssistantTree(job), choose)
