@@ -25,7 +25,7 @@ def sample(job: Job) -> Iterator[Step]:
     cannot work is refused here, before the first step is asked for.
     """
     job.check_room()
-    for name in ("stop_strings", "token_healing", "regex"):
+    for name in ("stop_strings", "token_healing"):
         if job.options.is_set(name) and job.tokenizer is None:
             raise DecodingError(f"{name} need a tokenizer, and this model has none")
     cache, n = job.cache, len(job.prompts)

@@ -104,7 +104,7 @@ class GrammarMask:
 @parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
 @fields(prepare=lambda *settings: prepare_grammar(*settings))
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
@@ -126,7 +126,7 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
 @fields(also=("trigger_words", "trigger_tokens"))
 @fields(prepare=lambda *settings: prepare_schema(*settings))
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.catalogue import example, parameter, strategies, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, CHOICE
@@ -24,8 +24,6 @@ from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
 from npgpt.decoding.selectors import inverse_cdf
 from npgpt.errors import DecodingError
-
-CONSTRAINTS = ("choice", "regex", "json_schema", "grammar", "prefix_allowed_tokens")
 
 
 class _Task(NamedTuple):
@@ -55,7 +53,7 @@ class _Choice(NamedTuple):
     "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
 )
 @parameter("smc_particles", 16, "Particles of smc.", 1)
-@example(lambda show, _: _example(show))
+@example(lambda show: _example(show))
 def exact_sampling(job: Job) -> Iterator[Step]:
     """The model's law given the constraint, which masking alone distorts: y ~ p(y | y
     fits it and ends within max_new_tokens).
@@ -72,13 +70,14 @@ def exact_sampling(job: Job) -> Iterator[Step]:
             "overflow='slide'"
         )
     job.check_room()
-    constraints = [rule for rule in job.chain if rule.name in CONSTRAINTS]
+    names = {s.chain_name for s in strategies() if s.constrains}
+    constraints = [rule for rule in job.chain if rule.name in names]
     if not constraints or not job.eos:
         raise DecodingError(
             "exact_constraint needs a constraint (regex, json_schema, grammar, choice) "
             "and an end-of-text id"
         )
-    rules = [rule for rule in job.chain if rule.name not in CONSTRAINTS]
+    rules = [rule for rule in job.chain if rule.name not in names]
     tasks = [_Task(job, row, rules, constraints) for row in job.rows()]
     return _steps(tasks if job.options.max_new_tokens else [])
 
