@@ -23,7 +23,7 @@ from npgpt.decoding.speculative.acceptance import speculative
 from npgpt.decoding.speculative.loop import Draft, Drafter, check_speculative, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
 from npgpt.errors import DecodingError
-from npgpt.interface import Model, able
+from npgpt.interface import Model, Rows, able
 from npgpt.shapes import Array
 
 BESIDE = (  # what may be set beside a drafter that is a model
@@ -112,7 +112,7 @@ class ModelDrafter(Drafter):
         going = [i for i, limit in enumerate(limits) if limit]
         self._start(rows)
         while going:
-            z = self._read(rows, drafts, going)
+            z = self._read(rows, drafts)
             going = [
                 i
                 for i in going
@@ -127,18 +127,18 @@ class ModelDrafter(Drafter):
         for i, row in enumerate(rows):
             keep_common(self.cache, i, row.ids)
 
-    def _read(
-        self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
-    ) -> np.ndarray:
+    def _read(self, rows: Sequence[Row], drafts: Sequence[Draft]) -> np.ndarray:
         """Logits after every row's draft; one that has stopped reads its end again."""
-        unread = []
+        unread, room = [], self.model.config.n_positions
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            text, held = row.ids + draft.tokens, len(self.cache.ids[i])
-            if i not in going:
-                text = text[: max(1, held)]
-                held = min(held, len(text) - 1)
+            text, held = (row.ids + draft.tokens)[:room], len(self.cache.ids[i])
+            if held == len(text):
+                held -= 1
                 self.cache.crop_row(i, held)
             unread.append(text[held:])
+        return self._logits(unread)
+
+    def _logits(self, unread: Rows) -> np.ndarray:
         return self.model.next_logits(unread, self.cache)
 
     def _draw(self, row: Row, draft: Draft, logits: np.ndarray) -> bool:
@@ -200,7 +200,7 @@ class EarlyExit(ModelDrafter):
         return drafts
 
     def read_draft(
-        self, unread: Sequence[Sequence[int]], cache: Any, keep: Sequence[int]
+        self, unread: Rows, cache: Any, keep: Sequence[int]
     ) -> list[np.ndarray]:
         """The model's logits, by the layers that have not read the draft."""
         if not all(self.states):
@@ -210,16 +210,7 @@ class EarlyExit(ModelDrafter):
     def _start(self, rows: Sequence[Row]) -> None:
         pass  # the model's cache holds what stands
 
-    def _read(
-        self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
-    ) -> np.ndarray:
-        unread = []
-        for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            text, held = row.ids + draft.tokens, len(self.cache.ids[i])
-            if held == len(text):  # a row that has stopped reads its end again
-                held -= 1
-                self.cache.crop_row(i, held)
-            unread.append(text[held:])
+    def _logits(self, unread: Rows) -> np.ndarray:
         z, states = self.deep.first_logits(unread, self.cache, self.layers)
         for known, state in zip(self.states, states, strict=True):
             known.append(state)
