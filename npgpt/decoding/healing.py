@@ -60,7 +60,7 @@ def heal(prompt: Ids, tokenizer: Tokens | None, options: GenerationConfig) -> Pr
     "Take back the last token; the new text begins with its bytes.",
 )
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"token_healing": True}, words=(" t", " ti", " time", "me", " old"), ids=[4, 1]
     )
 )

@@ -88,10 +88,6 @@ class GrammarMask:
             return False
         return True
 
-    def accepts(self, generated: Ids) -> bool:
-        """Whether the text is a sentence of the grammar."""
-        return self.matcher(generated).is_accepting()
-
 
 @strategy("E14", "grammar", constrains=True, stage="ban", rank=110)
 @parameter("grammar", "", "GBNF (llama.cpp) or Lark.", kind="grammar")
@@ -104,7 +100,7 @@ class GrammarMask:
 @parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
 @fields(prepare=lambda *settings: prepare_grammar(*settings))
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
@@ -126,7 +122,7 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
 @fields(also=("trigger_words", "trigger_tokens"))
 @fields(prepare=lambda *settings: prepare_schema(*settings))
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )
