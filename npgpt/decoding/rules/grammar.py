@@ -88,10 +88,6 @@ class GrammarMask:
             return False
         return True
 
-    def accepts(self, generated: Ids) -> bool:
-        """Whether the text is a sentence of the grammar."""
-        return self.matcher(generated).is_accepting()
-
 
 @strategy("E14", "grammar", constrains=True, stage="ban", rank=110)
 @parameter("grammar", "", "GBNF (llama.cpp) or Lark.", kind="grammar")

@@ -153,41 +153,36 @@ def asap(task: _Task) -> list[_Choice]:
     probability that a text goes on to fit: 1 where nothing is known, and after a round
     c(prefix) = sum_v p_v c(prefix v) along its path. The law tends to the exact one.
     """
-    futures: dict[tuple[int, ...], float] = {}
-    known: dict[tuple[int, ...], np.ndarray] = {}  # prefix -> p of what is allowed
-    children: dict[tuple[int, ...], set[int]] = {}
+    # Of each prefix: p of what is allowed, and the bound c of each token after it
+    known: dict[tuple[int, ...], np.ndarray] = {}
+    bounds: dict[tuple[int, ...], np.ndarray] = {}
 
     def choose(ids, logits, context):
         prefix = tuple(ids[task.row.prompt_length :])
         z, _, p = allowed_mass(task, ids, logits, context)
         known[prefix] = np.where(z > -np.inf, p, 0.0)
-        weight = known[prefix].copy()
-        for v in children.setdefault(prefix, set()):
-            weight[v] *= futures[(*prefix, v)]
+        weight = known[prefix] * bounds.setdefault(prefix, np.ones(len(z)))
         if weight.sum() <= 0:
             return None, z
         with np.errstate(divide="ignore"):
             id = inverse_cdf(np.log(weight), context.uniform())
-        children[prefix].add(id)
-        futures.setdefault((*prefix, id), 1.0)
         path[:] = [*prefix, id]
         return id, z
 
-    found, options = None, task.job.options
+    found, options, whole = None, task.job.options, 1.0
     path: list[int] = []
     for attempt in range(options.exact_rounds):
         path.clear()
         choices = _write(task, attempt, choose)
         text = tuple(path)
         if len(text) >= options.max_new_tokens and text[-1] not in task.job.eos:
-            futures[text] = 0.0  # it did not end in time
+            bounds[text[:-1]][text[-1]] = 0.0  # it did not end in time
         for n in range(len(text) - 1, -1, -1):
-            prefix, weight = text[:n], known[text[:n]]
-            futures[prefix] = float(weight.sum()) - sum(
-                weight[v] * (1 - futures[(*prefix, v)]) for v in children[prefix]
-            )
+            whole = float(known[text[:n]] @ bounds[text[:n]])
+            if n:
+                bounds[text[: n - 1]][text[n - 1]] = whole
         found = choices or found
-        if futures.get((), 1.0) <= 0:
+        if whole <= 0:
             break
     if found is None:
         raise DecodingError(

@@ -42,7 +42,7 @@ def best_of(job: Job) -> Iterator[Step]:
     if keep > n:
         raise DecodingError(f"num_return_sequences {keep} is more than best_of {n}")
     drawn = job.options.but(best_of=None, best_of_by=None, num_return_sequences=n)
-    steps = sample(Job(job.model, job.prompts, drawn))
+    steps = sample(job.model, job.prompts, drawn)
 
     def score(text: Sequence[Step]) -> float:
         return likelihood([step.logprob for step in text], job.options.best_of_by)

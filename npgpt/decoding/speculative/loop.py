@@ -19,6 +19,7 @@ from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.speculative import acceptance
 from npgpt.errors import DecodingError
+from npgpt.interface import able
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,11 @@ def check_speculative(job: Job, what: str) -> None:
     """Raise what speculative decoding cannot do, before any work."""
     job.check_search(what)
     o = job.options
-    if not hasattr(job.model, "all_logits"):
-        raise DecodingError(f"{what} needs logits at several positions from the model")
+    able(
+        job.model,
+        "all_logits",
+        f"{what} needs logits at several positions from the model",
+    )
     if o.mirostat or o.is_set("adaptive_target"):
         raise DecodingError(
             f"{what} does not go with mirostat or adaptive_target: their state would "
