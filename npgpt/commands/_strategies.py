@@ -10,7 +10,7 @@ import click
 
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import SECTIONS
-from npgpt.decoding.catalogue.parameter import KINDS, Parameter
+from npgpt.decoding.catalogue.kinds import KINDS, Parameter
 from npgpt.decoding.options import OPTIONS
 
 

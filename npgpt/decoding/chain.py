@@ -21,7 +21,7 @@ import numpy as np
 
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
-from npgpt.decoding.catalogue.parameter import KINDS
+from npgpt.decoding.catalogue.kinds import KINDS
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.randomness import PROCESSOR
 from npgpt.decoding.rules.base import Context, Rule

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from npgpt.config import GENERATION, GPT2Config
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.errors import DecodingError
 from npgpt.support.notes import note

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import parameters, strategies
 from npgpt.decoding.catalogue.entry import Strategy
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import shown
 

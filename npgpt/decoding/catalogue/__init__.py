@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from npgpt.decoding.catalogue.entry import Strategy
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.errors import DecodingError
 
 Function = TypeVar("Function", bound=Callable[..., Any])

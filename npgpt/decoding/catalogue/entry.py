@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 
 SECTIONS = {
     "A": "Choosing one token",
