@@ -59,6 +59,19 @@ def _aligned(make: Any, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def own(array: np.ndarray) -> np.ndarray:
+    """The array as it may lie in a pickle, as kernels want it, a copy if need be.
+
+    A pickle keeps no places in memory; joblib hands out read-only maps of files, for
+    which Numba would compile everything anew.
+    """
+    if array.flags.writeable and array.ctypes.data % 64 == 0:
+        return np.asarray(array)
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
 def padded(n: int, dtype: str) -> int:
     """Inputs of a packed matrix, with the filling.
 
@@ -114,9 +127,18 @@ class Packed:
         """The transpose: the same numbers, seen as outputs and inputs exchanged."""
         return replace(self, is_table=not self.is_table)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        sizes = self.inputs, self.outputs, self.dtype, self.is_table
+        return restored, (self.data, self.scales, *sizes)
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         unpacked = unpack(self)
         return unpacked if dtype is None else unpacked.astype(dtype, copy=False)
+
+
+def restored(data: np.ndarray, scales: np.ndarray, *sizes: Any) -> Packed:
+    """A packed matrix out of a pickle, or copied."""
+    return Packed(own(data), own(scales), *sizes)
 
 
 def pack(array: Any, dtype: str, is_table: bool = False, out: Any = None) -> Packed:

@@ -19,7 +19,7 @@ import numpy as np
 
 from npgpt.block import MLP, Affine, Attention, Block
 from npgpt.gpt2 import GPT2Params, Weight
-from npgpt.kernels.packed import SCALE, STORED, Packed, pack, sizes, zeros
+from npgpt.kernels.packed import SCALE, STORED, Packed, own, pack, sizes, zeros
 from npgpt.support.files import forget
 
 LARGE = 300_000_000  # parameters, from which packing shows its progress
@@ -39,6 +39,10 @@ class Buffers:
     ln_f: np.ndarray  # (2, C) float32
     room: dict[Any, Any] = field(default_factory=dict)  # scratch of the last shapes
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = self.data, self.scales, self.vectors, self.table, self.head
+        return restored, (self.dtype, *parts, self.wpe, self.ln_f)  # no scratch
+
     @property
     def nbytes(self) -> int:
         """Bytes of everything, tied arrays once."""
@@ -56,6 +60,18 @@ class PackedParams(GPT2Params):
     """GPT2Params whose matrices are Packed; `buffers` holds them together."""
 
     buffers: Buffers | None = None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.buffers is None:
+            return super().__reduce_ex__(protocol)
+        return assemble, (self.config, self.buffers)  # what are views stay views
+
+
+def restored(dtype: str, *parts: Any) -> Buffers:
+    """Buffers out of a pickle, or copied: their arrays lie as `prepare` lays them."""
+    data, scales, vectors, table, head, wpe, ln_f = parts
+    data, scales, vectors, wpe, ln_f = map(own, (data, scales, vectors, wpe, ln_f))
+    return Buffers(dtype, data, scales, vectors, table, head, wpe, ln_f)
 
 
 def matrices(config: Any) -> tuple[tuple[int, int], ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
@@ -97,6 +97,17 @@ class Backend:
         """The array on the host, as NumPy."""
         get = getattr(array, "get", None)  # CuPy refuses implicit copies to the host
         return np.asarray(array if get is None else get())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.name in BACKENDS and get_backend(self.name) is self:
+            return get_backend, (self.name,)
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _put_together, (self.xp.__name__, parts | {"xp": None})
+
+
+def _put_together(xp: str, parts: dict[str, Any]) -> Backend:
+    """A backend of one's own out of a pickle: of a module that holds the name alone."""
+    return Backend(**parts | {"xp": importlib.import_module(xp)})
 
 
 NUMPY = Backend("numpy", np)

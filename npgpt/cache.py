@@ -8,6 +8,7 @@ token ids it has read, and nothing about the model that reads them.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -52,6 +53,12 @@ class KVCache:
                 f"({error})"
             ) from None
         self.ids: list[list[int]] = [[] for _ in range(B)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"xp": self.xp.__name__}  # a pickle holds no modules
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, xp=importlib.import_module(state["xp"]))
 
     @property
     def lengths(self) -> np.ndarray:
