@@ -1,8 +1,8 @@
 """GELU in one pass.
 
-What it does differently. The reference walks over the array eight times and calls tanh;
-here one pass computes x / (1 + e^(-2u)), the same function, with a polynomial exp.
-Where a whole step is one kernel, it is part of the product before it
+What it does differently. The reference walks over the array eight times and calls
+tanh; here one pass computes x / (1 + e^(-2u)), the same function, with a polynomial
+exp. Where a whole step is one kernel, GELU is part of the product before it
 (npgpt.kernels.phases).
 """
 

@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from npgpt.activations import ACTIVATIONS
 from npgpt.errors import CheckpointError
@@ -49,7 +49,7 @@ class GPT2Config:
     generation: dict[str, Any] | None = field(default=None, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
             self._need(
@@ -273,5 +273,5 @@ def _within(ids: Any, V: Any) -> tuple[Any, list[int]]:
     return tuple(id for id in each if id not in strange) or None, strange
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

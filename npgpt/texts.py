@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from npgpt.errors import TokenizerError
+from npgpt.interface import Tokens
 from npgpt.support.arguments import Stream, checked
-from npgpt.tokenizer import Tokenizer
 
 BLOCK = 2**16  # bytes read and, at least, characters encoded at once
 # Python's \s holds all of Unicode's white space, so \S is none for any tokenizer.
@@ -107,7 +107,7 @@ def split_documents(
 
 
 def encode_pieces(
-    tokenizer: Tokenizer, pieces: Iterable[str], block: int = BLOCK
+    tokenizer: Tokens, pieces: Iterable[str], block: int = BLOCK
 ) -> Iterator[list[int]]:
     """Ids of the pieces joined, in blocks; the blocks joined are the ids of it all."""
     if not can_be_cut(tokenizer):
@@ -137,7 +137,7 @@ def join_words(pieces: Iterable[str], block: int = BLOCK) -> Iterator[str]:
         yield rest
 
 
-def can_be_cut(tokenizer: Tokenizer) -> bool:
+def can_be_cut(tokenizer: Tokens) -> bool:
     """Whether a text may be encoded in parts that begin with white space.
 
     GPT-2's pattern always begins a token at white space after other text, and looks

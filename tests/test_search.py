@@ -270,8 +270,8 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
             seed=seed,
             eos_token_id=eos,
         )
-        job = Job(TOY, options)
-        chain = _Chain(job, job.rows([[0]])[0])
+        job = Job(TOY, [[0]], options)
+        chain = _Chain(job, job.rows()[0])
         u = chain.row.context.uniforms(1, 99)[0]
         text = texts[int(np.searchsorted(np.cumsum(p), u))]
         logp, proposal = [], []

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from npgpt.backend import get_backend
+
 
 def machine(threads: int) -> str:
     """The processor's name, so many threads, and the kernels' tier."""
@@ -24,9 +26,13 @@ def machine(threads: int) -> str:
 
 
 def kernels() -> dict[str, Any] | None:
-    """What the Numba backend would use here; None where Numba is not installed."""
+    """What the Numba backend would use here; None where Numba is not installed.
+
+    Raises BackendError where it is, and cannot be used.
+    """
     if find_spec("numba") is None:
         return None
+    get_backend("numba")
     from npgpt.kernels import tiers
     from npgpt.kernels.compiling import set_threads
 

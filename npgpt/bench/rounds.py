@@ -121,7 +121,7 @@ def time_engines(
         sizes = result["step_bytes"] = {n: ask(n, "step_bytes") for n in own}
         for task, tokens, batch in tasks(config, quick):
             times: dict[str, list[float]] = {name: [] for name in workers}
-            arguments = (tokens,)
+            arguments: tuple[int, ...] = (tokens,)
             if task == "decode":
                 arguments += (batch, steps(tokens, batch, config.n_positions))
             for turn in range(rounds + 1):

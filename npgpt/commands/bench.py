@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from npgpt.backend import get_backend
 from npgpt.commands._shared import (
     MODEL,
     backend_option,
@@ -101,6 +102,7 @@ def command(
     if decoding:
         _decoding(name, size, assistant_model, backend, rounds, threads, as_json)
         return
+    get_backend("numba")  # what is compared, or in one sentence why it cannot be
     from npgpt.bench import report
     from npgpt.bench.rounds import OWN, PEERS
     from npgpt.bench.run import bench

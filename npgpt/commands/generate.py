@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from npgpt.commands._shared import (
     echo_json,
@@ -134,13 +135,14 @@ def _config(
     if greedy:
         taken = {name for s in strategies() if _given(s, options) for name in s.uses}
         for option in ("temperature", "top_k", "top_p"):
-            if option not in taken and given(option).name == "COMMANDLINE":
+            if option not in taken and given(option) is ParameterSource.COMMANDLINE:
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
         options.update(temperature=None)
     else:
         order = parse_order(options["chain"] or "hf")
-        if "temperature" not in order and given("temperature").name != "COMMANDLINE":
+        said = given("temperature") is ParameterSource.COMMANDLINE
+        if "temperature" not in order and not said:
             options.update(temperature=None)
         own = any(  # a selector that truncates by itself
             s.kind == "selector" and s.section == "Truncation" and _given(s, options)
@@ -169,7 +171,7 @@ def _with_model_defaults(
     typed = {
         name
         for name in config.given
-        if source(name) not in (None, click.core.ParameterSource.DEFAULT)
+        if source(name) not in (None, ParameterSource.DEFAULT)
     } | ({"do_sample"} if greedy else set())
     given = {name: value for name, value in config.given.items() if name in typed}
     return with_defaults(given, model.config, prompts, soft=config.given)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
 from npgpt.bench.machine import kernels as kernels_here
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
+from npgpt.errors import BackendError
 from npgpt.scaling.sizes import describe, find_config
 
 
@@ -34,7 +36,7 @@ def command(name: str, as_json: bool) -> None:
                 "model": name,
                 "config": config.to_dict(),
                 **sizes,
-                "kernels": kernels_here(),
+                "kernels": _kernels(),
             }
         )
         return
@@ -56,7 +58,7 @@ def command(name: str, as_json: bool) -> None:
     if config.tie_word_embeddings:
         at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")
         rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
-    kernels = kernels_here()
+    kernels = _kernels()
     if kernels is not None:
         rows.append(
             (
@@ -67,6 +69,15 @@ def command(name: str, as_json: bool) -> None:
         )
     for label, value in rows:
         click.echo(f"{label:<22} {value}")
+
+
+def _kernels() -> dict[str, Any] | None:
+    """What the Numba backend would use here; None where there is none, and why."""
+    try:
+        return kernels_here()
+    except BackendError as error:
+        click.echo(f"note: {error}", err=True)
+        return None
 
 
 def _si(x: float) -> str:

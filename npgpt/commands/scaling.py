@@ -51,7 +51,7 @@ def command(
     """
     runs = read_runs(RUNS if path is None else path)
     fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
-    answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
+    answers = [] if flops is None else compute_optimal(flops, fit.law if fit else None)
     if figure is not None:
         from npgpt.scaling.figure import plot_scaling
         from npgpt.support.figure import save

@@ -26,6 +26,7 @@ from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.randomness import PROCESSOR
 from npgpt.decoding.rules.base import Context, Rule
 from npgpt.errors import DecodingError
+from npgpt.interface import Tokens
 
 # Stages; the rules of each by their rank, as their entries have it.
 ORDERS = {
@@ -45,7 +46,7 @@ class Setup:
     """What the rules of a chain are bound to besides the options."""
 
     eos: tuple[int, ...] = ()
-    tokenizer: Any = None
+    tokenizer: Tokens | None = None
     vocab_size: int | None = None
     options: GenerationConfig | None = None
 
@@ -67,7 +68,9 @@ def _last(ids: Sequence[int], n: int) -> Sequence[int]:
     return ids if n < 0 else ids[len(ids) - min(n, len(ids)) :]
 
 
-def _counted(ids: Sequence[int], c: Context, options: GenerationConfig) -> Sequence:
+def _counted(
+    ids: Sequence[int], c: Context, options: GenerationConfig
+) -> Sequence[int]:
     if options.penalties_ignore_prompt:
         ids = ids[c.prompt_length :]
     return _last(ids, options.repeat_last_n)
@@ -121,7 +124,7 @@ def parse_order(chain: str) -> tuple[str, ...]:
 def build_chain(
     options: GenerationConfig,
     eos_token_ids: Sequence[int] = (),
-    tokenizer: Any = None,
+    tokenizer: Tokens | None = None,
     vocab_size: int | None = None,
 ) -> list[Rule]:
     """The rules that these options ask for, in order.
@@ -179,7 +182,7 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     values = list(passed.values())
     if strategy.prepare:
         values = [strategy.prepare(*values, setup)]
-    function = strategy.call or strategy.function
+    function = strategy.called
     sources = [SOURCES[name] for name in leading(function, SOURCES)]
 
     def apply(ids: Sequence[int], z: np.ndarray, context: Context) -> np.ndarray:
@@ -188,7 +191,7 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     return Rule(strategy.chain_name, ", ".join(settings), apply)
 
 
-def leading(function: Callable, known: Mapping[str, Any]) -> list[str]:
+def leading(function: Callable[..., Any], known: Mapping[str, Any]) -> list[str]:
     """The first arguments of a function, as far as they have known names.
 
     >>> leading(lambda z, ids, alpha: z, SOURCES)

@@ -7,6 +7,7 @@ from typing import Any
 
 from npgpt.cache import KVCache
 from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.decoding.sampling import sample
@@ -32,8 +33,8 @@ def decode(
             )
         model = guidance.function(model, prompts, options)
     for search in options.active("search"):
-        return search.function(model, prompts, options, cache)
-    return sample(model, prompts, options, cache)
+        return search.function(Job(model, prompts, options, cache))
+    return sample(Job(model, prompts, options, cache))
 
 
 def _check_parts(options: GenerationConfig) -> None:

@@ -7,7 +7,7 @@ are not shown again. A hard constraint, as in `guidance` (transformers adds a bi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, Ids, keep
 from npgpt.decoding.vocabulary import all_bytes
+from npgpt.interface import Tokens
 from npgpt.shapes import Logits
 
 
@@ -25,7 +26,7 @@ class Prompt(NamedTuple):
     prefix: bytes = b""
 
 
-def heal(prompt: Ids, tokenizer: Any, options: GenerationConfig) -> Prompt:
+def heal(prompt: Ids, tokenizer: Tokens | None, options: GenerationConfig) -> Prompt:
     """The prompt without its last token, if token_healing asks for it.
 
     More is taken back where the last token begins inside a character. A prompt of one
@@ -38,7 +39,7 @@ def heal(prompt: Ids, tokenizer: Any, options: GenerationConfig) -> Prompt:
     b'i'
     """
     ids = list(prompt)
-    if not options.token_healing:
+    if tokenizer is None or not options.token_healing:
         return Prompt(ids)
     prefix = b""
     while len(ids) > 1:
@@ -59,12 +60,12 @@ def heal(prompt: Ids, tokenizer: Any, options: GenerationConfig) -> Prompt:
     "Take back the last token; the new text begins with its bytes.",
 )
 @example(
-    lambda show: show.rule(
+    lambda show, _: show.rule(
         {"token_healing": True}, words=(" t", " ti", " time", "me", " old"), ids=[4, 1]
     )
 )
 def begin_with_prefix(
-    z: Logits, generated: Ids, context: Context, tokenizer: Any
+    z: Logits, generated: Ids, context: Context, tokenizer: Tokens
 ) -> Logits:
     """The prompt's last token may be re-tokenised: keep v if its bytes agree with what
     was cut.

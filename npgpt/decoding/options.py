@@ -8,9 +8,9 @@ ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import parameters, strategies
@@ -80,6 +80,10 @@ class GenerationConfig:
     """
 
     given: dict[str, Any]
+
+    if TYPE_CHECKING:  # the options are attributes, whichever there are by now
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, **options: Any):
         known = {name: _option(name) for name in options}
@@ -187,7 +191,7 @@ def _check(options: GenerationConfig) -> None:
     if isinstance(options.logits_processor, str | Mapping):
         raise DecodingError("logits_processor must be a list of functions")
     for function in options.logits_processor:
-        if not isinstance(function, Callable):
+        if not callable(function):
             raise DecodingError(f"logits_processor: {shown(function)} cannot be called")
 
 

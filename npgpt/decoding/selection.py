@@ -57,7 +57,7 @@ def build_selector(options: GenerationConfig) -> Selector:
     """
     active = list(options.active("selector"))
     chosen = ([s for s in active if not s.default] or active)[-1]
-    function, start = chosen.call or chosen.function, chosen.start
+    function, start = chosen.called, chosen.start
     names = leading(function, SOURCES)
     values = [getattr(options, name) for name in chosen.passed]
 

@@ -78,9 +78,9 @@ def _cumulative(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @strategy("A3", "Gumbel-max", kind="selector", sampling=True)
 @fields(when=("selector", "gumbel_max"))
-@fields(call=lambda z, context: gumbel_max(z, context.uniforms(len(z))))
+@fields(call=lambda gumbel_max, z, context: gumbel_max(z, context.uniforms(len(z))))
 @example(
-    lambda show: show.step(
+    lambda show, gumbel_max: show.step(
         {"u": show.U, "z + g": show.Z + gumbel_noise(show.U)},
         gumbel_max(show.Z, show.U),
     )
@@ -109,7 +109,7 @@ def gumbel_noise(u: np.ndarray) -> np.ndarray:
 
 @strategy("A6", "sampling without replacement", kind="selector", sampling=True)
 @fields(when=("selector", "without_replacement"))
-@fields(call=lambda z, context: _first_without_replacement(z, context))
+@fields(call=lambda _, z, context: _first_without_replacement(z, context))
 @example(selector="without_replacement", num_return_sequences=3)
 def without_replacement(z: Logits, u: Logits, k: int) -> list[int]:
     """Sequences whose first tokens are drawn without replacement: the k largest of z +
@@ -130,7 +130,11 @@ def without_replacement(z: Logits, u: Logits, k: int) -> list[int]:
 @strategy("A5", "arithmetic sampling", kind="selector", sampling=True)
 @fields(when=("selector", "arithmetic"), also=("num_return_sequences",))
 @fields(start=lambda context, n: (_shared(context).uniform() + context.row / n) % 1)
-@fields(call=lambda z, context, code, n: arithmetic(z, code, context.uniform(CODE)))
+@fields(
+    call=lambda arithmetic, z, context, code, n: arithmetic(
+        z, code, context.uniform(CODE)
+    )
+)
 @example(selector="arithmetic", num_return_sequences=2)
 def arithmetic(z: Logits, code: float, u: float) -> tuple[int, float]:
     """Sequences that share one evenly spaced code c, each an exact sample: v with
@@ -157,7 +161,7 @@ def arithmetic(z: Logits, code: float, u: float) -> tuple[int, float]:
 
 @strategy("E9", "teacher forcing", kind="selector")
 @parameter("trace_decode_token_ids", (), "The tokens to write.", kind="ids")
-@fields(call=lambda z, context, given: forced(z, given, context.step))
+@fields(call=lambda forced, z, context, given: forced(z, given, context.step))
 @example(trace_decode_token_ids=[3, 0])
 def forced(z: Logits, given: Ids, step: int) -> int:
     """Given tokens, with the model's probabilities: y_t given; then greedy search.

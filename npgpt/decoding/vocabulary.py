@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+
+from npgpt.interface import Tokens
 
 
 @functools.lru_cache(maxsize=8)
-def all_bytes(tokenizer: Any) -> tuple[bytes, ...]:
+def all_bytes(tokenizer: Tokens) -> tuple[bytes, ...]:
     """The bytes that each id stands for; a special token, and a gap, stands for none.
 
     >>> from npgpt import GPT2

@@ -119,7 +119,7 @@ def multiple_choice(
     return Choices(n, right / n, right_norm / n, norm, chance / n)
 
 
-def _answers(model: Any, context: str, endings: Sequence[str]) -> list[_Answer]:
+def _answers(model: Model, context: str, endings: Sequence[str]) -> list[_Answer]:
     """Log P of each ending's tokens after the context, which is read once."""
     targets = [model.encode(ending) for ending in endings]
     # What does not fit is cut from the context's beginning, as both harnesses do.

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from npgpt.decoding.catalogue.parameter import Parameter
@@ -35,9 +36,9 @@ class Strategy:
 
     kind says where it acts. "rule": an element of the chain, z -> z. "selector": takes
     the token. "stopping": ends a row. "guidance": wraps the model, function(model,
-    prompts, options) -> model. "search": owns the loop, function(model, prompts,
-    options, cache) -> iterator of Step. "after": works on finished text, as rerankers
-    do. "part": of another strategy.
+    prompts, options) -> model. "search": owns the loop, function(job) -> iterator of
+    Step (see npgpt.decoding.job). "after": works on finished text, as rerankers do.
+    "part": of another strategy.
 
     It is on when the first parameter has any value but its default, or when an option
     has one value (`when`), or `on` says so. A rule stands in a chain in its stage, by
@@ -46,14 +47,16 @@ class Strategy:
     The function of a rule or a selector is called with what its first arguments are
     called (see the SOURCES of chain and selection), then with the values of
     `parameters` and of `also`, which belong to others, or with what `prepare` makes of
-    those values once. `call` stands for a function whose arguments have other names. A
-    selector with `start` has a state: it is passed before the values, and comes back
-    beside the token.
+    those values once. `call` takes the function before all these, and calls it: for
+    arguments that have other names. A selector with `start` has a state: it is passed
+    before the values, and comes back beside the token.
+
+    The example is a setting, or takes npgpt.decoding.examples.show and the function.
     """
 
     code: str  # of the inventory: its letter is the section
     name: str
-    function: Callable
+    function: Callable[..., Any]
     parameters: tuple[Parameter, ...] = ()
     kind: str = "rule"
     when: tuple[str, Any] | None = None
@@ -67,15 +70,17 @@ class Strategy:
     element: str = ""  # its name in a chain, if not the function's
     aliases: tuple[str, ...] = ()  # other systems' names of the element
     replaces: bool = False  # a rule of the same element
-    call: Callable | None = None
-    prepare: Callable | None = None
-    start: Callable | None = None  # (context, *values) -> the first state
+    call: Callable[..., Any] | None = None
+    prepare: Callable[..., Any] | None = None
+    start: Callable[..., Any] | None = None  # (context, *values) -> the first state
     sampling: bool = False  # changes nothing, or makes no sense, in greedy search
     keeps_top: bool = True  # the most probable token stays the most probable one
     constrains: bool = False  # the whole text has to be complete
     check: Callable[[Any], None] | None = None  # raises what options cannot do together
-    explains: Callable | None = None  # has the formula, where `function` only asks it
-    example: Mapping[str, Any] | Callable | None = None  # see npgpt.decoding.examples
+    explains: Callable[..., Any] | None = (
+        None  # has the formula, where `function` only asks it
+    )
+    example: Mapping[str, Any] | Callable[..., str] | None = None
     limit: float | None = None  # milliseconds promised for a row of 50,257 logits
 
     @property
@@ -87,6 +92,11 @@ class Strategy:
     def chain_name(self) -> str:
         """What a chain calls it."""
         return self.element or self.function.__name__
+
+    @property
+    def called(self) -> Callable[..., Any]:
+        """What is called with the arguments."""
+        return partial(self.call, self.function) if self.call else self.function
 
     @property
     def passed(self) -> tuple[str, ...]:

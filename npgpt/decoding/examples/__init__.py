@@ -28,9 +28,7 @@ def worked_example(strategy: Strategy) -> str:
 def _shown(strategy: Strategy) -> str:
     setting = strategy.example or {}
     if callable(setting):
-        setting = setting(show)
-        if isinstance(setting, str):
-            return setting
+        return setting(show, strategy.function)
     if strategy.kind == "rule":
         return show.rule(setting)
     if strategy.kind == "selector":

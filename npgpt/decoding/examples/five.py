@@ -6,7 +6,7 @@ below. It has the interface of a real model, so every strategy runs on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ SMALLER = [  # what a smaller model, or the first layers, would say
 
 class Words:
     """A tokenizer of five tokens; a text is split at the spaces before its words."""
+
+    pipeline: Mapping[str, Any] = {"pre_tokenizer": None}
 
     def __init__(self, words: Sequence[str] = WORDS):
         self.words, self.vocab_size = list(words), len(words)
@@ -80,7 +82,7 @@ class FiveWords(Generator):
 
     def __init__(self, table: Any = TABLE, early: Any = SMALLER):
         self.z, self.early = np.log(np.array(table)), np.log(np.array(early))
-        self.tokenizer = Words()
+        self.tokenizer: Words = Words()
         self.config = GPT2Config(
             vocab_size=5,
             n_positions=64,

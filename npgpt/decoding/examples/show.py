@@ -18,6 +18,8 @@ from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selection import build_selector
 
+Columns = Mapping[str, Sequence[Any] | np.ndarray]
+
 P = np.array(TABLE[0])  # what follows "the"
 Z = np.log(P)
 U = Context(prompt_length=3, step=0, seed=7).uniforms(5)
@@ -49,7 +51,7 @@ def rule(
     Logits are as a model might give them: log-probabilities plus a constant. What a
     greedy search takes the largest of are scores, not probabilities.
     """
-    options = GenerationConfig(**{"do_sample": True} | setting)
+    options = GenerationConfig(**{"do_sample": True, **setting})
     tokenizer = Words(words)
     prompt = heal(ids, tokenizer, options)
     context = Context(len(prompt.ids) - new, new, prefix=prompt.prefix)
@@ -63,13 +65,13 @@ def rule(
     ]
     name = "after" if options.do_sample else "score"
     place = f"after {say(ids, words)}" + f", {new} of them new" * bool(new)
-    columns = {"before": P, name: after, "": bars}
+    columns: Columns = {"before": P, name: after, "": bars}
     return f"{settings(setting)}, {place}\n\n{table(columns, words)}"
 
 
 def selector(setting: Mapping[str, Any]) -> str:
     """1,000 draws of one selector, and the texts that it writes."""
-    options = GenerationConfig(**{"do_sample": True, "seed": 1} | setting)
+    options = GenerationConfig(**{"do_sample": True, "seed": 1, **setting})
     chosen = build_selector(options)
     state = chosen.start(Context(1, 0, options.seed))
     drawn, states = [], [state]
@@ -88,7 +90,7 @@ def selector(setting: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"  it writes {said}"])
 
 
-def step(columns: Mapping[str, Sequence], taken: int, head: str = "one step") -> str:
+def step(columns: Columns, taken: int, head: str = "one step") -> str:
     """One step in columns, and the token that it takes."""
     marks = ["<- taken" if id == taken else "" for id in range(5)]
     return f"{head}\n\n{table({'p': P, **columns, '': marks})}"
@@ -106,13 +108,13 @@ def guidance(setting: Mapping[str, Any]) -> str:
     said = [p for one in models for p in getattr(one, "said", [])]
     columns = {f"reading {i + 1}": p for i, p in enumerate(said)}
     return f"{settings(setting)}, after 'the'\n\n" + table(
-        columns | {"after": probabilities(z)}
+        {**columns, "after": probabilities(z)}
     )
 
 
 def writes(setting: Mapping[str, Any], name: str) -> str:
     """The texts of greedy search and of another, and what the model read for them."""
-    setting = {"max_new_tokens": 6} | setting
+    setting = {"max_new_tokens": 6, **setting}
     plain = {"max_new_tokens": setting["max_new_tokens"]}
     rows = []
     for who, how in (("greedy search", plain), (name, made(setting))):
@@ -143,14 +145,14 @@ def _drafts(ids: Sequence[int], reads: Sequence[tuple[int, list[int]]]) -> list[
     return ["", f"  reading  {'drafted':<34} what it brings", *lines]
 
 
-def texts(function: Callable, *arguments: Any) -> str:
+def texts(function: Callable[..., Any], *arguments: Any) -> str:
     """What a function makes of five texts."""
     found = function(TEXTS, *arguments)
     lines = [f"  {i}: {text}" for i, text in enumerate(TEXTS)]
     return "\n".join(["5 texts", "", *lines, "", f"  returned: {found}"])
 
 
-def invalid(function: Callable) -> str:
+def invalid(function: Callable[..., Any]) -> str:
     """What a rule makes of numbers that are none."""
     z = np.array([np.nan, 1.0, 2.0, -np.inf, np.inf])
     y = function(z)
@@ -159,7 +161,7 @@ def invalid(function: Callable) -> str:
     )
 
 
-def table(columns: Mapping[str, Sequence], words: Sequence[str] = WORDS) -> str:
+def table(columns: Columns, words: Sequence[str] = WORDS) -> str:
     """Lines of a table, a word each; numbers with three places.
 
     >>> print(table({"p": [0.5, 0.5], "": ["", "taken"]}, ["the", "a"]))
@@ -205,7 +207,7 @@ def settings(setting: Mapping[str, Any]) -> str:
     )
 
 
-def _listed(value: Any) -> Sequence:
+def _listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else [value]
 
 

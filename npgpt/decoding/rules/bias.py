@@ -90,7 +90,7 @@ def bad_words(z: Logits, ids: Ids, phrases: Iterable[Ids]) -> Logits:
 
 @strategy("E4", "suppress tokens", stage="ban", rank=150, element="suppress_tokens")
 @parameter("suppress_tokens", (), "Ids.", kind="ids")
-@fields(call=lambda z, banned: suppress(z, banned))
+@fields(call=lambda suppress, z, banned: suppress(z, banned))
 @example(suppress_tokens=[1])
 def suppress(z: Logits, ids: Ids) -> Logits:
     """Tokens that never occur: z_v = -inf. Source: transformers.
@@ -106,7 +106,9 @@ def suppress(z: Logits, ids: Ids) -> Logits:
 @strategy("E4", "suppress tokens at begin", stage="ban", rank=160)
 @fields(element="begin_suppress_tokens")
 @parameter("begin_suppress_tokens", (), "Ids.", kind="ids")
-@fields(call=lambda z, context, banned: begin_suppress(z, context, banned))
+@fields(
+    call=lambda begin_suppress, z, context, banned: begin_suppress(z, context, banned)
+)
 @example(begin_suppress_tokens=[1, 2])
 def begin_suppress(z: Logits, context: Context, ids: Ids) -> Logits:
     """Tokens that do not begin the new text: z_v = -inf at the first step. Source:
@@ -121,7 +123,7 @@ def begin_suppress(z: Logits, context: Context, ids: Ids) -> Logits:
 @strategy("E5", "allowed tokens", stage="ban", rank=50, ranks={"vllm": 1})
 @fields(element="allowed_tokens")
 @parameter("allowed_token_ids", None, "Ids.", kind="ids")
-@fields(call=lambda z, allowed: allow(z, allowed))
+@fields(call=lambda allow, z, allowed: allow(z, allowed))
 @example(allowed_token_ids=[2, 3])
 def allow(z: Logits, ids: Ids) -> Logits:
     """Nothing but these tokens: z_v = -inf for all others.
@@ -216,7 +218,9 @@ def forced_bos(z: Logits, context: Context, id: int) -> Logits:
 @strategy("E7", "forced last token", stage="ban", rank=130)
 @parameter("forced_eos_token_id", (), "Id, or ids.", kind="ids")
 @fields(also=("max_new_tokens",))
-@fields(call=lambda z, context, ends, most: forced_eos(z, context, ends, most))
+@fields(
+    call=lambda forced_eos, z, context, ends, most: forced_eos(z, context, ends, most)
+)
 @example(forced_eos_token_id=4, max_new_tokens=1)
 def forced_eos(z: Logits, context: Context, ids: Ids, max_new_tokens: int) -> Logits:
     """The token at max_new_tokens is this one, or one of several: z_v = -inf for all
@@ -258,9 +262,11 @@ def ignore_eos(z: Logits, eos: Ids, on: bool = True) -> Logits:
     "(start, factor): after start new tokens.",
     kind="pair",
 )
-@example(lambda show: show.rule({"exponential_decay_length_penalty": (1, 1.3)}, new=3))
+@example(
+    lambda show, _: show.rule({"exponential_decay_length_penalty": (1, 1.3)}, new=3)
+)
 def exponential_decay(
-    z: Logits, context: Context, eos: Ids, start_factor: tuple
+    z: Logits, context: Context, eos: Ids, start_factor: tuple[int, float]
 ) -> Logits:
     """The end becomes ever more probable: z_eos + |z_eos| (factor^(t - start) - 1) for
     t > start.

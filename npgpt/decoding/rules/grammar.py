@@ -20,6 +20,7 @@ from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.rules.triggers import LazyMask
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
+from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits
 
 MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
@@ -31,7 +32,7 @@ class GrammarMask:
     def __init__(
         self,
         grammar: str,
-        tokenizer: Any,
+        tokenizer: Tokens,
         V: int | None,
         eos: tuple[int, ...],
         option: str = "grammar",
@@ -103,7 +104,7 @@ class GrammarMask:
 @parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
 @fields(prepare=lambda *settings: prepare_grammar(*settings))
 @example(
-    lambda show: show.rule(
+    lambda show, _: show.rule(
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
@@ -125,7 +126,7 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
 @fields(also=("trigger_words", "trigger_tokens"))
 @fields(prepare=lambda *settings: prepare_schema(*settings))
 @example(
-    lambda show: show.rule(
+    lambda show, _: show.rule(
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )
@@ -178,7 +179,7 @@ _lazy = functools.lru_cache(maxsize=8)(LazyMask)
 
 
 @functools.lru_cache(maxsize=4)
-def _ll_tokenizer(tokenizer: Any, V: int | None, eos: tuple[int, ...]) -> Any:
+def _ll_tokenizer(tokenizer: Tokens, V: int | None, eos: tuple[int, ...]) -> Any:
     """Our vocabulary as llguidance wants it: bytes by id."""
     library = _library()
 

@@ -16,7 +16,7 @@ from npgpt.shapes import Float, Logits
 @strategy("D1", "repetition penalty", stage="penalty", rank=20)
 @fields(element="repetition_penalty", aliases=("penalties",))
 @parameter("repetition_penalty", 1.0, "1 is off.", 1e-6)
-@fields(call=lambda z, window, r: repetition(z, window, r))
+@fields(call=lambda repetition, z, window, r: repetition(z, window, r))
 @example(repetition_penalty=1.5)
 def repetition(z: Logits, ids: Ids, r: float) -> Logits:
     """Tokens seen before become less probable, once each: z_v / r where z_v > 0, z_v r
@@ -90,7 +90,7 @@ def windowed_repetition(
     False,
     "Presence and frequency count generated tokens only, as OpenAI and vLLM do.",
 )
-@fields(call=lambda z, counted, alpha, ignore: presence(z, counted, alpha))
+@fields(call=lambda presence, z, counted, alpha, ignore: presence(z, counted, alpha))
 @example(presence_penalty=1.0)
 def presence(z: Logits, ids: Ids, alpha: float) -> Logits:
     """A constant off every token seen before: z_v - alpha [c_v > 0].
@@ -109,7 +109,7 @@ def presence(z: Logits, ids: Ids, alpha: float) -> Logits:
 @strategy("D3", "frequency penalty", stage="penalty", rank=40)
 @fields(element="frequency_penalty", aliases=("penalties",))
 @parameter("frequency_penalty", 0.0, "0 is off.")
-@fields(call=lambda z, counted, beta: frequency(z, counted, beta))
+@fields(call=lambda frequency, z, counted, beta: frequency(z, counted, beta))
 @example(frequency_penalty=1.0)
 def frequency(z: Logits, ids: Ids, beta: float) -> Logits:
     """A constant off for every time a token was seen: z_v - beta c_v.
@@ -172,7 +172,7 @@ def encoder_no_repeat_ngram(z: Logits, ids: Ids, prompt: Ids, n: int) -> Logits:
     "lambda: off z of the end while the text is shorter than w.",
     0,
 )
-@example(lambda show: show.rule({"penalty_decoding": 1.5}, new=3))
+@example(lambda show, _: show.rule({"penalty_decoding": 1.5}, new=3))
 def penalty_decoding(
     z: Logits, generated: Ids, eos: Ids, r: float, window: int, early_end: float
 ) -> Logits:

@@ -18,9 +18,10 @@ from npgpt.decoding.rules.automaton import Automaton
 from npgpt.decoding.rules.base import Context, Ids, keep
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
+from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits
 
-States = frozenset
+States = frozenset[int]  # of the automaton
 
 
 class RegexMask:
@@ -35,7 +36,7 @@ class RegexMask:
         self.automaton = Automaton(pattern)
         self.tokens = tokens
         self.eos = list(eos)
-        self.tree: dict = {}
+        self.tree: dict[int | None, Any] = {}  # byte: a tree; None: the ids here
         for id, token in enumerate(tokens):
             if token and id not in self.eos:
                 node = self.tree
@@ -74,10 +75,11 @@ class RegexMask:
     ) -> Bool[np.ndarray, " V"]:
         """(V,) True where a token is allowed, with so many left (itself included)."""
         reached, allowed = self.next(states), np.zeros(len(self.tokens), bool)
+        ids = list(reached)
         if tokens_left < np.inf:
             most = tokens_left - 1
-            reached = [id for id, to in reached.items() if self.distance(to) <= most]
-        allowed[list(reached)] = True
+            ids = [id for id in ids if self.distance(reached[id]) <= most]
+        allowed[ids] = True
         allowed[self.eos] = self.automaton.accepts(states)
         return allowed
 
@@ -155,7 +157,9 @@ def regex(
     return keep(z, mask.mask(states, left)[: len(z)])
 
 
-def prepare_regex(pattern: str, finish_in_time: bool, setup: Any) -> Any:
+def prepare_regex(
+    pattern: str, finish_in_time: bool, setup: Any
+) -> tuple[RegexMask, float]:
     """What `regex` is bound to: the mask of this vocabulary, and the tokens allowed."""
     if setup.tokenizer is None:
         raise DecodingError("regex needs a tokenizer, and this model has none")
@@ -164,7 +168,9 @@ def prepare_regex(pattern: str, finish_in_time: bool, setup: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _mask(pattern: str, tokenizer: Any, V: int | None, eos: tuple) -> RegexMask:
+def _mask(
+    pattern: str, tokenizer: Tokens, V: int | None, eos: tuple[int, ...]
+) -> RegexMask:
     return RegexMask(pattern, padded(all_bytes(tokenizer), V), eos)
 
 

@@ -15,7 +15,7 @@ from npgpt.decoding.rules.bias import allow
 from npgpt.errors import DecodingError
 from npgpt.shapes import Logits
 
-Node = dict  # token id -> Node
+Node = dict[int, Any]  # token id -> Node
 
 
 def trie(sequences: Iterable[Ids]) -> Node:
@@ -51,11 +51,11 @@ def allow_children(z: Logits, generated: Ids, root: Node) -> Logits:
     for id in generated:
         if not node:
             return z
-        node = node.get(id)
-        if node is None:
+        if id not in node:
             raise DecodingError(
                 f"token {id} leaves the texts of choice; a rule after it forced it"
             )
+        node = node[id]
     return allow(z, list(node)) if node else z
 
 

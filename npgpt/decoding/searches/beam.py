@@ -15,7 +15,7 @@ import numpy as np
 
 from npgpt.cache import KVCache
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Context
 from npgpt.decoding.searches.candidates import (
@@ -42,30 +42,29 @@ class Search(Protocol):
         """Replace `running` by its successors, from the logits (len(running), V)."""
 
 
-def run_beams(job: Job, prompts: Prompts, searches: Sequence[Search]) -> None:
+def run_beams(job: Job, searches: Sequence[Search]) -> None:
     """Feed every search, one a prompt, until all are done; a step is one reading."""
-    z, cache = job.read(prompts)
-    rows = [[i] for i in range(len(prompts))]  # the cache rows of each search's beams
-    live = list(searches)
+    z, cache = job.read(job.prompts)
+    live = [(search, [i]) for i, search in enumerate(searches)]  # and its beams' rows
     while True:
-        for search, own in zip(live, rows, strict=True):
+        for search, own in live:
             search.advance(z[own])
-        wanted = [
-            [own[beam.parent] for beam in search.running]
-            for search, own in zip(live, rows, strict=True)
+        live = [
+            (search, [own[beam.parent] for beam in search.running])
+            for search, own in live
             if not search.done
         ]
-        live = [search for search in live if not search.done]
         if not live:
             return
-        slots, cache = place(cache, [source for own in wanted for source in own])
+        slots, cache = place(cache, [source for _, own in live for source in own])
         taken = iter(slots)
-        rows = [[next(taken) for _ in own] for own in wanted]
-        unread: list[list[int]] = [[]] * len(slots)
-        for search, own in zip(live, rows, strict=True):
-            for beam, slot in zip(search.running, own, strict=True):
-                unread[slot] = beam.ids[-1:]
-        z = job.model.next_logits(unread, cache)
+        live = [(search, [next(taken) for _ in own]) for search, own in live]
+        last = {
+            slot: beam.ids[-1:]
+            for search, own in live
+            for beam, slot in zip(search.running, own, strict=True)
+        }
+        z = job.model.next_logits([last[i] for i in range(len(slots))], cache)
 
 
 def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
@@ -76,16 +75,11 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
     """
     if len(sources) != cache.batch:
         return list(range(len(sources))), cache.select(sources)
-    stay: dict[int, int] = {}
-    for i, source in enumerate(sources):
-        stay.setdefault(source, i)
-    free = [row for row in range(cache.batch) if row not in stay]
-    slots = []
-    for i, source in enumerate(sources):
-        if stay[source] == i:
-            slots.append(source)
-        else:
-            slots.append(free.pop())
+    free = [row for row in range(cache.batch) if row not in sources]
+    slots: list[int] = []
+    for source in sources:
+        slots.append(free.pop() if source in slots else source)
+        if slots[-1] != source:
             cache.copy_row(slots[-1], source)
     return slots, cache
 
@@ -128,7 +122,8 @@ class BeamSearch:
             norm, lp = log_sum_exp(z), z
         candidates = self.candidates(lp, norm)
         running: list[Hypothesis] = []
-        self.chosen = []  # what groups of a diverse search keep away from
+        # what groups of a diverse search keep away from
+        self.chosen: list[int] = []
         best = self.options.greedy and not self.chain
         for place, (score, parent, token) in enumerate(candidates):
             if place >= self.num_beams == len(running):
@@ -142,7 +137,7 @@ class BeamSearch:
             if best:  # the best candidates of all: what is better stands before it
                 ahead = candidates[:place]
                 rank = 1 + sum(p == parent and s > score for s, p, _ in ahead)
-            beam = self.grown(z, lp, parent, token, score, norm[parent], rank)
+            beam = self.grown(z, lp, candidates[place], norm[parent], rank)
             if reason:
                 self._finish(beam, reason)
             else:
@@ -165,28 +160,16 @@ class BeamSearch:
         return found
 
     def grown(
-        self,
-        z: np.ndarray,
-        lp: np.ndarray,
-        parent: int,
-        token: int,
-        score: float,
-        norm: float = 0.0,
-        rank: int | None = None,
+        self, z: Any, lp: Any, found: Candidate, norm: Any = 0.0, rank: Any = None
     ) -> Hypothesis:
-        """A running beam and one token more.
+        """The text of a candidate: a running one and one token more.
 
         z - norm and lp - norm are what the model and the chain say, log p (beams, V).
         """
-        before = self.running[parent]
-        taken = pick(
-            z[parent],
-            token,
-            lp[parent, token] - norm,
-            self.options.top_logprobs,
-            norm,
-            rank,
-        )
+        score, parent, token = found
+        before, logp = self.running[parent], lp[parent, token] - norm
+        top = self.options.top_logprobs
+        taken = pick(z[parent], token, logp, top, norm, rank)
         return Hypothesis((*before.picks, taken), score, None, parent)
 
     def processed(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -88,7 +88,9 @@ def drawn_candidates(
     left = np.flatnonzero(totals > -np.inf)
     keys = totals[left] + gumbel_noise(context.uniforms(len(totals))[left])
     order = left[np.argsort(-keys, kind="stable")[:n]]
-    return [(float(totals[i]), *map(int, divmod(i, lp.shape[1]))) for i in order]
+    beam, token = divmod(order, lp.shape[1])
+    found = (totals[order].tolist(), beam.tolist(), token.tolist())
+    return list(zip(*found, strict=True))
 
 
 def log_sum_exp(z: np.ndarray) -> np.ndarray:

@@ -128,7 +128,7 @@ class ConstrainedBeamSearch(BeamSearch):
 
     def __init__(self, job: Job, row: Row):
         super().__init__(job, row)
-        V = job.model.config.vocab_size
+        V = job.config.vocab_size
         words = constraint_set(job.options.force_words_ids, V)
         self.longest = max(len(phrase) for word in words for phrase in word)
         start = Progress(0, tuple((word, ()) for word in words))
@@ -146,15 +146,15 @@ class ConstrainedBeamSearch(BeamSearch):
         t = len(self.running[0].picks) + 1
         raw, lp = self.processed(z)
         best: list[Candidate] = []
-        for rank, (score, parent, token) in enumerate(self.candidates(lp)):
-            if token in self.row.eos:
-                said = self.progress(self.running[parent].ids)
+        for rank, found in enumerate(self.candidates(lp)):
+            if found[2] in self.row.eos:
+                said = self.progress(self.running[found[1]].ids)
                 if rank < self.num_beams and not said.left:
-                    self._finish(self.grown(raw, lp, parent, token, score), "eos")
+                    self._finish(self.grown(raw, lp, found), "eos")
             elif len(best) < self.num_beams:
-                best.append((score, parent, token))
+                best.append(found)
         chosen = self._round_robin(best, lp)
-        grown = [self.grown(raw, lp, i, v, score) for score, i, v in chosen]
+        grown = [self.grown(raw, lp, found) for found in chosen]
         self.done, self.running = not self._can_improve(t), []
         for beam in grown:
             reason = self.row.end_after(beam.ids)

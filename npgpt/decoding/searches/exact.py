@@ -18,8 +18,7 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts, check_room
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, CHOICE
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
@@ -56,10 +55,8 @@ class _Choice(NamedTuple):
     "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
 )
 @parameter("smc_particles", 16, "Particles of smc.", 1)
-@example(lambda show: _example(show))
-def exact_sampling(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@example(lambda show, _: _example(show))
+def exact_sampling(job: Job) -> Iterator[Step]:
     """The model's law given the constraint, which masking alone distorts: y ~ p(y | y
     fits it and ends within max_new_tokens).
 
@@ -67,15 +64,14 @@ def exact_sampling(
     Park et al., "Grammar-Aligned Decoding" (2024, arXiv:2405.21047); Lew et al.,
     "Sequential Monte Carlo Steering" (2023, arXiv:2306.03081).
     """
-    if options.greedy:
+    if job.options.greedy:
         raise DecodingError("exact_constraint needs do_sample=True")
-    if cache is not None or options.overflow == "slide":
+    if job.cache is not None or job.options.overflow == "slide":
         raise DecodingError(
             "exact_constraint goes back and forth: it takes no cache and no "
             "overflow='slide'"
         )
-    check_room(model, prompts, options)
-    job = Job(model, options)
+    job.check_room()
     constraints = [rule for rule in job.chain if rule.name in CONSTRAINTS]
     if not constraints or not job.eos:
         raise DecodingError(
@@ -83,8 +79,8 @@ def exact_sampling(
             "and an end-of-text id"
         )
     rules = [rule for rule in job.chain if rule.name not in CONSTRAINTS]
-    tasks = [_Task(job, row, rules, constraints) for row in job.rows(prompts)]
-    return _steps(tasks if options.max_new_tokens else [])
+    tasks = [_Task(job, row, rules, constraints) for row in job.rows()]
+    return _steps(tasks if job.options.max_new_tokens else [])
 
 
 def _steps(tasks: Sequence[_Task]) -> Iterator[Step]:
@@ -107,10 +103,13 @@ def allowed_mass(
 
 
 def _write(
-    task: _Task, attempt: int, choose: Callable[[list[int], np.ndarray, Context], int]
+    task: _Task,
+    attempt: int,
+    choose: Callable[[list[int], np.ndarray, Context], tuple[int | None, np.ndarray]],
 ) -> list[_Choice] | None:
     """One text, token by token; None if it does not end in time or choose gives up."""
-    model, ids, choices = task.job.model, list(task.row.ids), []
+    model, ids = task.job.model, list(task.row.ids)
+    choices: list[_Choice] = []
     cache, unread = model.new_cache(1), ids
     for step in range(task.job.options.max_new_tokens):
         logits = model.next_logits([unread], cache)[0]

@@ -6,13 +6,13 @@ A search keeps several texts in the making and knows the best only at its end; t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.row import Pick, Row, Step, most_probable
+from npgpt.decoding.row import Pick, Row, Step, by_row, most_probable
 
 
 class Hypothesis(NamedTuple):
@@ -58,12 +58,18 @@ def steps_of(row: Row, text: Hypothesis) -> Iterator[Step]:
 
 
 def ranked(
-    rows: Sequence[Sequence[Step]], scores: Sequence[float], n: int, keep: int
+    steps: Iterable[Step],
+    score: Callable[[Sequence[Step]], float],
+    rows: int,
+    n: int,
+    keep: int,
 ) -> Iterator[Step]:
     """Of every n rows of steps the `keep` ones of the highest scores, best first."""
-    for first in range(0, len(rows), n):
+    texts = by_row(steps, rows)
+    scores = [score(text) if text else 0.0 for text in texts]
+    for first in range(0, rows, n):
         order = sorted(range(first, first + n), key=lambda j: -scores[j])
         for place, j in enumerate(order[:keep]):
-            for step in rows[j]:
-                score = scores[j] if step.finish_reason else None
-                yield replace(step, row=first // n * keep + place, score=score)
+            for step in texts[j]:
+                last = scores[j] if step.finish_reason else None
+                yield replace(step, row=first // n * keep + place, score=last)

@@ -8,15 +8,13 @@ power_steps rewritten texts for every power_block tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.cache import keep_common
 from npgpt.decoding.catalogue import example, parameter, strategy
-from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts, search_job
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.rules.base import log_probabilities
 from npgpt.decoding.searches.hypotheses import Hypothesis, pick, steps_of
@@ -38,9 +36,7 @@ class Draw(NamedTuple):
 @parameter("power_block", 16, "Tokens added between moves.", 1)
 @parameter("power_steps", 10, "Moves after each block.", 0)
 @example(do_sample=True, power_alpha=4.0, seed=1)
-def power_sampling(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def power_sampling(job: Job) -> Iterator[Step]:
     """Draws from p^alpha of whole texts, by Markov chain: Metropolis-Hastings, a new
     suffix with probability min(1, A).
 
@@ -51,14 +47,9 @@ def power_sampling(
     |x|/|x'|. Source: Karan and Du, "Reasoning with Sampling: Your Base Model is Smarter
     Than You Think" (2025, arXiv:2510.14901).
     """
-    return _steps(search_job(model, prompts, options, cache, "power sampling"), prompts)
-
-
-def _steps(job: Job, prompts: Prompts) -> Iterator[Step]:
-    if job.options.max_new_tokens:
-        for row in job.rows(prompts):
-            chain = _Chain(job, row)
-            yield from steps_of(row, chain.hypothesis(chain.run()))
+    job.check_search("power sampling")
+    chains = (_Chain(job, row) for row in job.rows() if job.options.max_new_tokens)
+    return (step for c in chains for step in steps_of(c.row, c.hypothesis(c.run())))
 
 
 class _Chain:
@@ -98,8 +89,8 @@ class _Chain:
         """x up to place m, then tokens from the proposal p^alpha of each step."""
         y = Draw(x.ids[:m], x.logp[:m], x.proposal[:m])
         while len(y.ids) < length:
-            text, context = self.row.ids + y.ids, self.row.context_at(len(y.ids))
-            z = run_chain(self.job.chain, text, self._logits(text), context)
+            context = self.row.context_at(len(y.ids))
+            z = self.row.processed(self._logits(self.row.ids + y.ids), y.ids)
             lp = log_probabilities(z).astype(np.float64)
             q = log_probabilities(np.where(lp > -np.inf, self.alpha * lp, lp))
             id = inverse_cdf(q, context.uniforms(1, MOVE * self.moves + 2)[0])

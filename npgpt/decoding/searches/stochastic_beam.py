@@ -58,7 +58,8 @@ class StochasticBeamSearch(BeamSearch):
                 self.finished.append(entry)
                 continue
             i, v = entry
-            beam = self.grown(raw, lp, i, v, self.running[i].score + float(lp[i, v]))
+            score = self.running[i].score + float(lp[i, v])
+            beam = self.grown(raw, lp, (score, i, v))
             reason = self.row.end_after(beam.ids)
             if reason:
                 self.finished.append(beam._replace(score=key, finish_reason=reason))

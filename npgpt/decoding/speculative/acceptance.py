@@ -20,7 +20,7 @@ from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy
 
 # (p, q, drafted token, context) -> the token that stands at this position
-Rule = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
+Accept = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
 
 
 class Verdict(NamedTuple):
@@ -84,7 +84,7 @@ def residual(p: np.ndarray, q: np.ndarray | None, x: int = 0) -> np.ndarray:
 @strategy("H11", "ensemble verification", kind="part")
 @parameter("assistant_ensemble_weight", 1.0, "w; 1 is off.", 1e-9, 1)
 @example(assistant_model="smaller", do_sample=True, assistant_ensemble_weight=0.5)
-def ensemble(weight: float) -> Rule:
+def ensemble(weight: float) -> Accept:
     """LOSSY, a mixture of both models' laws: keep x with (1 - w) + w p/q; the law is
     w p + (1 - w) q, greedy its argmax.
 
@@ -102,7 +102,7 @@ def ensemble(weight: float) -> Rule:
     return rule
 
 
-def ensemble_greedy(weight: float) -> Rule:
+def ensemble_greedy(weight: float) -> Accept:
     """Lossy: the token is the argmax of w p + (1 - w) q, the draft stands if it is it.
 
     >>> rule = ensemble_greedy(0.5)
@@ -121,7 +121,7 @@ def ensemble_greedy(weight: float) -> Rule:
 @parameter("typical_acceptance", 0.0, "epsilon; 0 is off.", 0, 1)
 @parameter("typical_delta", 0.3, "delta.", 0)
 @example(assistant_model="smaller", do_sample=True, typical_acceptance=0.3)
-def typical(epsilon: float, delta: float) -> Rule:
+def typical(epsilon: float, delta: float) -> Accept:
     """LOSSY, what is likely enough may stand: keep x if p(x) > min(epsilon, delta
     exp(-H)).
 
@@ -150,7 +150,7 @@ def typical_threshold(p: np.ndarray, epsilon: float, delta: float) -> float:
 
 
 def verify(
-    rule: Rule,
+    rule: Accept,
     z: Callable[[int, Sequence[int]], np.ndarray],
     draft: Sequence[int],
     q: Sequence[np.ndarray] | None,
