@@ -223,6 +223,20 @@ def test_the_command_puts_the_model_between_its_options_and_its_defaults(tmp_pat
     assert own["max_new_tokens"] == 200
 
 
+def test_info_says_what_has_no_effect(folder):
+    more = {"n_ctx": 99, "eos_token_id": 50256, "alibi": True, "summary_type": "mean"}
+    model(folder, more, max_time=3, do_sample=True)
+    done = CliRunner().invoke(main, ["info", str(folder), "--json"])
+    assert json.loads(done.stdout)["notes"] == [
+        "eos_token_id 50256 is outside the vocabulary, 0 to 39: it is none",
+        "n_ctx 99 has no effect, n_positions 24 has",
+        "config.json: alibi is not known here",
+        "generation_config.json: max_time is not known here",
+    ]
+    lines = CliRunner().invoke(main, ["info", str(folder)]).stdout.splitlines()
+    assert sum(line.startswith("note ") for line in lines) == 4
+
+
 def test_the_catalogue_and_the_lists_do_not_overlap():
     assert not WITHOUT_EFFECT & set(KNOWN)
     assert not CONFIG_WITHOUT_EFFECT & set(KNOWN)

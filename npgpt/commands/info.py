@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
-from npgpt.config import PUBLISHED, GPT2Config
+from npgpt.config import GENERATION, PUBLISHED, WITHOUT_EFFECT, GPT2Config
+from npgpt.decoding import defaults
 from npgpt.scaling.sizes import describe
 from npgpt.storage import hub
 
@@ -24,7 +25,8 @@ def command(name: str, as_json: bool) -> None:
     MODEL is a bundled model, a folder, a repository of the Hub (owner/name, of which
     only the config is fetched), or a published size (gpt2, gpt2-medium, gpt2-large,
     gpt2-xl, distilgpt2), which needs no file at all. The last line says which vector
-    instructions the Numba kernels use on this machine, where Numba is installed.
+    instructions the Numba kernels use on this machine, where Numba is installed. Notes
+    name what of config.json and generation_config.json has no effect here.
 
     Example: npgpt info gpt2
     """
@@ -35,9 +37,8 @@ def command(name: str, as_json: bool) -> None:
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
-        echo_json(
-            {"model": name, "config": config.to_dict(), **sizes, "kernels": _kernels()}
-        )
+        more = {"notes": _notes(config), "kernels": _kernels()}
+        echo_json({"model": name, "config": config.to_dict(), **sizes, **more})
         return
     rows = [
         ("layers", f"{config.n_layer}"),
@@ -57,6 +58,7 @@ def command(name: str, as_json: bool) -> None:
     if config.tie_word_embeddings:
         at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")
         rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
+    rows += [("note", sentence) for sentence in _notes(config)]
     kernels = _kernels()
     if kernels is not None:
         rows.append(
@@ -68,6 +70,18 @@ def command(name: str, as_json: bool) -> None:
         )
     for label, value in rows:
         click.echo(f"{label:<22} {value}")
+
+
+def _notes(config: GPT2Config) -> list[str]:
+    """What of the model's files has no effect here, though one might think so."""
+    known = WITHOUT_EFFECT | defaults.WITHOUT_EFFECT | set(defaults.KNOWN)
+    unknown = sorted(set(config.unused) - known)
+    notes = [
+        *config.notes,
+        *(f"config.json: {key} is not known here" for key in unknown),
+    ]
+    own = defaults.own_options(config).notes
+    return [*notes, *(f"{GENERATION}: {sentence}" for sentence in own)]
 
 
 def _kernels() -> dict[str, Any] | None:

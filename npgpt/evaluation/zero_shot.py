@@ -22,7 +22,7 @@ from npgpt.errors import DataError
 from npgpt.evaluation.score import token_logprobs
 from npgpt.interface import Model
 from npgpt.support.arguments import check_fields, checked, shown
-from npgpt.texts import read_text
+from npgpt.texts import following, read_text
 
 STYLES = ("llm.c", "lm-eval")
 NORMS = ("tokens", "characters")
@@ -228,7 +228,7 @@ def read_cloze(file: str | Path, limit: int | None = None) -> list[Question]:
 
 def _answers(model: Any, context: str, endings: Sequence[str]) -> list[_Answer]:
     """Log P of each ending's tokens after the context, which is read once."""
-    targets = [model.encode(ending) for ending in endings]
+    targets = [following(model, ending) for ending in endings]
     # What does not fit is cut from the context's beginning, as both harnesses do.
     room = model.config.n_positions - max(map(len, targets)) + 1
     if room < 1:
