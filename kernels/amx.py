@@ -13,15 +13,11 @@ bfloat16: C stays in the registers for all of k. int8: each group of 64 numbers 
 scale of its own, so the exact int32 sums of every single product of tiles go to memory,
 are scaled and added to C as floats; still twice as fast as vpdpbusd.
 
-The state of the tiles is 8 KB that the system must save for a thread, so a process asks
-for it once (`granted`); without that the first tile instruction would kill it. Inputs
-and results need room for whole tiles of 16 rows; a panel has no half ones.
+The system must have granted them (npgpt.kernels.tiers). Inputs and results need room
+for whole tiles of 16 rows; a panel has no half ones.
 """
 
 from __future__ import annotations
-
-import ctypes
-import sys
 
 from llvmlite import ir
 from numba import types
@@ -41,18 +37,10 @@ from npgpt.kernels.llvm import (
     store,
     upper_halves,
 )
-from npgpt.kernels.vector import AMX
+from npgpt.kernels.tiers import AMX
 
-ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18  # ARCH_REQ_XCOMP_PERM, x86-64 Linux
 TILE = 16 * 64  # bytes
 POINTER, VOID = I8.as_pointer(), ir.VoidType()
-
-
-def granted() -> bool:
-    """Whether the system lets this process, and its children by fork, use the tiles."""
-    if not sys.platform.startswith("linux"):
-        return False
-    return ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA) == 0
 
 
 def _tile(n):

@@ -7,7 +7,8 @@ meets 96 keys at a time; the scores of that block never leave the cache. Softmax
 largest score m and the sum l so far, and when a larger one appears, what was summed
 before is multiplied by e^(m - m'). Blocks that the causal mask hides are not touched,
 and the cache of keys and values is read where it lies, whatever its row's length and
-in float32 or float16. The products of a block are the tiles of npgpt.kernels.vector.
+in float32 or float16. attention_block.py has the way of many queries (prompts),
+attention_decode.py that of one.
 """
 
 from __future__ import annotations
@@ -18,24 +19,14 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from npgpt import ops
+from npgpt.kernels.attention_block import QUERIES, attend_block, scratch_size
+from npgpt.kernels.attention_decode import attend_one
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
-from npgpt.kernels.elementwise import exp, line, widen
 from npgpt.kernels.packed import zeros
 from npgpt.kernels.tiers import isa as tier_isa
-from npgpt.kernels.vector import AVX512, ONE, TWO, tiles
 from npgpt.shapes import Array, Bool, Float
 
-QUERIES, KEYS = 96, 96  # of a block
-SOME = 64  # keys that a single query meets at a time
 NO_MASK = np.zeros((1, 0, 0), np.bool_)
-NONE = np.float32(-1e30)  # stands for -inf, with which m - m' would be NaN
-FAR = np.float32(46)  # below the largest so far a score counts as NONE: e^-46 = 1e-20
-
-
-def scratch_size(D: int) -> int:
-    """Float32 numbers that a thread needs for blocks of heads of width D."""
-    wide = -(-D // 16) * 16
-    return QUERIES * (2 * wide + KEYS + 3) + KEYS * wide * 2
 
 
 def attention(
@@ -134,243 +125,10 @@ def attend(isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, sc
     stay_apart()
     if last - first < 4:
         for t in range(first, last):
-            _attend_one(
+            attend_one(
                 q[t], k, v, mask, causal, window, scale, t, T, S, out[t], scratch
             )
     else:
-        _attend_block(
+        attend_block(
             isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
         )
-
-
-@inner_kernel
-def _bounds(causal, window, t, T, S):
-    """Keys low .. high - 1 that query t of T may see, as ops.causal_mask says."""
-    here = t + S - T
-    high = here + 1 if causal else S
-    low = max(0, here - window + 1) if window and causal else 0
-    return low, high
-
-
-@inner_kernel
-def _attend_one(q, k, v, mask, causal, window, scale, t, T, S, out, scratch):
-    """One query against all its keys, 64 at a time: decoding."""
-    stay_apart()
-    D = q.shape[0]
-    low, high = _bounds(causal, window, t, T, S)
-    scores, query, total = scratch[:SOME], scratch[SOME : SOME + D], scratch[SOME + D :]
-    for d in range(D):
-        query[d] = q[d] * scale
-        total[d] = np.float32(0)
-    top, weight = NONE, np.float32(0)
-    for start in range(low, high, SOME):
-        n = min(SOME, high - start)
-        block_top = NONE
-        for j in range(n):
-            s = np.float32(0)
-            for d in range(D):
-                s += query[d] * widen(k[start + j, d])
-            if mask.size and not mask[t, start + j]:
-                s = NONE
-            scores[j] = s
-            block_top = max(block_top, s)
-        new_top = max(top, block_top)
-        shrink = exp(top - new_top)
-        top = new_top
-        weight *= shrink
-        for d in range(D):
-            total[d] *= shrink
-        for j in range(n):
-            below = top - scores[j]
-            near = (below < FAR) & (scores[j] > NONE)
-            scores[j] = exp(-below) if near else np.float32(0)
-        for j in range(n):
-            p = scores[j]
-            weight += p
-            for d in range(D):
-                total[d] += p * widen(v[start + j, d])
-    for d in range(D):
-        out[d] = total[d] / weight
-
-
-@inner_kernel
-def _tiles(isa, rows, a, a_row, a_step, b, b_panel, panels, c, c_row, k, add, data):
-    """c[rows, 16 panels] (+)= a[rows, k] b[k, 16 panels], in tiles of some rows."""
-    stay_apart()
-    r, pairs = 0, panels // 2 * 2 if len(isa) >= AVX512 else 0
-    while r < rows and pairs:
-        x, taken = a + r * a_row, np.int64(0)
-        for p in range(0, pairs, 2):
-            taken = tiles(
-                isa,
-                data,
-                data,
-                TWO,
-                rows - r,
-                b + p * b_panel,
-                b_panel,
-                0,
-                x,
-                a_row,
-                a_step,
-                0,
-                0,
-                0,
-                c + r * c_row + p * 64,
-                c_row,
-                k,
-                add,
-                2 * b_panel,
-                64,
-            )
-        r += taken
-    for p in range(pairs, panels):
-        r = 0
-        while r < rows:
-            r += tiles(
-                isa,
-                data,
-                data,
-                ONE,
-                rows - r,
-                b + p * b_panel,
-                b_panel,
-                0,
-                a + r * a_row,
-                a_row,
-                a_step,
-                0,
-                0,
-                0,
-                c + r * c_row + p * 64,
-                c_row,
-                k,
-                add,
-                b_panel,
-                64,
-            )
-
-
-@inner_kernel
-def _attend_block(
-    isa, q, k, v, mask, causal, window, scale, first, last, T, S, out, scratch
-):
-    """Up to 96 queries against blocks of 96 keys: prompts.
-
-    Scores stand on their side, keys down and queries across: the keys are then read as
-    they lie, and the softmax of many queries is one vector instruction.
-    """
-    stay_apart()
-    D, rows = q.shape[1], last - first
-    wide = (D + 15) // 16 * 16
-    across = (rows + 15) // 16 * 16
-    size = QUERIES * wide  # as much as KEYS * wide
-    queries = scratch[:size].reshape(QUERIES // 16, wide, 16)
-    total = scratch[size : 2 * size].reshape(QUERIES, wide)
-    keys = scratch[2 * size : 3 * size].reshape(KEYS, wide)
-    values = scratch[3 * size : 4 * size].reshape(wide // 16, KEYS, 16)
-    rest = scratch[4 * size :]
-    scores = rest[: KEYS * QUERIES].reshape(KEYS, QUERIES)
-    rest = rest[KEYS * QUERIES :]
-    top, weight = rest[:across], rest[QUERIES : QUERIES + across]
-    shrink = rest[2 * QUERIES : 2 * QUERIES + across]
-    total[:], keys[:], queries[:] = np.float32(0), np.float32(0), np.float32(0)
-    values[:] = np.float32(0)
-    for i in range(rows):
-        row = line(q, first + i)
-        for d in range(D):
-            queries[i // 16, d, i % 16] = row[d] * scale
-    top[:], weight[:] = NONE, np.float32(0)
-    low, _ = _bounds(causal, window, first, T, S)
-    _, high = _bounds(causal, window, last - 1, T, S)
-    for start in range(low, high, KEYS):
-        n = min(KEYS, high - start)
-        for j in range(n):
-            row = line(k, start + j)
-            for d in range(D):
-                keys[j, d] = widen(row[d])
-            row = line(v, start + j)
-            for d in range(D):
-                values[d // 16, j, d % 16] = widen(row[d])
-        _tiles(
-            isa,
-            n,
-            keys.ctypes.data,
-            wide * 4,
-            4,
-            queries.ctypes.data,
-            wide * 64,
-            across // 16,
-            scores.ctypes.data,
-            QUERIES * 4,
-            wide,
-            0,
-            scratch,
-        )
-        if mask.size:
-            for i in range(rows):
-                for j in range(n):
-                    if not mask[first + i, start + j]:
-                        scores[j, i] = NONE
-        _softmax(scores[:n], causal, window, start + T - S - first, top, weight, shrink)
-        changed = np.float32(0)
-        for i in range(rows):
-            changed = max(changed, np.float32(1) - shrink[i])
-        if changed > 0:
-            for i in range(rows):
-                for d in range(wide):
-                    total[i, d] *= shrink[i]
-        whole = (n + 3) // 4 * 4  # a tile may take keys four at a time
-        scores[n:whole] = np.float32(0)
-        _tiles(
-            isa,
-            rows,
-            scores.ctypes.data,
-            4,
-            QUERIES * 4,
-            values.ctypes.data,
-            KEYS * 64,
-            wide // 16,
-            total.ctypes.data,
-            wide * 4,
-            whole,
-            1,
-            scratch,
-        )
-    for i in range(rows):
-        row = line(out, first + i)
-        for d in range(D):
-            row[d] = total[i, d] / weight[i]
-
-
-@inner_kernel
-def _softmax(scores, causal, window, ahead, top, weight, shrink):
-    """Scores -> e^(score - top), for the largest so far; sums, and what they shrink by.
-
-    Query i sees key j where i >= j + ahead, and i < j + ahead + window.
-    """
-    stay_apart()
-    across = len(top)
-    for i in range(across):
-        shrink[i] = top[i]
-    for j in range(len(scores)):
-        row = scores[j]
-        begin = j + ahead if causal else 0
-        end = begin + window if window and causal else across
-        if begin > 0 or end < across:
-            for i in range(across):
-                if not (i >= begin) & (i < end):
-                    row[i] = NONE
-        for i in range(across):
-            top[i] = max(top[i], row[i])
-    for i in range(across):
-        shrink[i] = exp(shrink[i] - top[i])
-        weight[i] *= shrink[i]
-    for j in range(len(scores)):
-        row = scores[j]
-        for i in range(across):
-            below = top[i] - row[i]
-            e = exp(-below)
-            e = e if (below < FAR) & (row[i] > NONE) else np.float32(0)
-            row[i] = e
-            weight[i] += e

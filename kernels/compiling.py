@@ -29,6 +29,10 @@ from numba.core import config as numba_config
 from numba.core import event
 from numba.extending import intrinsic
 
+from npgpt.errors import BackendError
+from npgpt.kernels.environment import refusal
+from npgpt.support.arguments import shown
+
 # Sums may be reordered and x / y be x * (1 / y); NaN and infinity keep their meaning.
 FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
 SETTINGS = {"nogil": True, "fastmath": FAST, "error_model": "numpy"}
@@ -49,10 +53,10 @@ def load_tbb() -> bool:
     return False
 
 
-# "auto" prefers tbb, then omp; omp kills a forked child, so workqueue under our lock
-# is the safer second. A choice made by the user (NUMBA_THREADING_LAYER) stays.
-if "NUMBA_THREADING_LAYER" not in os.environ:
-    numba_config.THREADING_LAYER = "tbb" if load_tbb() else "default"
+# A choice made by the user stays; where it is tbb, that has to be found all the same.
+CHOICES = {"NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY"}
+if load_tbb() and not CHOICES & os.environ.keys():
+    numba_config.THREADING_LAYER = "tbb"
 
 
 def physical_cores() -> int:
@@ -75,14 +79,22 @@ def physical_cores() -> int:
 def set_threads(n: int | None = None) -> int:
     """Use n threads from now on; the number in use.
 
-    None: what NPGPT_THREADS says, else one a physical core.
+    None: what NPGPT_THREADS says, else one a physical core. Raises BackendError where
+    that is no number, or no threads can be started.
     """
     limit = numba_config.NUMBA_NUM_THREADS
-    if n is None and os.environ.get("NPGPT_THREADS", "").isdigit():
-        n = int(os.environ["NPGPT_THREADS"])
+    if n is None and (words := os.environ.get("NPGPT_THREADS")):
+        if not words.isdecimal() or not int(words):
+            raise BackendError(
+                f"NPGPT_THREADS is {shown(words)}, not a whole number from 1 on"
+            )
+        n = int(words)
     wanted = physical_cores() if n is None else n
     chosen = max(1, min(wanted, limit))
-    numba.set_num_threads(chosen)
+    try:
+        numba.set_num_threads(chosen)  # the first time, this starts them
+    except ValueError as error:
+        raise refusal(error) from None
     return chosen
 
 

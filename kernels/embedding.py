@@ -12,8 +12,7 @@ import numpy as np
 from npgpt import ops
 from npgpt.kernels.compiling import inner_kernel, kernel, stay_apart
 from npgpt.kernels.elementwise import weight_value
-from npgpt.kernels.packed import PANEL, Packed, padded
-from npgpt.kernels.vector import GROUP
+from npgpt.kernels.packed import GROUP, PANEL, Packed, padded
 from npgpt.shapes import Array, Float, Int
 
 

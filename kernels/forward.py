@@ -15,7 +15,8 @@ import numpy as np
 from numba import prange
 
 from npgpt.kernels.compiling import inner_kernel, kernel, stay_apart
-from npgpt.kernels.linear import SMALL, Inputs, Matrix, columns
+from npgpt.kernels.narrow import SMALL, Inputs
+from npgpt.kernels.packed import GROUP
 from npgpt.kernels.phases import (
     GELU,
     PLAIN,
@@ -29,7 +30,7 @@ from npgpt.kernels.phases import (
     norm_rows,
     product,
 )
-from npgpt.kernels.vector import GROUP
+from npgpt.kernels.strips import Matrix, columns
 
 PHASES = 3  # of each of a block's four products: attention, inputs, the product
 

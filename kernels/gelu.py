@@ -1,9 +1,9 @@
-"""GELU, alone and fused with the bias before it.
+"""GELU in one pass.
 
-What it does differently. The reference walks over the array eight times and calls tanh;
-here one pass computes x / (1 + e^(-2u)), the same function, with a polynomial exp.
-`bias_gelu` adds the bias in the same pass, so that the product before it is written and
-read once less.
+What it does differently. The reference walks over the array eight times and calls
+tanh; here one pass computes x / (1 + e^(-2u)), the same function, with a polynomial
+exp. Where a whole step is one kernel, GELU is part of the product before it
+(npgpt.kernels.phases).
 """
 
 from __future__ import annotations
@@ -41,27 +41,6 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return y.reshape(x.shape)
 
 
-def bias_gelu(
-    x: Float[Array, "*batch n"], bias: Float[Array, " n"]
-) -> Float[Array, "*batch n"]:
-    """GELU of x + bias in one pass.
-
-    >>> y = bias_gelu(np.float32([[0, 1]]), np.float32([1, 0]))
-    >>> y.astype(float).round(4).tolist()
-    [[0.8412, 0.8412]]
-    """
-    x, bias = np.asarray(x), np.asarray(bias)
-    if {x.dtype, bias.dtype} != {np.dtype(np.float32)} or x.ndim < 1 or not x.size:
-        return ops.gelu(x + bias)
-    if bias.shape != x.shape[-1:]:
-        raise ValueError(f"bias_gelu: {x.shape} with a bias {bias.shape}")
-    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    y = np.empty_like(rows)
-    with LOCK:
-        _bias_gelu(rows, np.ascontiguousarray(bias), y)
-    return y.reshape(x.shape)
-
-
 @kernel
 def _gelu(x, y):
     for i in range(len(x)):
@@ -75,10 +54,3 @@ def _gelu_parallel(x, y):
             x[piece * PIECE : (piece + 1) * PIECE],
             y[piece * PIECE : (piece + 1) * PIECE],
         )
-
-
-@kernel(parallel=True)
-def _bias_gelu(x, bias, y):
-    for r in prange(len(x)):
-        for j in range(x.shape[1]):
-            y[r, j] = gelu_one(x[r, j] + bias[j])

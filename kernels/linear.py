@@ -17,51 +17,18 @@ npgpt.kernels.ladder has the steps on the way to it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import get_num_threads, prange
 
 from npgpt import ops
-from npgpt.kernels.amx import block, configure, release
-from npgpt.kernels.compiling import LOCK, inner_kernel, kernel, stay_apart
-from npgpt.kernels.elementwise import line
-from npgpt.kernels.packed import (
-    PANEL,
-    Packed,
-    bfloat16_of,
-    empty,
-    padded,
-    zeros,
-)
+from npgpt.kernels.compiling import LOCK, kernel
+from npgpt.kernels.narrow import SMALL, Inputs, narrow_all, new_narrowed, whole_rows
+from npgpt.kernels.packed import PANEL, Packed, empty, padded, zeros
+from npgpt.kernels.strips import ROWS, Matrix, strip, strip_size
 from npgpt.kernels.tiers import isa as tier_isa
-from npgpt.kernels.vector import AMX, AVX512, BF16, GROUP, ONE, TWO, tiles
 from npgpt.shapes import Array, Float
-
-ROWS = 192  # rows of a block: 192 x 256 float32 inputs are 196 KB, in the second cache
-DEPTH = 192  # inputs of a block: 24 KB of two panels, in the first cache
-FEW = 12  # rows of the tallest tile
-SMALL = 8  # rows up to which a product is decoding, and bound by the weights' bytes
-
-
-class Inputs(NamedTuple):
-    """Rows of a product: float32, and what `narrow_row` makes of them."""
-
-    a: np.ndarray  # (M, K)
-    q: np.ndarray  # (M, K) int8, or uint16 for bfloat16; without rows where a is used
-    q_scale: np.ndarray  # (M, K / 64), for int8
-    q_start: np.ndarray  # (M, K / 64): -128 x sums of groups
-
-
-class Matrix(NamedTuple):
-    """A packed matrix within larger arrays."""
-
-    data: np.ndarray
-    at: int  # its first number in data, and in scales
-    scales: np.ndarray
-    scales_at: int
-    K: int  # inputs, with the filling
-    m: int  # outputs
 
 
 def linear(
@@ -95,7 +62,7 @@ def linear(
     narrowed = new_narrowed(M, K, weight.dtype, isa, is_prompt=M > SMALL)
     if len(narrowed[0]):
         with LOCK:
-            _narrow_rows(a, *narrowed)
+            narrow_all(a, *narrowed)
     return multiply(isa, a, narrowed, weight, bias, M).reshape(*x.shape[:-1], m)
 
 
@@ -137,193 +104,6 @@ def multiply(
     return c if width == m else np.ascontiguousarray(c[:, :m])
 
 
-def whole_rows(M: int) -> int:
-    """Rows of the arrays for M rows: whole tiles, where tiles may be used.
-
-    >>> whole_rows(3), whole_rows(17)
-    (3, 32)
-    """
-    return M if M <= SMALL else -(-M // 16) * 16
-
-
-def new_narrowed(
-    M: int, K: int, dtype: str, isa: tuple, is_prompt: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Room for M rows of inputs in the form that products with this dtype take.
-
-    Numbers, scales, and -128 x sums of groups; no rows where float32 is taken. There
-    may be more rows than M, and more numbers a row than K.
-    """
-    is_int8 = dtype == "int8"
-    used = is_int8 or (dtype == "bfloat16" and is_prompt and len(isa) >= BF16)
-    rows, groups = M if used else 0, K // GROUP if is_int8 else 0
-    # 64 bytes more than K: tiles whose rows share cache sets would evict each other
-    kind = np.int8 if is_int8 else np.uint16
-    q = empty((whole_rows(rows), K + 64 // np.dtype(kind).itemsize), kind)
-    scales, starts = (np.zeros((len(q), groups), t) for t in (np.float32, np.int32))
-    return q, scales, starts
-
-
-@inner_kernel
-def narrow_row(inputs, r):
-    """One row of inputs.a -> int8 with a scale for every 64 numbers, or bfloat16."""
-    stay_apart()
-    if inputs.q.itemsize == 1:
-        _quantise_row(inputs, r)
-    else:
-        bits, q = inputs.a[r].view(np.uint32), line(inputs.q, r)
-        for k in range(len(q)):
-            q[k] = bfloat16_of(bits[k])
-
-
-@inner_kernel
-def _quantise_row(inputs, r):
-    stay_apart()
-    x, q, scales = inputs.a[r], line(inputs.q, r), inputs.q_scale[r]
-    for g in range(len(scales)):
-        top = np.float32(0)
-        for k in range(g * GROUP, (g + 1) * GROUP):
-            top = max(top, abs(x[k]))
-        scales[g] = top / np.float32(127)
-        inverse = np.float32(0) if top == 0 else np.float32(127) / top
-        total = np.int32(0)
-        for k in range(g * GROUP, (g + 1) * GROUP):
-            number = np.int32(np.rint(x[k] * inverse))
-            q[k] = np.int8(number)
-            total += number
-        inputs.q_start[r, g] = np.int32(-128) * total
-
-
-@inner_kernel
-def columns(m):
-    """Columns of a product with the filling of its last panel."""
-    return (m + PANEL - 1) // PANEL * PANEL
-
-
-@inner_kernel
-def strip_size(panels, M, threads):
-    """Panels of a strip of a product with M rows, two at a time.
-
-    Decoding waits for memory, and at its end for the other threads: small strips. In
-    prompts a strip's rows are read anew for each strip: larger ones.
-    """
-    tasks = 8 * threads if M <= FEW else 4 * threads
-    return max(2, min(16, panels // tasks) // 2 * 2)
-
-
-@inner_kernel
-def strip(isa, matrix, first, last, top, bottom, inputs, c):
-    """c[top:bottom] of the panels first .. last - 1."""
-    stay_apart()
-    if inputs.q.shape[0] == 0:
-        _vector_strip(isa, matrix, first, last, top, bottom, inputs, inputs.a, c)
-    elif len(isa) >= AMX and inputs.q.shape[0] > SMALL:
-        _tile_strip(isa, matrix, first, last, top, bottom, inputs, c)
-    else:
-        _vector_strip(isa, matrix, first, last, top, bottom, inputs, inputs.q, c)
-
-
-@inner_kernel
-def _vector_strip(isa, matrix, first, last, top, bottom, inputs, x, c):
-    """By vectors, from the rows of x, which is inputs.a or inputs.q."""
-    stay_apart()
-    middle = first
-    if len(isa) >= AVX512:
-        middle = last - (last - first) % 2
-    # A few rows: each panel from front to back, in the order in which memory has it
-    step = 2 if bottom - top <= FEW else max(2, middle - first)
-    for p in range(first, middle, step):
-        most = min(middle, p + step)
-        _sweep(isa, TWO, matrix, p, most, top, bottom, inputs, x, c)
-    _sweep(isa, ONE, matrix, middle, last, top, bottom, inputs, x, c)
-
-
-@inner_kernel
-def _sweep(isa, width, matrix, first, last, top, bottom, inputs, x, c):
-    """Tiles of one or two panels: their rows stay in the first cache meanwhile."""
-    stay_apart()
-    data, scales, K = matrix.data, matrix.scales, matrix.K
-    item, panel = data.itemsize, K * PANEL * data.itemsize
-    base = data.ctypes.data + matrix.at * item
-    base_scale = scales.ctypes.data + matrix.scales_at * scales.itemsize
-    scale_base, start_base = inputs.q_scale.ctypes.data, inputs.q_start.ctypes.data
-    g_row, x_row, c_row = inputs.q_scale.strides[0], x.strides[0], c.strides[0]
-    depth = K if bottom - top <= 4 else DEPTH * 4 // item
-    for k0 in range(0, K, depth):
-        k = min(depth, K - k0)
-        # The first rows ask for the next panels; the others, for whom the panels are
-        # in the cache, have the memory to themselves: for the next inputs' weights, or
-        # (where all rows are one block) the next strip's.
-        size = k * PANEL * item
-        ahead, pace, left = max(1, len(width)) * panel, 64, (bottom - top - 1) // FEW
-        far = size if k0 + k < K else (last - first) * panel - k0 * PANEL * item
-        r = top
-        while r < bottom:
-            taken = np.int64(0)
-            for p in range(first, last, max(1, len(width))):
-                taken = tiles(
-                    isa,
-                    data,
-                    x,
-                    width,
-                    bottom - r,
-                    base + p * panel + k0 * PANEL * item,
-                    panel,
-                    base_scale + (p * K + k0) // GROUP * PANEL * scales.itemsize,
-                    x.ctypes.data + r * x_row + k0 * x.itemsize,
-                    x_row,
-                    4,
-                    scale_base + r * g_row + k0 // GROUP * 4,
-                    start_base + r * g_row + k0 // GROUP * 4,
-                    g_row,
-                    c.ctypes.data + r * c_row + p * PANEL * 4,
-                    c_row,
-                    k,
-                    min(k0, 1),
-                    ahead,
-                    pace,
-                )
-            if taken == 0:
-                break
-            r += taken
-            ahead, pace = far, (64 + left - 1) // max(1, left)
-            far += size // 64 * pace
-
-
-@inner_kernel
-def _tile_strip(isa, matrix, first, last, top, bottom, inputs, c):
-    """By tiles of 16 rows: arrays have room for whole ones (see `whole_rows`)."""
-    stay_apart()
-    data, scales, K, q = matrix.data, matrix.scales, matrix.K, inputs.q
-    item = data.itemsize
-    base, panel = data.ctypes.data + matrix.at * item, K * PANEL * item
-    base_scale = scales.ctypes.data + matrix.scales_at * scales.itemsize
-    scale_panel = K // GROUP * PANEL * scales.itemsize
-    configure(isa)
-    for p in range(first, last, 2):
-        panels = min(2, last - p)
-        for r in range(top, bottom, 32):
-            rows = 2 if bottom - r > 16 else 1
-            block(
-                isa,
-                data,
-                rows,
-                panels,
-                q.ctypes.data + r * q.strides[0],
-                q.strides[0],
-                inputs.q_scale.ctypes.data + r * inputs.q_scale.strides[0],
-                inputs.q_scale.strides[0],
-                base + p * panel,
-                panel,
-                base_scale + p * scale_panel,
-                scale_panel,
-                c.ctypes.data + r * c.strides[0] + p * PANEL * 4,
-                c.strides[0],
-                K,
-            )
-    release(isa)
-
-
 @kernel(parallel=True)
 def _product(isa, threads, data, scales, K, a, q, q_scale, q_start, bias, c):
     M, panels = c.shape[0], c.shape[1] // PANEL
@@ -351,10 +131,3 @@ def _add(c, bias):
             row = c[r]
             for j in range(len(bias)):
                 row[j] += bias[j]
-
-
-@kernel(parallel=True)
-def _narrow_rows(a, q, scales, starts):
-    M, K = a.shape
-    for r in prange(M):
-        narrow_row(Inputs(a, q[:M, :K], scales[:M], starts[:M]), r)

@@ -15,6 +15,8 @@ F32x16, I32x16 = ir.VectorType(F32, 16), ir.VectorType(I32, 16)
 I8x64, I8x32 = ir.VectorType(I8, 64), ir.VectorType(I8, 32)
 I16x16, I32x8 = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
 
+AHEAD = 7168  # bytes between a weight that is read and one that is asked for
+
 
 def call(b, name, result, arguments):
     """Call an LLVM intrinsic by name."""

@@ -18,11 +18,11 @@ from numba import prange
 
 from npgpt.kernels.backward import sum_rows
 from npgpt.kernels.compiling import LOCK, kernel
-from npgpt.kernels.linear import SMALL, multiply, new_narrowed
 from npgpt.kernels.linear import linear as packed_linear
+from npgpt.kernels.linear import multiply
+from npgpt.kernels.narrow import SMALL, new_narrowed
 from npgpt.kernels.packed import bfloat16_of, pack, padded
-from npgpt.kernels.tiers import isa
-from npgpt.kernels.vector import BF16
+from npgpt.kernels.tiers import BF16, isa
 from npgpt.shapes import Array, Float
 from npgpt.training import mixed as reference
 

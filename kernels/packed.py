@@ -29,9 +29,9 @@ import numpy as np
 from numba import prange
 
 from npgpt.kernels.compiling import LOCK, inner_kernel, kernel
-from npgpt.kernels.vector import GROUP
 
 PANEL = 16  # columns of a panel
+GROUP = 64  # numbers of the input that share an int8 scale
 PAIRS = 16  # of rows that are packed at a time: their lines stay in the cache
 STORED = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
 SCALE = np.uint16  # a scale is stored as a bfloat16: the upper half of a float32

@@ -16,8 +16,9 @@ from npgpt.kernels.compiling import inner_kernel, stay_apart
 from npgpt.kernels.elementwise import gelu_one, narrow
 from npgpt.kernels.embedding import table_row
 from npgpt.kernels.layer_norm import norm_row
-from npgpt.kernels.linear import ROWS, narrow_row, strip, strip_size
+from npgpt.kernels.narrow import narrow_row
 from npgpt.kernels.packed import PANEL
+from npgpt.kernels.strips import ROWS, strip, strip_size
 from npgpt.kernels.team import claim, claim_next, wait
 
 QKV, RESIDUAL, GELU, PLAIN = range(4)  # what follows a product

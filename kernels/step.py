@@ -22,10 +22,10 @@ import numpy as np
 from numba import get_num_threads
 
 from npgpt.block import attention_scale
-from npgpt.kernels.attention import QUERIES, scratch_size
+from npgpt.kernels.attention_block import QUERIES, scratch_size
 from npgpt.kernels.compiling import LOCK, report
 from npgpt.kernels.forward import PHASES, Room, Weights, run
-from npgpt.kernels.linear import SMALL, new_narrowed, whole_rows
+from npgpt.kernels.narrow import SMALL, new_narrowed, whole_rows
 from npgpt.kernels.packed import PANEL, padded, zeros
 from npgpt.kernels.phases import Read
 from npgpt.kernels.prepare import Buffers, PackedParams

@@ -19,6 +19,9 @@ With AVX-512 two panels are multiplied at once: in decoding that is two streams 
 memory instead of one, in prompts it halves the loads of A. Weights are asked for some
 KB before they are read, since a core alone does not look that far ahead. Sums of floats
 are reordered, so results differ from the reference by rounding.
+
+The sums themselves are in vector_float.py and vector_int8.py; here they become tiles of
+every height, and `tiles`, which kernels call, takes the tallest that fits.
 """
 
 from __future__ import annotations
@@ -28,227 +31,17 @@ from numba import types
 from numba.extending import intrinsic
 
 from npgpt.kernels.llvm import (
-    F32,
-    I32,
     I64,
     F32x16,
-    I8x32,
-    I8x64,
-    I16x16,
-    I32x8,
-    I32x16,
-    ask,
-    call,
     const,
     load,
-    loop,
-    multiply_add,
-    splat,
     store,
-    upper_halves,
 )
+from npgpt.kernels.tiers import AVX512, BF16
+from npgpt.kernels.vector_float import NARROW, float_tile
+from npgpt.kernels.vector_int8 import int8_tile
 
-GROUP = 64  # numbers of the input that share an int8 scale
-AHEAD = 7168  # bytes between a weight that is read and one that is asked for
-BLOCK = 64  # products of a float sum, before it is added to the others
-AVX2, AVX512, BF16, AMX = 1, 2, 3, 4  # lengths of the tier's tuple
 ONE, TWO = (), (0, 0)  # panels that a tile multiplies at once
-NARROW = "narrow"  # bfloat16 weights times bfloat16 inputs, in pairs
-
-
-def _float_step(b, kind, a, a_row, a_step, panels, ahead, pace, i, accs):
-    """One k (float32) or one pair of k (bfloat16) for all rows and panels.
-
-    accs[r][p] is the tile's row r in panel p; panels are addresses, and `ahead` of them
-    begins what is asked for, `pace` bytes further in every step.
-    """
-
-    def at(r, k):
-        return b.add(b.add(a, b.mul(a_row, ir.Constant(I64, r))), b.mul(k, a_step))
-
-    offset = b.mul(i, ir.Constant(I64, 64))
-    raw = [load(b, b.add(panel, offset), I32x16) for panel in panels]
-    step = b.mul(i, pace)
-    for panel in panels:
-        ask(b, b.add(b.add(panel, step), ahead))
-    if kind == NARROW:
-        ones = [splat(b, load(b, at(r, i), I32), 16) for r in range(len(accs))]
-        name = "llvm.x86.avx512bf16.dpbf16ps.512"
-        return [
-            [
-                call(b, name, F32x16, [acc, one, w])
-                for acc, w in zip(row, raw, strict=True)
-            ]
-            for one, row in zip(ones, accs, strict=True)
-        ]
-    if kind == types.float32:
-        parts = [(i, [b.bitcast(w, F32x16) for w in raw])]
-    else:  # a bfloat16 is the upper half of a float32
-        even = [b.bitcast(b.shl(w, const(I32x16, 16)), F32x16) for w in raw]
-        odd = [b.bitcast(b.and_(w, const(I32x16, 0xFFFF0000)), F32x16) for w in raw]
-        first = b.mul(i, ir.Constant(I64, 2))
-        parts = [(first, even), (b.add(first, ir.Constant(I64, 1)), odd)]
-    for k, weights in parts:
-        ones = [splat(b, load(b, at(r, k), F32), 16) for r in range(len(accs))]
-        accs = [
-            [multiply_add(b, one, w, acc) for acc, w in zip(row, weights, strict=True)]
-            for one, row in zip(ones, accs, strict=True)
-        ]
-    return accs
-
-
-def _float_tile(b, rows, panels, kind, args):
-    """The sum over k for float32 and bfloat16 weights, row by row, panel by panel.
-
-    Sums of 64 products each, added up: one sum of thousands would lose digits. Large
-    tiles leave no registers for that; their callers take k in blocks of their own.
-    """
-    count = ir.Constant(I64, BLOCK)
-    b_width = ir.Constant(I64, 64 if kind == types.float32 else 32)
-    starts = [args["b"]]
-    for _ in range(1, panels):
-        starts.append(b.add(starts[-1], args["b_panel"]))
-    a, a_row, a_step = args["a"], args["a_row"], args["a_step"]
-    ahead = ir.Constant(I64, AHEAD), ir.Constant(I64, 64)
-    if rows > 8:  # many rows pass by: the caller knows what comes next
-        ahead = args["ahead"], args["pace"]
-    if rows * panels > 8:
-        return _float_block(b, rows, kind, a, a_row, a_step, starts, ahead, args["k"])
-
-    def block(i, totals):
-        done = b.mul(i, count)
-        left = b.sub(args["k"], done)
-        k = b.select(b.icmp_signed("<", left, count), left, count)
-        steps = b.sdiv(done, ir.Constant(I64, 2)) if kind == NARROW else done
-        here = b.add(a, b.mul(steps, a_step))
-        at = [b.add(start, b.mul(done, b_width)) for start in starts]
-        sums = _float_block(b, rows, kind, here, a_row, a_step, at, ahead, k)
-        return [b.fadd(x, y) for x, y in zip(totals, sums, strict=True)]
-
-    blocks = b.sdiv(b.add(args["k"], ir.Constant(I64, BLOCK - 1)), count)
-    return loop(b, blocks, [const(F32x16, 0.0)] * (rows * panels), block)
-
-
-def _float_block(b, rows, kind, a, a_row, a_step, at, ahead, k):
-    panels = len(at)
-    # A multiplication takes 4 cycles, and two start each cycle: eight chains, at least,
-    # must be under way. With few rows they come from several k at once.
-    unroll = max(1, 4 // rows) if rows < 4 else 1
-
-    def body(i, values):
-        out = []
-        for u in range(unroll):
-            step = b.add(b.mul(i, ir.Constant(I64, unroll)), ir.Constant(I64, u))
-            mine = values[u * rows * panels : (u + 1) * rows * panels]
-            accs = [mine[r * panels : (r + 1) * panels] for r in range(rows)]
-            for row in _float_step(b, kind, a, a_row, a_step, at, *ahead, step, accs):
-                out += row
-        return out
-
-    steps = b.sdiv(k, ir.Constant(I64, unroll * (1 if kind == types.float32 else 2)))
-    size = rows * panels
-    sums = loop(b, steps, [const(F32x16, 0.0)] * (size * unroll), body)
-    for u in range(1, unroll):
-        for r in range(size):
-            sums[r] = b.fadd(sums[r], sums[u * size + r])
-    return sums[:size]
-
-
-def _dot4(b, tier, acc, w, a):
-    """acc[j] + sum of w[4 j + i] a[i] over i < 4: int8 products, int32 sums."""
-    if tier >= AVX512:
-        # vpdpbusd wants one side unsigned: w + 128; the caller takes 128 sum(a) off.
-        w = b.xor(w, const(I8x64, -128))
-        a = b.bitcast(splat(b, a, 16), I8x64)
-        return call(b, "llvm.x86.avx512.vpdpbusd.512", I32x16, [acc, w, a])
-    if tier >= AVX2:
-        # vpmaddubsw wants one side unsigned and adds two products in 16 bits:
-        # |a| (sign(a) w), at most 2 * 127 * 127, which fits.
-        a = b.bitcast(splat(b, a, 8), I8x32)
-        size = call(b, "llvm.abs.v32i8", I8x32, [a, ir.Constant(ir.IntType(1), 0)])
-        halves = []
-        for half in range(2):
-            index = list(range(32 * half, 32 * half + 32))
-            part = b.shuffle_vector(w, w, ir.Constant(ir.VectorType(I32, 32), index))
-            part = call(b, "llvm.x86.avx2.psign.b", I8x32, [part, a])
-            pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", I16x16, [size, part])
-            ones = const(I16x16, 1)
-            halves.append(call(b, "llvm.x86.avx2.pmadd.wd", I32x8, [pairs, ones]))
-        both = ir.Constant(I32x16, list(range(16)))
-        return b.add(acc, b.shuffle_vector(*halves, both))
-    w = b.bitcast(w, I32x16)
-    for i in range(4):  # byte i, with its sign, in every 32-bit number
-        byte = b.ashr(b.shl(w, const(I32x16, 24 - 8 * i)), const(I32x16, 24))
-        one = b.ashr(b.shl(a, ir.Constant(I32, 24 - 8 * i)), ir.Constant(I32, 24))
-        acc = b.add(acc, b.mul(byte, splat(b, one, 16)))
-    return acc
-
-
-def _int8_tile(b, rows, panels, tier, args):
-    """The sum over k for int8: exact within a group, scaled and added as float32."""
-
-    def n(value):
-        return ir.Constant(I64, value)
-
-    def panel(name, p):
-        """Where panel p begins, in b or in b_scale: 2 bytes of scale for 64 of b."""
-        size = args["b_panel"] if name == "b" else b.sdiv(args["b_panel"], n(32))
-        return b.add(args[name], b.mul(size, n(p)))
-
-    def group(g, sums):
-        weights = [b.add(panel("b", p), b.mul(g, n(GROUP * 16))) for p in range(panels)]
-        base_a = b.add(args["a"], b.mul(g, n(GROUP)))
-        starts = [const(I32x16, 0)] * rows
-        if tier >= AVX512:
-            starts = [
-                splat(
-                    b,
-                    load(
-                        b,
-                        b.add(
-                            b.add(args["a_sum"], b.mul(args["a_group_row"], n(r))),
-                            b.mul(g, n(4)),
-                        ),
-                        I32,
-                    ),
-                    16,
-                )
-                for r in range(rows)
-            ]
-
-        def four(i, ints):
-            at = [b.add(base, b.mul(i, n(64))) for base in weights]
-            w = [load(b, address, I8x64) for address in at]
-            for address in at:
-                ask(b, b.add(address, n(AHEAD)))
-            x, out = b.add(base_a, b.mul(i, n(4))), []
-            for r in range(rows):
-                a = load(b, b.add(x, b.mul(args["a_row"], n(r))), I32)
-                out += [
-                    _dot4(b, tier, ints[r * panels + p], w[p], a) for p in range(panels)
-                ]
-            return out
-
-        starts = [start for start in starts for _ in range(panels)]
-        ints = loop(b, n(GROUP // 4), starts, four)
-        scales = [
-            upper_halves(b, b.add(panel("b_scale", p), b.mul(g, n(32))))
-            for p in range(panels)
-        ]
-        out = []
-        for r in range(rows):
-            at = b.add(args["a_scale"], b.mul(args["a_group_row"], n(r)))
-            one = splat(b, load(b, b.add(at, b.mul(g, n(4))), F32), 16)
-            for p in range(panels):
-                number, total = ints[r * panels + p], sums[r * panels + p]
-                both = b.fmul(scales[p], one)
-                out.append(multiply_add(b, b.sitofp(number, F32x16), both, total))
-        return out
-
-    groups = b.sdiv(args["k"], n(GROUP))
-    return loop(b, groups, [const(F32x16, 0.0)] * (rows * panels), group)
-
-
 _NAMES = ("b", "b_panel", "b_scale", "a", "a_row", "a_step", "a_scale", "a_sum",
           "a_group_row", "c", "c_row", "k", "accumulate", "ahead", "pace")  # fmt: skip
 
@@ -271,9 +64,9 @@ def _tile_function(module, name, rows, panels, kind, tier):
         for p in range(panels)
     ]
     if kind == types.int8:
-        sums = _int8_tile(b, rows, panels, tier, args)
+        sums = int8_tile(b, rows, panels, tier, args)
     else:
-        sums = _float_tile(b, rows, panels, kind, args)
+        sums = float_tile(b, rows, panels, kind, args)
     # Reading C where it is not wanted is harmless: the tile is ours.
     fresh = b.icmp_signed("==", args["accumulate"], ir.Constant(I64, 0))
     for total, address in zip(sums, at, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from npgpt.ops import gelu, namespace
 from npgpt.shapes import Array, Float
@@ -124,7 +125,7 @@ def tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return namespace(x).tanh(x)
 
 
-ACTIVATIONS: dict[str, Callable] = {  # Hugging Face's names
+ACTIVATIONS: dict[str, Callable[..., Any]] = {  # Hugging Face's names
     "gelu_new": gelu,
     "gelu_pytorch_tanh": gelu,
     "gelu_python_tanh": gelu,

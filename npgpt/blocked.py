@@ -27,11 +27,13 @@ import numpy as np
 from npgpt import ops
 from npgpt.shapes import Array, Bool, Float, Int
 
+Function = Callable[..., Any]
+
 QUERIES = 128  # of a piece: its scores, 128 x S a head, shall stay in the cache
 NUMBERS = 1 << 16  # of a piece of rows: three such arrays shall stay in the cache
 
 
-def by_rows(arrays: int) -> Callable[[Callable], Callable]:
+def by_rows(arrays: int) -> Callable[[Function], Function]:
     """Decorator for a function of `arrays` equal arrays that treats every row alone.
 
     The function is called with some rows after the other; the rest of its arguments
@@ -46,7 +48,7 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
     ((40000, 2), [40000.0, 40000.0])
     """
 
-    def decorator(function: Callable) -> Callable:
+    def decorator(function: Function) -> Function:
         @wraps(function)
         def in_pieces(*args: Any, **options: Any) -> Any:
             whole, rest = args[:arrays], args[arrays:]
@@ -56,14 +58,13 @@ def by_rows(arrays: int) -> Callable[[Callable], Callable]:
             shape = whole[0].shape
             flat = [x.reshape(-1, shape[-1]) for x in whole]
             size = max(1, NUMBERS // shape[-1])
-            out, sums = None, []
+            out, sums = np.empty(0), []
             for start in range(0, len(flat[0]), size):
                 piece = slice(start, start + size)
                 result = function(*(x[piece] for x in flat), *rest, **options)
                 rows, *parts = result if isinstance(result, tuple) else (result,)
-                if out is None:
-                    out = np.empty(flat[0].shape, rows.dtype)
-                    sums = parts
+                if start == 0:
+                    out, sums = np.empty(flat[0].shape, rows.dtype), parts
                 else:
                     sums = [a + b for a, b in zip(sums, parts, strict=True)]
                 out[piece] = rows
@@ -190,7 +191,7 @@ def attention(
     >>> attention(q, k, numpy.array([[[[2.0], [4.0]]]])).tolist()
     [[[[2.0], [3.0]]]]
     """
-    options = dict(causal=causal, window=window, scale=scale)
+    options: dict[str, Any] = dict(causal=causal, window=window, scale=scale)
     if q.shape[2] <= QUERIES:
         return ops.attention(q, k, v, mask=mask, **options)
     out = ops.namespace(q).empty_like(q)

@@ -1,8 +1,8 @@
 """GPT2Config: the numbers of config.json that decide what a GPT-2 computes.
 
 Field names are Hugging Face's. Options that would change the result are honoured or
-refused by name; other keys are kept for the next config.json. The published sizes are
-at the end. Nothing here reads weights.
+refused by name; other keys are kept for the next config.json. Published sizes are in
+npgpt.scaling.sizes. Nothing here reads weights.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from npgpt.activations import ACTIVATIONS
 from npgpt.errors import CheckpointError
@@ -49,7 +49,7 @@ class GPT2Config:
     generation: dict[str, Any] | None = field(default=None, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
             self._need(
@@ -273,14 +273,5 @@ def _within(ids: Any, V: Any) -> tuple[Any, list[int]]:
     return tuple(id for id in each if id not in strange) or None, strange
 
 
-def _is_int(value: Any) -> bool:
+def _is_int(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-PUBLISHED = {  # openai-community/* and distilbert/distilgpt2
-    "gpt2": GPT2Config(),
-    "gpt2-medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
-    "gpt2-large": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
-    "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
-    "distilgpt2": GPT2Config(n_layer=6),
-}

@@ -57,7 +57,7 @@ class GPT2(Generator):
                 + ", ".join(self.backend.dtypes)
             )
         self.config: GPT2Config = params.config
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer | None = tokenizer
         self.dtype = dtype
         self.params = self.backend.prepare(params, dtype, self.backend.xp)
 
@@ -114,7 +114,9 @@ class GPT2(Generator):
         return ids
 
     @checked(DecodingError)
-    def logits(self, ids: Any, tap: Callable = no_tap) -> Float[np.ndarray, "B T V"]:
+    def logits(
+        self, ids: Any, tap: Callable[..., Any] = no_tap
+    ) -> Float[np.ndarray, "B T V"]:
         """Next-token logits at every position of ids (B, T), or (T,) for one row.
 
         `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS and returns it, or

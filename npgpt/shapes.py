@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 Array = Any  # an array of NumPy, CuPy or array-api-strict
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    import numpy as np
     from jaxtyping import Bool, Float, Int, Int64, UInt64
-else:
-    Bool = Float = Int = Int64 = UInt64 = Any
 
-__all__ = ["Array", "Bool", "Float", "Int", "Int64", "UInt64"]
+    Logits = Float[np.ndarray, " V"]  # of one position, or what rules made of them
+else:
+    Bool = Float = Int = Int64 = UInt64 = Logits = Any
+
+__all__ = ["Array", "Bool", "Float", "Int", "Int64", "Logits", "UInt64"]

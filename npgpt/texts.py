@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.errors import TokenizerError
+from npgpt.interface import Model, Tokens
 from npgpt.support.arguments import Stream, checked
-from npgpt.tokenizer import Tokenizer
 
 BLOCK = 2**16  # bytes read and, at least, characters encoded at once
 # Python's \s holds all of Unicode's white space, so \S is none for any tokenizer.
@@ -108,7 +108,7 @@ def split_documents(
 
 
 def encode_pieces(
-    tokenizer: Tokenizer, pieces: Iterable[str], block: int = BLOCK
+    tokenizer: Tokens, pieces: Iterable[str], block: int = BLOCK
 ) -> Iterator[list[int]]:
     """Ids of the pieces joined, in blocks; the blocks joined are the ids of it all."""
     if not can_be_cut(tokenizer):
@@ -138,7 +138,7 @@ def join_words(pieces: Iterable[str], block: int = BLOCK) -> Iterator[str]:
         yield rest
 
 
-def following(model: Any, text: Any) -> list[int]:
+def following(model: Model, text: Any) -> list[int]:
     """Ids of a text that follows another: nothing is put at its beginning.
 
     >>> from npgpt import GPT2
@@ -150,7 +150,7 @@ def following(model: Any, text: Any) -> list[int]:
     return model.encode(text)
 
 
-def can_be_cut(tokenizer: Tokenizer) -> bool:
+def can_be_cut(tokenizer: Tokens) -> bool:
     """Whether a text may be encoded in parts that begin with white space.
 
     GPT-2's pattern always begins a token at white space after other text, and looks

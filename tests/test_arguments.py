@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import npgpt
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, reader, texts
-from npgpt.evaluation import score, zero_shot
+from npgpt.evaluation import formats, score, zero_shot
 from npgpt.inside import attention
 from npgpt.lab import Plan, compare, grid
 from npgpt.scaling import laws, sizes
@@ -124,7 +124,7 @@ def mini():
 TINY_MODEL = GPT2(tiny_params())
 IDS = np.arange(90) % TINY.vocab_size
 SETTINGS = loop.TrainConfig(steps=1, batch_size=1, context=8, eval_tokens=20)
-QUESTION = zero_shot.Question("Once upon", ["a time", "the king"], 0)
+QUESTION = formats.Question("Once upon", ["a time", "the king"], 0)
 
 
 def two_rows():
@@ -299,13 +299,13 @@ CALLS = {
             is_share),
         "Question": Call(
             lambda norm, **kw: zero_shot.multiple_choice(
-                mini(), [zero_shot.Question(**kw)], norm),
+                mini(), [formats.Question(**kw)], norm),
             lambda: dict(**QUESTION._asdict(), norm="characters"), is_share),
-        "read_lambada": Call(zero_shot.read_lambada, lambda: dict(
+        "read_lambada": Call(formats.read_lambada, lambda: dict(
             file=folder() / "lambada.txt", limit=1)),
-        "read_hellaswag": Call(zero_shot.read_hellaswag, lambda: dict(
+        "read_hellaswag": Call(formats.read_hellaswag, lambda: dict(
             file=folder() / "hellaswag.jsonl", limit=1, style="llm.c")),
-        "read_cloze": Call(zero_shot.read_cloze, lambda: dict(
+        "read_cloze": Call(formats.read_cloze, lambda: dict(
             file=folder() / "cloze.txt", limit=1)),
     },
     "plots": {

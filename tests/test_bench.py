@@ -87,7 +87,7 @@ def test_bench_keeps_every_task_as_it_goes():
     folder = hub.resolve("tales-mini")
     config = GPT2Config.from_file(folder / "config.json")
     counts = []
-    rounds.compare(
+    rounds.time_engines(
         str(folder),
         config,
         ["numpy:float32"],
@@ -134,7 +134,7 @@ def test_without_numba_there_is_no_reading_rate(monkeypatch):
 
     monkeypatch.setattr(rounds, "Worker", Engine)
     names = ("numpy:float32", "numpy:float32", "numba:float32")
-    found = rounds.compare("x", GPT2Config(), names, 1, 2, quick=True)
+    found = rounds.time_engines("x", GPT2Config(), names, 1, 2, quick=True)
     lines = "\n".join(report.model_lines(found))
     assert "greedy generation 100 tok/s\n" in lines
     assert "numba:float32           not measured: no such engine" in lines
@@ -151,11 +151,10 @@ def test_functions_agree_before_they_are_timed():
         bos_token_id=0,
         eos_token_id=None,
     )
-    rows = list(functions.measure(config, seconds=0.01))
+    rows = list(functions.time_functions(config, seconds=0.01))
     assert {row.function for row in rows} == {
         "layer_norm",
         "gelu",
-        "bias_gelu",
         "softmax",
         "attention",
         "linear",

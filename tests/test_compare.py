@@ -316,3 +316,10 @@ def test_killed_and_resumed_loses_the_text_in_flight_at_most(tmp_path, how):
     assert out.read_bytes().startswith(b"".join(kept))
     fresh = run(*PROMPTS, *SMALL, "--json", cwd=tmp_path)
     assert again.stdout == fresh.stdout
+
+
+def test_the_room_has_a_face():
+    import npgpt.lab as room
+
+    assert all(hasattr(room, name) for name in room.__all__)
+    assert room.diversity.distinct_n(["ab"], 1) == 1

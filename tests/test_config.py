@@ -5,8 +5,7 @@ import json
 import pytest
 
 from npgpt import CheckpointError, GPT2Config
-from npgpt.config import PUBLISHED
-from npgpt.scaling.sizes import describe
+from npgpt.scaling.sizes import CHECKPOINTS, describe
 
 
 @pytest.mark.parametrize(
@@ -20,7 +19,7 @@ from npgpt.scaling.sizes import describe
     ],
 )
 def test_published_sizes_have_the_published_parameters(name, parameters):
-    assert describe(PUBLISHED[name]).parameters == parameters
+    assert describe(CHECKPOINTS[name]).parameters == parameters
 
 
 def test_to_dict_and_back_is_the_same():

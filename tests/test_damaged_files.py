@@ -14,7 +14,7 @@ import safetensors.numpy
 from helpers import TINY, tiny_params, unit_tensors
 
 from npgpt import GPT2, CheckpointError, DecodingError, NpgptError
-from npgpt.evaluation import zero_shot
+from npgpt.evaluation import formats, zero_shot
 from npgpt.inside import attention
 from npgpt.scaling import sizes
 from npgpt.storage import checkpoint, hub, weights
@@ -216,7 +216,7 @@ def test_nothing_is_computed_from_logits_that_are_no_numbers(value):
     model = GPT2(params)
     with pytest.raises(DecodingError, match="npgpt verify"):
         model.score(list(range(1, 10)))
-    question = zero_shot.Question(list(range(1, 6)), [[1, 2], [3]], 0)
+    question = formats.Question(list(range(1, 6)), [[1, 2], [3]], 0)
     with pytest.raises(DecodingError, match="npgpt verify"):
         zero_shot._answers(model, question.context, question.endings)
 

@@ -8,10 +8,11 @@ from hypothesis.extra import numpy as hnp
 
 from npgpt import DecodingError, GenerationConfig
 from npgpt.decoding import Context
-from npgpt.decoding.catalogue import STRATEGIES
-from npgpt.decoding.chain import ORDERS, build_chain, run_chain
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.chain import ORDERS, build_chain, preset, run_chain
 from npgpt.decoding.selection import build_selector
 
+STRATEGIES = strategies()
 logits = hnp.arrays(
     st.sampled_from([np.float32, np.float64]),
     st.integers(1, 30),
@@ -187,9 +188,9 @@ def test_extreme_temperatures_stay_finite(z, T):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_order_has_every_rule_once(order):
-    assert sorted(ORDERS[order]) == sorted(ORDERS["hf"])
-    elements = {s.element for s in STRATEGIES if s.kind == "rule"} | {"custom"}
-    assert set(ORDERS[order]) == elements
+    assert sorted(preset(order)) == sorted(preset("hf"))
+    elements = {s.chain_name for s in STRATEGIES if s.kind == "rule"} | {"custom"}
+    assert set(preset(order)) == elements
 
 
 def test_everything_at_once_in_any_order():
@@ -200,7 +201,7 @@ def test_everything_at_once_in_any_order():
         if name not in alone and strategy.code[0] not in "EI":
             settings |= setting
     z = np.random.default_rng(0).standard_normal(50).astype(np.float32)
-    for order in ("hf", "llama.cpp", "vllm", ";".join(reversed(ORDERS["hf"]))):
+    for order in ("hf", "llama.cpp", "vllm", ";".join(reversed(preset("hf")))):
         options = GenerationConfig(do_sample=True, chain=order, **settings)
         rules = build_chain(options, [0])
         assert len(rules) == len({rule.name for rule in rules}) > 20

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT2, DataError
-from npgpt.evaluation import zero_shot
+from npgpt.evaluation import formats, zero_shot
 from npgpt.ops import log_softmax
 from npgpt.storage.hub import resolve
 
@@ -109,7 +109,7 @@ def continuation(model, context, ending):
 
 @pytest.mark.parametrize("name", ["lambada.jsonl", "lambada.txt"])
 def test_lambada_is_its_definition(mini, files, name):
-    texts = zero_shot.read_lambada(files / name)
+    texts = formats.read_lambada(files / name)
     assert texts == TEXTS
     result = zero_shot.lambada(mini, texts)
     pairs = [text.rsplit(" ", 1) for text in TEXTS]
@@ -160,9 +160,9 @@ def test_a_long_context_keeps_its_end(mini):
 # HellaSwag
 
 
-@pytest.mark.parametrize("style", zero_shot.STYLES)
+@pytest.mark.parametrize("style", formats.STYLES)
 def test_hellaswag_is_its_definition(mini, files, style):
-    questions = zero_shot.read_hellaswag(files / "hellaswag.jsonl", style=style)
+    questions = formats.read_hellaswag(files / "hellaswag.jsonl", style=style)
     norm = "tokens" if style == "llm.c" else "characters"
     result = zero_shot.multiple_choice(mini, questions, norm)
     right = right_norm = 0
@@ -184,7 +184,7 @@ def test_hellaswag_is_its_definition(mini, files, style):
 
 def test_length_counts_in_acc_and_not_in_acc_norm(mini, files):
     """The third item's right ending is the longest: its sum is low, its mean high."""
-    question = zero_shot.read_hellaswag(files / "hellaswag.jsonl")[2:]
+    question = formats.read_hellaswag(files / "hellaswag.jsonl")[2:]
     result = zero_shot.multiple_choice(mini, question)
     assert (result.acc, result.acc_norm) == (0.0, 1.0)
 
@@ -192,12 +192,12 @@ def test_length_counts_in_acc_and_not_in_acc_norm(mini, files):
 def test_hellaswag_text_is_that_of_llm_c_or_of_the_harness(files):
     path = files / "hellaswag.jsonl"
     plain, harness = (
-        zero_shot.read_hellaswag(path, style=style)[1] for style in zero_shot.STYLES
+        formats.read_hellaswag(path, style=style)[1] for style in formats.STYLES
     )
     assert plain.context == "[header] How to cook soup [title] Take a pot."
     assert harness.context == "Cooking: How to cook soup. Take a pot."
     assert plain.label == harness.label == 1
-    first = zero_shot.read_hellaswag(path, limit=1, style="lm-eval")
+    first = formats.read_hellaswag(path, limit=1, style="lm-eval")
     assert len(first) == 1
     assert first[0].context == "Sewing: A tailor sits at the table. He"
     assert first[0].endings[1] == "is a colour. of five."
@@ -207,7 +207,7 @@ def test_hellaswag_text_is_that_of_llm_c_or_of_the_harness(files):
 
 
 def test_cloze_is_read_as_published(files):
-    one, two = zero_shot.read_cloze(files / "cbt.txt")
+    one, two = formats.read_cloze(files / "cbt.txt")
     assert one.context.startswith(
         "There was once a king who had three sons . The young"
     )
@@ -217,11 +217,11 @@ def test_cloze_is_read_as_published(files):
         "Hans came to a wood .",
         "wolf .",
     ]
-    assert zero_shot.read_cloze(files / "cbt.txt", limit=1) == [one]
+    assert formats.read_cloze(files / "cbt.txt", limit=1) == [one]
 
 
 def test_cloze_scores_the_rest_of_the_sentence_too(mini, files):
-    questions = zero_shot.read_cloze(files / "cbt.txt")
+    questions = formats.read_cloze(files / "cbt.txt")
     result = zero_shot.multiple_choice(mini, questions)
     right = 0
     for question in questions:
@@ -237,7 +237,7 @@ def test_cloze_scores_the_rest_of_the_sentence_too(mini, files):
 def test_progress_hears_every_item(mini, files):
     heard = []
     zero_shot.multiple_choice(
-        mini, zero_shot.read_cloze(files / "cbt.txt"), progress=heard.append
+        mini, formats.read_cloze(files / "cbt.txt"), progress=heard.append
     )
     assert heard == [1, 1]
 
@@ -249,7 +249,7 @@ def test_sums_are_those_of_transformers(mini, files):
 
     theirs = transformers.GPT2LMHeadModel.from_pretrained(resolve("tales-mini"))
     theirs = theirs.double().eval()
-    for question in zero_shot.read_hellaswag(files / "hellaswag.jsonl"):
+    for question in formats.read_hellaswag(files / "hellaswag.jsonl"):
         answers = zero_shot._answers(
             mini, question.context, [f" {e}" for e in question.endings]
         )
@@ -288,7 +288,7 @@ def test_bad_lines_are_named(tmp_path, reader, content, sentence):
     path = tmp_path / "file"
     path.write_text(content)
     with pytest.raises(DataError, match=sentence) as error:
-        getattr(zero_shot, f"read_{reader}")(path)
+        getattr(formats, f"read_{reader}")(path)
     assert str(path) in str(error.value)
 
 
@@ -320,7 +320,7 @@ def test_command_prints_what_the_function_returns(files, test, file, keys):
     value = json.loads(done.stdout)
     assert value["items"] == 2
     model = GPT2.from_pretrained("tales-mini")
-    items = getattr(zero_shot, f"read_{test}")(files / file, 2)
+    items = getattr(formats, f"read_{test}")(files / file, 2)
     function = zero_shot.lambada if test == "lambada" else zero_shot.multiple_choice
     result = function(model, items)
     for key in keys:
@@ -347,3 +347,12 @@ def test_command_fails_in_one_sentence(files):
     done = run("hellaswag", files / "lambada.txt", status=1)
     assert "lambada.txt, line 1: not JSON" in done.stderr
     assert run("lambada", files / "lambada.txt", "--limit", "0", status=2)
+
+
+def test_the_room_has_a_face():
+    import npgpt.evaluation as room
+    from npgpt.evaluation import score_file
+
+    assert all(hasattr(room, name) for name in room.__all__)
+    assert score_file is room.score.score_file  # the module keeps its name
+    assert room.lambada is zero_shot.lambada

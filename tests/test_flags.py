@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from npgpt.cli import VERBS, main
-from npgpt.commands._strategies import strategy_options
+from npgpt.commands._strategies import StrategyCommand, chain_option
 
 EVERYWHERE = {  # flag: (type, help), the same words in every verb
     "--model": (
@@ -89,10 +89,9 @@ def commands():
 
 
 COMMANDS = dict(commands())
+bare = click.command(cls=StrategyCommand)(chain_option(lambda: None))
 RULES = {
-    flag
-    for option in click.command()(strategy_options(lambda: None)).params
-    for flag in option.opts
+    flag for option in bare.get_params(click.Context(bare)) for flag in option.opts
 }
 WITH_RULES = ("generate", "sample")
 

@@ -11,11 +11,12 @@ import inventory_search
 import pytest
 
 from npgpt import DecodingError, GenerationConfig
-from npgpt.decoding.catalogue import PARAMETERS, SECTIONS, STRATEGIES, find
-from npgpt.decoding.catalogue.entry import resolve
+from npgpt.decoding.catalogue import find, parameters, strategies
+from npgpt.decoding.catalogue.entry import SECTIONS
 from npgpt.decoding.options import LOOP
 
 HERE = Path(__file__).parent
+STRATEGIES, PARAMETERS = strategies(), parameters()
 
 SELECTION = {
     "A1": "test_decoding.py::test_greedy_takes_the_first_of_the_largest",
@@ -130,13 +131,11 @@ def test_every_code_has_a_function_and_a_test(code):
     strategies = [s for s in STRATEGIES if s.code == code]
     assert strategies, f"{code} is not in the catalogue"
     for strategy in strategies:
-        function = resolve(strategy.function)
-        assert callable(function)
-        assert function.__doc__
-        assert resolve(strategy.formula_in or strategy.function).__doc__
+        assert callable(strategy.function)
+        assert strategy.function.__doc__
+        assert strategy.doc
         assert strategy.line
-        if strategy.prepare:
-            assert callable(resolve(strategy.prepare))
+        assert strategy.formula
     file, _, name = PROOFS[code].partition("::")
     assert name in _tests_of(file), PROOFS[code]
 
@@ -151,7 +150,7 @@ def test_parameters_have_one_meaning():
     assert len(names) == len(set(names))
     assert not set(names) & {p.name for p in LOOP}
     for strategy in STRATEGIES:
-        others = (*strategy.also, *strategy.uses, *(strategy.values or ()))
+        others = (*strategy.also, *strategy.uses, *strategy.passed)
         assert set(others) <= set(PARAMETERS) | {p.name for p in LOOP}
 
 
@@ -166,9 +165,11 @@ def test_the_default_of_a_parameter_changes_nothing(name):
         assert not config.is_set(name)
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", SECTIONS.values())
 def test_strategies_are_found_by_every_name(section):
-    for strategy in SECTIONS[section]:
+    of_section = [s for s in STRATEGIES if s.section == section]
+    assert of_section
+    for strategy in of_section:
         assert find(strategy.name) is strategy
         assert find(strategy.code.lower()).code == strategy.code
         for parameter in strategy.parameters:

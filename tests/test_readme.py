@@ -54,4 +54,4 @@ def test_files_to_read_are_as_long_as_stated():
     assert rows
     for name, lines in rows:
         actual = len((ROOT / name).read_text().splitlines())
-        assert abs(actual - int(lines)) <= max(15, 0.1 * actual), (name, actual)
+        assert abs(actual - int(lines)) <= max(10, 0.05 * actual), (name, actual)

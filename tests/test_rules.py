@@ -269,7 +269,7 @@ def test_fsd_penalty_is_its_definition():
 
 
 def test_hamming_and_degeneration_are_their_formulas():
-    assert penalties.hamming(np.zeros(4), [2, 2, 1], 0.25).tolist() == [
+    assert penalties.frequency(np.zeros(4), [2, 2, 1], 0.25).tolist() == [
         0,
         -0.25,
         -0.5,

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from npgpt import DataError, GPT2Config
-from npgpt.config import PUBLISHED
 from npgpt.scaling import fit, laws
-from npgpt.scaling.sizes import describe
+from npgpt.scaling.sizes import CHECKPOINTS, PUBLISHED, describe
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
-MODELS = {model.name: model for model in laws.PUBLISHED}
+MODELS = {model.name: model for model in PUBLISHED}
 TRUE = laws.Law(2.2, 60.0, 0.42, 300.0, 0.38)
 
 # The sums of the published tensors' shapes: openai/finetune-transformer-lm
@@ -71,9 +70,9 @@ def test_all_models_are_there():
     assert list(MODELS) == list(PARAMETERS)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name in MODELS])
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if name in MODELS])
 def test_shapes_agree_with_the_configs(name):
-    config, model = PUBLISHED[name], MODELS[name]
+    config, model = CHECKPOINTS[name], MODELS[name]
     info = describe(config, itemsize=2)
     assert model.parameters == info.parameters
     assert model.kv_bytes_per_token() == info.kv_bytes_per_token
@@ -301,3 +300,12 @@ def test_errors_are_one_line(tmp_path):
         assert done.returncode == 1
         assert done.stderr.startswith("npgpt: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_the_room_has_a_face():
+    import npgpt.scaling as room
+
+    assert all(hasattr(room, name) for name in room.__all__)
+    assert room.compute_optimal is laws.compute_optimal
+    assert room.fit_runs is fit.fit_runs
+    assert room.PUBLISHED is PUBLISHED

@@ -270,9 +270,9 @@ def test_power_sampling_leaves_its_law_unchanged(eos):
             seed=seed,
             eos_token_id=eos,
         )
-        job = Job(TOY, options)
-        chain = _Chain(job, job.rows([[0]])[0])
-        u = chain._context(0).uniforms(1, 99)[0]
+        job = Job(TOY, [[0]], options)
+        chain = _Chain(job, job.rows()[0])
+        u = chain.row.context.uniforms(1, 99)[0]
         text = texts[int(np.searchsorted(np.cumsum(p), u))]
         logp, proposal = [], []
         for a, b in itertools.pairwise((0, *text)):
@@ -412,9 +412,9 @@ def test_what_cannot_work_is_refused(tiny, options):
 
 
 def test_bench_compares_a_model_with_itself(tales):
-    from npgpt.bench.decoding import Comparison, measure, same_text
+    from npgpt.bench.decoding import Comparison, same_text, time_strategies
 
-    found = measure(tales, tales, new_tokens=8, rounds=1)
+    found = time_strategies(tales, tales, new_tokens=8, rounds=1)
     assert [one.agrees for one in found] == [True, True, True]
     assert [one.met is None for one in found] == [False, False, True]
     assert all(one.tokens_per_second > 0 for one in found)
@@ -431,7 +431,7 @@ def test_bench_of_decoding_from_the_command_line(tmp_path):
     from click.testing import CliRunner
     from helpers import TINY, tiny_params
 
-    from npgpt.bench.rules import CASES
+    from npgpt.bench.rules import cases
     from npgpt.cli import main
     from npgpt.storage import checkpoint
 
@@ -440,7 +440,7 @@ def test_bench_of_decoding_from_the_command_line(tmp_path):
     result = CliRunner().invoke(main, [*run, "--backend", "numpy", "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert [rule["name"] for rule in found["rules"]] == list(CASES)
+    assert [rule["name"] for rule in found["rules"]] == list(cases())
     assert [one["agrees"] for one in found["decoding"]] == [True, True]
     plain = CliRunner().invoke(main, [*run, "--backend", "numpy"])
     assert "prompt lookup" in plain.stdout

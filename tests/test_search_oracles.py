@@ -52,9 +52,9 @@ def run(kind, seed, options):
     if kind == "diverse":
         # Transformers 4 lets an ended group go on choosing the padding, id 0.
         config = GenerationConfig.of(options)
-        job = Job(own, config)
-        search = DiverseBeamSearch(job, job.rows([prompt])[0], count_ended=0)
-        run_beams(job, [prompt], [search])
+        job = Job(own, [prompt], config)
+        search = DiverseBeamSearch(job, job.rows()[0], count_ended=0)
+        run_beams(job, [search])
         texts = search.results()[: config.num_beams]
         sequences = named_by_first_end([text.ids for text in texts], seed)
         return sequences, [text.score for text in texts]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_damage import damaged, values
 
 from npgpt import GPT2, NpgptError
-from npgpt.evaluation import score, zero_shot
+from npgpt.evaluation import formats, score, zero_shot
 from npgpt.inside import attention
 from npgpt.support.figure import save
 from npgpt.verification import checks
@@ -150,14 +150,14 @@ def answered_alone(model, question, norm):
 @one_file
 @given(
     item=damaged(ITEMS["hellaswag"]),
-    style=st.sampled_from(zero_shot.STYLES),
+    style=st.sampled_from(formats.STYLES),
     limit=st.one_of(st.none(), st.integers(-1, 2)),
 )
 def test_a_damaged_question_is_refused_or_answered(mini, tmp_path, item, style, limit):
     path = tmp_path / "hellaswag"
     path.write_text(json.dumps(item))
-    norm = zero_shot.NORMS[zero_shot.STYLES.index(style)]
-    questions, _ = tried(lambda: zero_shot.read_hellaswag(path, limit, style))
+    norm = zero_shot.NORMS[formats.STYLES.index(style)]
+    questions, _ = tried(lambda: formats.read_hellaswag(path, limit, style))
     result, _ = tried(lambda: zero_shot.multiple_choice(mini, questions, norm))
     if result is None:
         return
@@ -175,7 +175,7 @@ def test_a_damaged_question_is_refused_or_answered(mini, tmp_path, item, style, 
 def test_a_damaged_last_word_is_refused_or_scored(mini, tmp_path, item, raw):
     path = tmp_path / "lambada"
     path.write_bytes((str(item) if raw else json.dumps(item)).encode(errors="replace"))
-    items, _ = tried(lambda: zero_shot.read_lambada(path))
+    items, _ = tried(lambda: formats.read_lambada(path))
     result, _ = tried(lambda: zero_shot.lambada(mini, items))
     if result is None:
         return
@@ -195,7 +195,7 @@ CLOZE = ["1 A king .", "2 He rode .", "3 The XXXXX rode .\tking\t\tking|wolf"]
 def test_a_damaged_story_is_refused_or_answered(mini, tmp_path, lines, tabs):
     path = tmp_path / "cloze"
     path.write_bytes("\n".join([*lines, *CLOZE, *tabs]).encode())
-    questions, _ = tried(lambda: zero_shot.read_cloze(path))
+    questions, _ = tried(lambda: formats.read_cloze(path))
     result, _ = tried(lambda: zero_shot.multiple_choice(mini, questions))
     if result is None:
         return

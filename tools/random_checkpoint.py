@@ -13,8 +13,9 @@ import math
 
 import numpy as np
 
-from npgpt.config import PUBLISHED, GPT2Config
+from npgpt.config import GPT2Config
 from npgpt.gpt2 import GPT2Params
+from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.storage import checkpoint
 
 
@@ -36,13 +37,13 @@ def random_params(config: GPT2Config, seed: int = 0) -> GPT2Params:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("size", choices=PUBLISHED)
+    parser.add_argument("size", choices=CHECKPOINTS)
     parser.add_argument("folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "float16", "bfloat16"]
     )
     options = parser.parse_args()
-    params = random_params(PUBLISHED[options.size], options.seed)
+    params = random_params(CHECKPOINTS[options.size], options.seed)
     checkpoint.save(params, options.folder, options.dtype)
     print(f"{options.folder}: {options.size}, random weights, seed {options.seed}")

@@ -3,7 +3,9 @@
 functions   each twin against its NumPy reference, and against the machine's ceiling
 engines     a model that can be timed: npgpt's backends, and the peers
 worker      one engine in a process of its own, which waits while others are timed
-compare     all engines in turn, again and again; medians, spread, the roofline
+rounds      all engines in turn, again and again; medians, spread, the roofline
+run         a whole run, kept from the first result on
+machine     what this machine is
 report      the table and the figure
 rules       what a rule of decoding costs a row of logits
 decoding    beams against separate runs, drafts against greedy

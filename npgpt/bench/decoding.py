@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from npgpt.bench.functions import median_and_spread
+from npgpt.decoding.generation import Generation
+from npgpt.interface import Model
+from npgpt.model import GPT2
 
 OPENING = "The king"
 PASSAGE = (
@@ -58,8 +61,8 @@ class Comparison:
         )
 
 
-def measure(
-    model: Any, assistant: Any = None, new_tokens: int = 64, rounds: int = 3
+def time_strategies(
+    model: GPT2, assistant: GPT2 | None = None, new_tokens: int = 64, rounds: int = 3
 ) -> list[Comparison]:
     """Beam search of 4 beams, prompt lookup, and greedy decoding with an assistant.
 
@@ -68,19 +71,19 @@ def measure(
     that quotes does.
     """
     n = max(8, min(new_tokens, model.config.n_positions // 4))
-    options = {"max_new_tokens": n, "eos_token_id": (), "defaults": False}
+    options: dict[str, Any] = dict(max_new_tokens=n, eos_token_id=(), defaults=False)
     prompt, quote = _prompts(model, model.config.n_positions - n, options)
-    runs: dict[str, Callable[[], Any]] = {
-        "greedy": lambda: model.generate(prompt, **options),
-        "beam": lambda: model.generate(prompt, num_beams=4, **options),
-        "greedy, quoting": lambda: model.generate(quote, **options),
+    runs: dict[str, Callable[[], list[Generation]]] = {
+        "greedy": lambda: model.generate([prompt], **options),
+        "beam": lambda: model.generate([prompt], num_beams=4, **options),
+        "greedy, quoting": lambda: model.generate([quote], **options),
         "lookup": lambda: model.generate(
-            quote, prompt_lookup_num_tokens=10, max_matching_ngram_size=3, **options
+            [quote], prompt_lookup_num_tokens=10, max_matching_ngram_size=3, **options
         ),
     }
     if assistant is not None:
         runs["assisted"] = lambda: model.generate(
-            prompt, assistant_model=assistant, num_assistant_tokens=4, **options
+            [prompt], assistant_model=assistant, num_assistant_tokens=4, **options
         )
     seconds, texts = _times(runs, rounds)
 
@@ -119,7 +122,7 @@ def measure(
     return found
 
 
-def same_text(text: Any, greedy: Any) -> bool:
+def same_text(text: Generation, greedy: Generation) -> bool:
     """Whether the tokens are those of greedy search, up to the first near-tie.
 
     One reading of many tokens rounds otherwise than many of one: where the two best
@@ -131,7 +134,7 @@ def same_text(text: Any, greedy: Any) -> bool:
     return True
 
 
-def _scored_rightly(model: Any, prompt: list[int], text: Any) -> bool:
+def _scored_rightly(model: Model, prompt: list[int], text: Generation) -> bool:
     """Whether a beam's log-probabilities are those of reading its text in one pass."""
     cache = model.new_cache(1)
     (z,) = model.all_logits([prompt + text.ids[:-1]], cache, [len(text.ids)])
@@ -142,7 +145,9 @@ def _scored_rightly(model: Any, prompt: list[int], text: Any) -> bool:
     return bool(np.abs(read - text.logprobs).max() < 1e-3)
 
 
-def _prompts(model: Any, room: int, options: dict) -> tuple[list[int], list[int]]:
+def _prompts(
+    model: GPT2, room: int, options: dict[str, Any]
+) -> tuple[list[int], list[int]]:
     """A prompt, and a text that the model goes on to quote: one of its own, twice.
 
     Its own, since small models do not quote what they would not say.
@@ -153,15 +158,16 @@ def _prompts(model: Any, room: int, options: dict) -> tuple[list[int], list[int]
     else:
         prompt, opening = model.encode(PASSAGE)[: room // 2], model.encode(OPENING)
     opening = opening[: room // 4]
-    text = opening + model.generate(opening, **options).ids
+    (more,) = model.generate([opening], **options)
+    text = opening + more.ids
     return prompt, (2 * text[: room // 2])[:room]
 
 
 def _times(
-    runs: dict[str, Callable[[], Any]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Seconds of every run, in turn, and what it returned (the warm-up's)."""
-    texts = {name: run() for name, run in runs.items()}
+    runs: dict[str, Callable[[], list[Generation]]], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, Generation]]:
+    """Seconds of every run, in turn, and its one text (the warm-up's)."""
+    texts = {name: run()[0] for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():

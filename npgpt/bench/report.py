@@ -11,6 +11,17 @@ from npgpt.support.figure import AMBER, BLUE, GREEN, GREY, INK
 COLOURS = {"numpy": GREY, "numba": BLUE, "transformers": AMBER, "llama.cpp": GREEN}
 
 
+def lines(result: dict[str, Any]) -> Iterator[str]:
+    """A whole run as text."""
+    yield f"# {result['machine']}"
+    if "functions" in result:
+        yield from function_lines(result["functions"])
+    if "measured" in result:
+        yield from ("", f"# {result['model']}", *model_lines(result))
+        if result["model"] == "gpt2":
+            yield from ("", *goal_lines(result))
+
+
 def function_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Part (a) as text."""
     yield (

@@ -16,7 +16,7 @@ from npgpt.bench.worker import Worker
 from npgpt.config import GPT2Config
 from npgpt.errors import BackendError
 
-PROMPTS = (128, 512, 1024)
+PROMPT_LENGTHS = (128, 512, 1024)
 CONTEXTS = (16, 512, 1000)
 BATCHES = (1, 8)
 OWN = ("numpy:float32", "numba:float32", "numba:bfloat16", "numba:int8")
@@ -49,7 +49,7 @@ class Measured:
 def tasks(config: GPT2Config, quick: bool) -> list[tuple[str, int, int]]:
     """What is timed: (task, tokens, batch), within the model's positions."""
     room = config.n_positions
-    prompts = [T for T in PROMPTS if room >= T] or [room]
+    prompts = [T for T in PROMPT_LENGTHS if room >= T] or [room]
     contexts = [T for T in CONTEXTS if room >= T + STEPS] or [16]
     if quick:
         prompts, contexts = prompts[:1], contexts[:1]
@@ -69,7 +69,7 @@ def steps(context: int, batch: int, room: int) -> int:
     return STEPS if batch > 1 else max(STEPS, min(TEXT, room) - context)
 
 
-def compare(
+def time_engines(
     folder: str,
     config: GPT2Config,
     engines: Sequence[str],
@@ -121,7 +121,7 @@ def compare(
         sizes = result["step_bytes"] = {n: ask(n, "step_bytes") for n in own}
         for task, tokens, batch in tasks(config, quick):
             times: dict[str, list[float]] = {name: [] for name in workers}
-            arguments = (tokens,)
+            arguments: tuple[int, ...] = (tokens,)
             if task == "decode":
                 arguments += (batch, steps(tokens, batch, config.n_positions))
             for turn in range(rounds + 1):
@@ -267,7 +267,7 @@ def goals(result: dict[str, Any]) -> list[tuple[str, float | None, float, bool]]
             True,
         ),
     ]
-    for T in PROMPTS:
+    for T in PROMPT_LENGTHS:
         theirs = ratio("transformers:float32", f32, "prefill", T)
         llama = ratio("llama.cpp:F32", f32, "prefill", T)
         half = ratio("transformers:bfloat16", bf16, "prefill", T)

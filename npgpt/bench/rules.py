@@ -13,41 +13,42 @@ import numpy as np
 
 from npgpt.bench.functions import median_and_spread
 from npgpt.decoding import Context, GenerationConfig
+from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.chain import build_chain, run_chain
 from npgpt.decoding.selection import build_selector
+from npgpt.errors import DecodingError
 
 V = 50_257
 DEFAULT = dict(temperature=0.8, top_k=50, top_p=0.95)
 
-CASES = {  # name: options, and the milliseconds that it may take (None: not promised)
-    "default chain with selection": (DEFAULT, 0.5),
-    "temperature, top-p and selection": (dict(temperature=0.8, top_p=0.95), None),
-    "temperature": (dict(temperature=0.8), None),
-    "dynamic temperature": (dict(dynatemp_range=0.5), None),
-    "EDT": (dict(edt_theta=0.5), None),
-    "quadratic smoothing": (dict(smoothing_factor=0.3), None),
-    "skew": (dict(skew=0.3), None),
-    "top-k": (dict(top_k=50), 1.0),
-    "top-p": (dict(top_p=0.95), 1.0),
-    "min-p": (dict(min_p=0.05), 1.0),
-    "typical": (dict(typical_p=0.95), 1.0),
-    "epsilon": (dict(epsilon_cutoff=3e-4), 1.0),
-    "eta": (dict(eta_cutoff=3e-4), 1.0),
-    "top-a": (dict(top_a=0.2), 1.0),
-    "tail-free": (dict(tfs=0.95), 1.0),
-    "top-n-sigma": (dict(top_n_sigma=1.0), 1.0),
-    "top-H": (dict(top_h=0.4), 1.0),
-    "p-less": (dict(p_less="on"), 1.0),
-    "XTC": (dict(xtc_probability=1.0), 1.0),
-    "repetition penalty": (dict(repetition_penalty=1.2), None),
-    "DRY": (dict(dry_multiplier=0.8), None),
-    "no-repeat n-gram": (dict(no_repeat_ngram_size=3), None),
-    "KGW watermark": (dict(watermark="lefthash"), None),
-    "SynthID": (dict(watermark="synthid"), None),
-    "selection: inverse CDF": (dict(), None),
-    "selection: Gumbel-max": (dict(selector="gumbel_max"), None),
-    "selection: mirostat 2.0": (dict(mirostat=2), None),
-}
+SELECTION = "selection"  # in a case's name: the token is taken too
+
+
+def cases() -> dict[str, tuple[dict[str, Any], float | None]]:
+    """Name: options, and the milliseconds that it may take (None: not promised).
+
+    After the usual chains, every rule and selector of the catalogue whose example is a
+    setting that needs no text.
+    """
+    found: dict[str, tuple[dict[str, Any], float | None]] = {
+        f"default chain with {SELECTION}": (DEFAULT, 0.5),
+        f"temperature, top-p and {SELECTION}": (
+            dict(temperature=0.8, top_p=0.95),
+            None,
+        ),
+    }
+    for s in strategies():
+        setting = s.example
+        if s.when and not isinstance(setting, dict):
+            setting = dict([s.when])
+        if isinstance(setting, dict) and s.kind in ("rule", "selector"):
+            name = f"{SELECTION}: {s.name}" if s.kind == "selector" else s.name
+            try:
+                build_chain(GenerationConfig(**{"do_sample": True} | setting))
+            except DecodingError:  # a tokenizer, or an end of text
+                continue
+            found[name] = (setting, s.limit)
+    return found
 
 
 class Timing(NamedTuple):
@@ -71,7 +72,7 @@ class Timing(NamedTuple):
         promise = ""
         if self.goal is not None:
             promise = f"  (goal {self.goal:g}: {'met' if self.met else 'NOT met'})"
-        return f"{self.name:<34} {self.milliseconds:8.3f} ms{promise}"
+        return f"{self.name:<40} {self.milliseconds:8.3f} ms{promise}"
 
 
 def logits_like_gpt2(seed: int = 0) -> np.ndarray:
@@ -85,16 +86,16 @@ def logits_like_gpt2(seed: int = 0) -> np.ndarray:
     return z.astype(np.float32)
 
 
-def measure(runs: int = 40) -> Iterator[Timing]:
+def time_rules(runs: int = 40) -> Iterator[Timing]:
     """A Timing for every case."""
     z = logits_like_gpt2()
     ids = np.random.default_rng(1).integers(0, V, 512).tolist()
     context = Context(prompt_length=256, step=256, seed=1)
-    for name, (settings, limit) in CASES.items():
-        options = GenerationConfig(do_sample=True, **settings)
+    for name, (settings, limit) in cases().items():
+        options = GenerationConfig(**{"do_sample": True} | settings)
         chain, selector = build_chain(options), build_selector(options)
         state = selector.start(context)
-        selects = "selection" in name
+        selects = SELECTION in name
 
         def one(chain=chain, selector=selector, state=state, selects=selects):
             y = run_chain(chain, ids, z, context)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,9 @@ def _fastest() -> str:
     for name in ("cupy", "numba"):
         try:
             get_backend(name)
-        except BackendError:
+        except BackendError as error:
+            if name == "numba" and find_spec(name):  # it is here, and may not be used
+                click.echo(f"note: {error}", err=True)
             continue
         return name
     return "numpy"

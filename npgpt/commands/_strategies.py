@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 
-from npgpt.decoding.catalogue import SECTIONS
-from npgpt.decoding.catalogue.entry import Parameter
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.catalogue.entry import SECTIONS
+from npgpt.decoding.catalogue.parameter import KINDS, Parameter
 from npgpt.decoding.options import OPTIONS
-
-SEEN = ("temperature", "top_k", "top_p", "min_new_tokens")  # the verb's own
-FILES = ("grammar", "json_schema")  # @FILE is the text of a file
 
 
 def option_name(parameter: str) -> str:
@@ -25,96 +23,78 @@ def option_name(parameter: str) -> str:
     return "--" + parameter.replace("_", "-")
 
 
+chain_option = click.option(
+    "--chain",
+    help="Order of the rules: hf, llama.cpp, vllm, or names: "
+    '"penalties;top_k;temperature"  [default: hf]',
+)
+
+
+class StrategyOption(click.Option):
+    """An option that a strategy has entered, listed in its section."""
+
+    section = ""
+
+
 class StrategyCommand(click.Command):
-    """A command whose help lists strategy options by section, after its own."""
+    """A command with an option for every parameter of the catalogue.
+
+    The verb's own options come first, and stand for the parameters of their name.
+    """
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own parameters, and those that are in the catalogue by now."""
+        own = super().get_params(ctx)
+        names = {p.name for p in own} | {"do_sample"}  # a verb says --greedy
+        return [
+            *own,
+            *(p for p in _options(tuple(strategies())) if p.name not in names),
+        ]
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
         """The verb's own options, then one block a section."""
-        params = self.get_params(ctx)
-        own = [
-            p
-            for p in params
-            if isinstance(p, click.Option) and not hasattr(p, "section")
-        ]
-        records = [r for p in own if (r := p.get_help_record(ctx))]
-        with formatter.section("Options"):
-            formatter.write_dl(records)
-        for section in SECTIONS:
+        params = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        for section in ("", *SECTIONS.values()):
             lines = [
-                r
-                for p in self.get_params(ctx)
-                if getattr(p, "section", None) == section
-                and (r := p.get_help_record(ctx))
+                record
+                for p in params
+                if getattr(p, "section", "") == section
+                and (record := p.get_help_record(ctx))
             ]
             if lines:
-                with formatter.section(section):
+                with formatter.section(section or "Options"):
                     formatter.write_dl(lines)
 
 
-def strategy_options(function: Callable) -> Callable:
-    """Every parameter of every strategy as an option; --chain and --set besides."""
-    command_options = []
-    done = {*SEEN, "do_sample"}
-    for section, strategies in SECTIONS.items():
-        for strategy in strategies:
-            for parameter in strategy.parameters:
-                if parameter.name not in done and parameter.kind != "function":
-                    done.add(parameter.name)
-                    what = strategy.name if parameter is strategy.parameters[0] else ""
-                    command_options.append(_option(parameter, section, what))
-    for option in reversed(command_options):
-        function = option(function)
-    return click.option(
-        "--chain",
-        help="Order of the rules: hf, llama.cpp, vllm, or names: "
-        '"penalties;top_k;temperature"  [default: hf]',
-    )(function)
+@cache
+def _options(entered: tuple) -> list[click.Option]:
+    """The options of these strategies; the first of a strategy names it."""
+    options: list[click.Option] = []
+    for strategy in entered:
+        for parameter in strategy.parameters:
+            if parameter.kind != "function":
+                first = parameter is strategy.parameters[0]
+                option = _option(parameter, strategy.name if first else "")
+                option.section = strategy.section
+                options.append(option)
+    return options
 
 
-def _option(parameter: Parameter, section: str, strategy: str) -> Callable:
-    """One option; the first of a strategy's names it."""
-
-    class Option(click.Option):
-        pass
-
-    Option.section = section
-    flag = parameter.kind == "flag"
-    kind: dict[str, Any] = {} if flag else {"metavar": _metavar(parameter)}
-    shown = parameter.default
-    tail = "" if flag or shown in (None, (), {}, "") else f"  [default: {_show(shown)}]"
+def _option(parameter: Parameter, strategy: str) -> StrategyOption:
+    flag, default = parameter.kind == "flag", parameter.default
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    shown = shown if len(shown) < 30 else shown[:27] + "..."
+    tail = "" if flag or default in (None, (), {}, "") else f"  [default: {shown}]"
     what = f"{strategy[0].upper()}{strategy[1:]}: " if strategy else ""
-    what += parameter.help + " @FILE reads it." * (parameter.name in FILES)
-    return click.option(
-        option_name(parameter.name),
-        parameter.name,
-        is_flag=flag,
-        default=None,
-        flag_value=True if flag else None,
-        cls=Option,
-        help=what + tail,
-        **kind,
-    )
-
-
-def _metavar(parameter: Parameter) -> str:
-    if parameter.kind == "choice":
-        return "|".join(map(str, parameter.choices))
-    names = {
-        "model": "MODEL",
-        "models": "MODEL,...",
-        "number": "X",
-        "whole": "N",
-        "text": "TEXT",
-        "texts": "JSON|TEXT",
-    }
-    return names.get(parameter.kind, "JSON")
-
-
-def _show(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) < 30 else text[:27] + "..."
+    what += parameter.help + " @FILE reads it." * KINDS[parameter.kind].file
+    kind: dict[str, Any] = {"is_flag": True, "flag_value": True}
+    if not flag:
+        choices = "|".join(map(str, parameter.choices))
+        kind = {"metavar": choices or KINDS[parameter.kind].metavar}
+    names = [option_name(parameter.name), parameter.name]
+    return StrategyOption(names, default=None, help=what + tail, **kind)
 
 
 def parsed(options: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +111,8 @@ def _parse(parameter: Parameter, text: str) -> Any:
         return _load(text)
     if parameter.kind == "models":
         return [_load(name.strip()) for name in text.split(",")]
-    return parameter.parse(_text(text, parameter) if parameter.name in FILES else text)
+    file = KINDS[parameter.kind].file
+    return parameter.parse(_text(text, parameter) if file else text)
 
 
 def _text(text: str, parameter: Parameter) -> str:

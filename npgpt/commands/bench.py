@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import click
 
+from npgpt.backend import get_backend
 from npgpt.commands._shared import (
     MODEL,
     backend_option,
     check_figure,
+    chosen_backend,
     echo_json,
     figure_option,
     json_option,
@@ -23,10 +20,7 @@ from npgpt.commands._shared import (
     renamed,
     threads_option,
 )
-from npgpt.config import PUBLISHED, GPT2Config
-from npgpt.errors import NpgptError
-from npgpt.storage import checkpoint, hub
-from npgpt.storage.tensorfile import write_atomically
+from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.support.figure import save
 
 
@@ -35,7 +29,7 @@ from npgpt.support.figure import save
 @click.option(
     "--random",
     "size",
-    type=click.Choice(list(PUBLISHED)),
+    type=click.Choice(list(CHECKPOINTS)),
     help="Random weights of a published size.",
 )
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
@@ -106,140 +100,72 @@ def command(
     Example: npgpt bench --random gpt2 --peers --figure speed.png
     """
     if decoding:
-        _decoding(
-            size or name,
-            size is not None,
-            assistant_model,
-            backend,
-            rounds,
-            threads,
-            as_json,
-        )
+        _decoding(name, size, assistant_model, backend, rounds, threads, as_json)
         return
+    get_backend("numba")  # what is compared, or in one sentence why it cannot be
     from npgpt.bench import report
-    from npgpt.bench.rounds import OWN, PEERS, compare
-    from npgpt.bench.worker import Worker
-    from npgpt.kernels.compiling import physical_cores
-    from npgpt.training.loop import init_params
-
-    threads = physical_cores() if threads is None else threads
-    chosen = engines or (*OWN, *(PEERS if peers else ()))
+    from npgpt.bench.rounds import OWN, PEERS
+    from npgpt.bench.run import bench
 
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
     check_figure(figure)
 
-    def say(line):
-        return click.echo(f"\r\033[K{line}", nl=False, err=True)
+    def say(line: str) -> None:
+        click.echo(f"\r\033[K{line}", nl=False, err=True)
 
-    result: dict[str, Any] = {"machine": _machine(threads)}
-
-    def keep(found: dict[str, Any]) -> None:
-        result.update(found)
-        if out is not None:
-            _save(result, out)
-
-    keep({})
-    lines: list[str] = [f"# {result['machine']}"]
-    with ExitStack() as stack:
-        if size is None:
-            folder = hub.resolve(name)
-            config = GPT2Config.from_file(folder / "config.json")
-        else:
-            config = PUBLISHED[size]
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            say(f"making random weights of {size}")
-            checkpoint.save(init_params(config), folder)
-        if functions:
-            say("functions, from an empty cache of compiled kernels")
-            empty = stack.enter_context(tempfile.TemporaryDirectory())
-            worker = Worker(
-                "functions:float32", str(folder), threads, NUMBA_CACHE_DIR=empty
-            )
-            keep({"functions": worker.ask("functions")})
-            worker.close()
-            lines += report.function_lines(result["functions"])
-        if end_to_end:
-            result["model"] = size or name
-            models = compare(
-                str(folder), config, chosen, threads, rounds, quick, say, keep
-            )
-            lines += ["", f"# {size or name}", *report.model_lines(models)]
-            if size == "gpt2":
-                lines += ["", *report.goal_lines(models)]
-            if figure:
-                title = f"{size or name}, {_machine(threads)}"
-                save(report.plot_speeds(models, title), figure)
+    result = bench(
+        name,
+        size,
+        engines or (*OWN, *(PEERS if peers else ())),
+        threads,
+        rounds,
+        functions=functions,
+        end_to_end=end_to_end,
+        quick=quick,
+        out=out,
+        say=say,
+    )
+    if figure and end_to_end:
+        title = f"{result['model']}, {result['machine']}"
+        save(report.plot_speeds(result, title), figure)
     click.echo("\r\033[K", nl=False, err=True)
     if as_json:
         echo_json(result)
     else:
-        click.echo("\n".join(report.markdown(result) if markdown else lines))
-
-
-def _save(result: dict[str, Any], path: Path) -> None:
-    try:
-        write_atomically(
-            path, lambda new: Path(new).write_text(json.dumps(result, indent=1))
-        )
-    except OSError as error:
-        raise NpgptError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _machine(threads: int) -> str:
-    from npgpt.kernels.tiers import current
-
-    processor = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{processor}, {threads} threads, tier {current()}"
+        shown = report.markdown(result) if markdown else report.lines(result)
+        click.echo("\n".join(shown))
 
 
 def _decoding(
     name: str,
-    random: bool,
+    size: str | None,
     assistant: str | None,
     backend: str,
     rounds: int,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """The figures of npgpt.bench.rules and, for one model, npgpt.bench.decoding."""
-    from npgpt.bench import decoding, rules
-    from npgpt.commands._shared import chosen_backend, load_model
-    from npgpt.model import GPT2
-    from npgpt.training.loop import init_params
+    from npgpt.bench.rules import V
+    from npgpt.bench.run import bench_decoding
 
     if threads is not None:
         os.environ["NPGPT_THREADS"] = str(threads)
     backend = chosen_backend(backend)
-    if random:
-        model = GPT2(init_params(PUBLISHED[name]), backend=backend)
-    else:
-        model = load_model(name, backend, "float32")
-        if assistant is None and name == "tales":
-            assistant = "tales-mini"
-    other = None if assistant is None else load_model(assistant, backend, "float32")
-    costs = list(rules.measure(runs=10 * rounds))
-    found = decoding.measure(model, other, rounds=rounds)
+    costs, found = bench_decoding(name, size, assistant, backend, rounds)
     if as_json:
         echo_json(
             {
-                "model": name,
+                "model": size or name,
                 "backend": backend,
                 "rules": [one.to_dict() for one in costs],
                 "decoding": [one.to_dict() for one in found],
             }
         )
         return
-    click.echo(f"# one row of {rules.V:,} logits, NumPy")
+    click.echo(f"# one row of {V:,} logits, NumPy")
     for cost in costs:
         click.echo(str(cost))
-    click.echo(f"\n# {name}, {backend}")
+    click.echo(f"\n# {size or name}, {backend}")
     for one in found:
         click.echo(str(one))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,12 +19,13 @@ from npgpt.commands._shared import (
     out_option,
     renamed,
 )
-from npgpt.errors import GridError, PlotError
+from npgpt.errors import GridError
 from npgpt.lab.frontier import DIVERSITIES, Frontier, find_frontier
 from npgpt.lab.grid import GRIDS, read_grid
 from npgpt.lab.intervals import Interval
-from npgpt.lab.measures import MEASURES, Measures, measure
+from npgpt.lab.measures import Measures, measure
 from npgpt.lab.plan import Plan, Text
+from npgpt.lab.report import summary, write_csv
 from npgpt.lab.run import compare
 from npgpt.storage import hub
 from npgpt.support.figure import save
@@ -121,11 +120,14 @@ def command(
     measures = measure(texts)
     frontier = find_frontier(measures, by.replace("-", "_"))
     if table is not None:
-        _write_csv(measures, frontier, table)
+        write_csv(measures, frontier, table)
     if figure is not None:
-        _draw(plan, measures, frontier, figure)
+        from npgpt.lab.figure import plot_comparison
+
+        save(plot_comparison(plan, measures, frontier), figure)
+        click.echo(f"wrote {figure}", err=True)
     if as_json:
-        echo_json(_fields(plan, texts, measures, frontier, samples))
+        echo_json(summary(plan, texts, measures, frontier, samples))
         return
     _print(measures, frontier)
     if samples:
@@ -244,85 +246,3 @@ def _print_samples(plan: Plan, texts: list[Text], samples: int) -> None:
             for row in list(zip(*rows, strict=True))[:samples]:
                 table.add_row(*(escape(text.strip()) for text in row))
             console.print(table)
-
-
-def _figures(m: Measures) -> dict[str, Interval | None]:
-    return {name: getattr(m, name) for name in MEASURES}
-
-
-def _write_csv(measures: list[Measures], frontier: Frontier, path: Path) -> None:
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            ends = ("", "_low", "_high")
-            names = [name + end for name in MEASURES for end in ends]
-            writer.writerow(["setting", "frontier", *names])
-            for m in measures:
-                cells = [
-                    "" if math.isnan(x) else repr(x)
-                    for one in _figures(m).values()
-                    for x in (one or (math.nan,) * 3)
-                ]
-                writer.writerow([m.name, int(m.name in frontier.on), *cells])
-    except OSError as error:
-        raise PlotError(
-            f"{path}: cannot be written ({error.strerror or error})"
-        ) from None
-
-
-def _draw(plan: Plan, measures: list[Measures], frontier: Frontier, path: Path) -> None:
-    from npgpt.lab.figure import plot_frontier
-
-    judged = f", judged by {plan.judge}" if plan.judge else ""
-    n = len(plan.prompts)
-    prompts = "1 prompt" if n == 1 else f"{n} prompts"
-    title = (
-        f"{plan.model}{judged}: {prompts} × {plan.seeds} texts of "
-        f"{plan.max_new_tokens} tokens; bars: 95 % intervals"
-    )
-    save(plot_frontier(measures, frontier, title), path)
-    click.echo(f"wrote {path}", err=True)
-
-
-def _fields(
-    plan: Plan,
-    texts: list[Text],
-    measures: list[Measures],
-    frontier: Frontier,
-    samples: int,
-) -> dict[str, Any]:
-    options = {setting.name: setting.options for setting in plan.settings}
-    settings = []
-    for m in measures:
-        found: dict[str, Any] = {
-            "name": m.name,
-            "options": options[m.name],
-            "frontier": m.name in frontier.on,
-        } | {key: x and x._asdict() for key, x in _figures(m).items()}
-        if samples:
-            found["samples"] = [
-                {"prompt": plan.prompts[i], "seed": t.seed, "text": t.text}
-                for i in range(len(plan.prompts))
-                for t in [t for t in texts if (t.setting, t.prompt) == (m.name, i)][
-                    :samples
-                ]
-            ]
-        settings.append(found)
-    return {
-        "model": plan.model,
-        "judge": plan.judge,
-        "backend": plan.backend,
-        "dtype": plan.dtype,
-        "prompts": list(plan.prompts),
-        "seeds": plan.seeds,
-        "max_new_tokens": plan.max_new_tokens,
-        "settings": settings,
-        "frontier": {
-            "x": frontier.x,
-            "y": frontier.y,
-            "on": frontier.on,
-            "near": frontier.near,
-            "behind": frontier.behind,
-        },
-        "sentence": frontier.sentence,
-    }

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
-from npgpt.evaluation import zero_shot
+from npgpt.evaluation import formats, zero_shot
 
 
 @click.group()
@@ -41,14 +41,14 @@ def lambada(file: str, limit: int | None, **options: Any) -> None:
 
     Example: npgpt eval lambada lambada_test.jsonl --model gpt2
     """
-    _run(zero_shot.read_lambada(file, limit), zero_shot.lambada, **options)
+    _run(formats.read_lambada(file, limit), zero_shot.lambada, **options)
 
 
 @command.command("hellaswag")
 @test_options
 @click.option(
     "--style",
-    type=click.Choice(zero_shot.STYLES),
+    type=click.Choice(formats.STYLES),
     default="llm.c",
     show_default=True,
     help="Whose text and whose acc_norm: per token, or per character.",
@@ -59,7 +59,7 @@ def hellaswag(file: str, limit: int | None, style: str, **options: Any) -> None:
     Example: npgpt eval hellaswag hellaswag_val.jsonl --model gpt2 --limit 100
     """
     norm = "tokens" if style == "llm.c" else "characters"
-    questions = zero_shot.read_hellaswag(file, limit, style)
+    questions = formats.read_hellaswag(file, limit, style)
     _run(questions, zero_shot.multiple_choice, norm=norm, **options)
 
 
@@ -70,7 +70,7 @@ def cloze(file: str, limit: int | None, **options: Any) -> None:
 
     Example: npgpt eval cloze cbtest_CN_test_2500ex.txt --model gpt2
     """
-    _run(zero_shot.read_cloze(file, limit), zero_shot.multiple_choice, **options)
+    _run(formats.read_cloze(file, limit), zero_shot.multiple_choice, **options)
 
 
 def _run(

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from npgpt.commands._shared import (
     echo_json,
@@ -18,15 +19,17 @@ from npgpt.commands._shared import (
     sampling_options,
     seed_option,
 )
-from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
+from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
 from npgpt.model import GPT2
-from npgpt.scaling.sizes import describe
+from npgpt.scaling.sizes import matrix_numbers
 
 
 @click.command(cls=StrategyCommand)
@@ -44,7 +47,7 @@ from npgpt.scaling.sizes import describe
     type=click.Choice(OVERFLOW),
     help="Beyond the model's positions: refuse, end, or keep the last half and go on.",
 )
-@strategy_options
+@chain_option
 @json_option
 def command(
     prompt: str | None,
@@ -104,8 +107,8 @@ def command(
 
 def _say_what_was_cut(config: GenerationConfig, steps: list[Step]) -> None:
     """A text that max_new_tokens ended may be the beginning of a match only."""
-    names = ("regex", "json_schema", "grammar", "choice")
-    constraint = next((name for name in names if config.is_set(name)), None)
+    rules = config.active("rule")
+    constraint = next((rule.switched_by for rule in rules if rule.constrains), None)
     cut = sum(step.finish_reason == "length" for step in steps)
     if constraint is None or not cut or config.finish_in_time:
         return
@@ -130,18 +133,22 @@ def _config(
 ) -> GenerationConfig:
     given = click.get_current_context().get_parameter_source
     if greedy:
-        searching = options["penalty_alpha"] is not None  # top_k: its candidates
-        for option in ("temperature", "top_k", "top_p")[:: 2 if searching else 1]:
-            if given(option).name == "COMMANDLINE":
+        taken = {name for s in strategies() if _given(s, options) for name in s.uses}
+        for option in ("temperature", "top_k", "top_p"):
+            if option not in taken and given(option) is ParameterSource.COMMANDLINE:
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
         options.update(temperature=None)
     else:
         order = parse_order(options["chain"] or "hf")
-        if "temperature" not in order and given("temperature").name != "COMMANDLINE":
+        said = given("temperature") is ParameterSource.COMMANDLINE
+        if "temperature" not in order and not said:
             options.update(temperature=None)
-        feedback = options["mirostat"] or options["adaptive_target"]
-        wanted = "top_p" in order and not feedback and options["temperature"] != 0
+        own = any(  # a selector that truncates by itself
+            s.kind == "selector" and s.section == "Truncation" and _given(s, options)
+            for s in strategies()
+        )
+        wanted = "top_p" in order and not own and options["temperature"] != 0
         if options["top_p"] is None and wanted:
             options.update(top_p=0.95)
     return GenerationConfig(
@@ -149,6 +156,11 @@ def _config(
         seed=secrets.randbelow(2**32) if seed is None else seed,
         **parsed(options),
     )
+
+
+def _given(strategy: Strategy, options: dict[str, Any]) -> bool:
+    """Whether the option that turns a strategy on has been given."""
+    return bool(options.get(strategy.switched_by))
 
 
 def _with_model_defaults(
@@ -159,7 +171,7 @@ def _with_model_defaults(
     typed = {
         name
         for name in config.given
-        if source(name) not in (None, click.core.ParameterSource.DEFAULT)
+        if source(name) not in (None, ParameterSource.DEFAULT)
     } | ({"do_sample"} if greedy else set())
     given = {name: value for name, value in config.given.items() if name in typed}
     return with_defaults(given, model.config, prompts, soft=config.given)
@@ -197,12 +209,9 @@ class _Clock:
 
 def _weight_rate(model: GPT2, config: GenerationConfig, decode: float) -> float:
     """GB of weights read a second: every step reads all matrices once for all rows."""
-    size = describe(model.config)
-    matrices = (
-        size.flops_per_token // 2 - 2 * model.config.n_layer * model.config.n_embd
-    )
     itemsize = 8 if model.dtype == "float64" else 4
-    return decode / config.num_return_sequences * matrices * itemsize / 1e9
+    step = matrix_numbers(model.config) * itemsize
+    return decode / config.num_return_sequences * step / 1e9
 
 
 def _figures(model: GPT2, name: str, config: GenerationConfig, clock: _Clock) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 import click
 
+from npgpt.bench.machine import kernels as kernels_here
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
-from npgpt.config import GENERATION, PUBLISHED, WITHOUT_EFFECT, GPT2Config
+from npgpt.config import GENERATION, WITHOUT_EFFECT, GPT2Config
 from npgpt.decoding import defaults
-from npgpt.scaling.sizes import describe
-from npgpt.storage import hub
+from npgpt.errors import BackendError
+from npgpt.scaling.sizes import describe, find_config
 
 
 @click.command()
@@ -30,10 +30,7 @@ def command(name: str, as_json: bool) -> None:
 
     Example: npgpt info gpt2
     """
-    if name in PUBLISHED and name not in hub.bundled():
-        config = PUBLISHED[name]
-    else:
-        config = GPT2Config.from_file(hub.resolve(name, weights=False) / "config.json")
+    config = find_config(name)
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
@@ -85,17 +82,12 @@ def _notes(config: GPT2Config) -> list[str]:
 
 
 def _kernels() -> dict[str, Any] | None:
-    """What the Numba backend would use here; None where Numba is not installed."""
-    if find_spec("numba") is None:
+    """What the Numba backend would use here; None where there is none, and why."""
+    try:
+        return kernels_here()
+    except BackendError as error:
+        click.echo(f"note: {error}", err=True)
         return None
-    from npgpt.kernels import tiers
-    from npgpt.kernels.compiling import set_threads
-
-    return {
-        "tier": tiers.current(),
-        "tiers": list(tiers.available()),
-        "threads": set_threads(),
-    }
 
 
 def _si(x: float) -> str:

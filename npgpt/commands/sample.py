@@ -17,7 +17,7 @@ from npgpt.commands._shared import (
     sampling_options,
     seed_option,
 )
-from npgpt.commands._strategies import StrategyCommand, parsed, strategy_options
+from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.decoding import GenerationConfig
 from npgpt.inside.choice import Choice, look, plot_choice
 from npgpt.support.figure import save
@@ -32,7 +32,7 @@ from npgpt.support.figure import save
 @click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
 @click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
 @figure_option()
-@strategy_options
+@chain_option
 @json_option
 def command(
     prompt: str,

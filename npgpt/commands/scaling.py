@@ -9,7 +9,8 @@ import click
 
 from npgpt.commands._shared import echo_json, figure_option, json_option, renamed
 from npgpt.scaling.fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
-from npgpt.scaling.laws import PUBLISHED, Answer, compute_optimal
+from npgpt.scaling.laws import Answer, compute_optimal
+from npgpt.scaling.sizes import PUBLISHED
 
 
 @click.command()
@@ -50,7 +51,7 @@ def command(
     """
     runs = read_runs(RUNS if path is None else path)
     fit = fit_runs(runs, count) if path or len(runs) >= LEAST_RUNS else None
-    answers = [] if flops is None else compute_optimal(flops, fit and fit.law)
+    answers = [] if flops is None else compute_optimal(flops, fit.law if fit else None)
     if figure is not None:
         from npgpt.scaling.figure import plot_scaling
         from npgpt.support.figure import save
@@ -62,7 +63,7 @@ def command(
                 "models": [model.summary() for model in PUBLISHED],
                 "flops": flops,
                 "answers": [asdict(answer) for answer in answers],
-                "fit": fit and _summary(fit),
+                "fit": fit and fit.summary(),
             }
         )
         return
@@ -74,17 +75,6 @@ def command(
         _echo_answers(answers)
     if fit is not None and figure is None:
         _echo_fit(fit)
-
-
-def _summary(fit: Fit) -> dict:
-    names = ("E", "A", "alpha", "B", "beta", "exponent")
-    return {
-        "runs": fit.runs,
-        "count": fit.count,
-        "residual": fit.residual,
-        **{name: getattr(fit.law, name) for name in names},
-        "intervals_90": {name: fit.interval(name) for name in names},
-    }
 
 
 def _echo_models() -> None:

@@ -20,6 +20,7 @@ from npgpt.commands._shared import (
     renamed,
 )
 from npgpt.evaluation.score import Score, TokenScore, score_file
+from npgpt.model import GPT2
 from npgpt.support.figure import EDGES, SHADES, shade
 
 
@@ -158,10 +159,10 @@ def _print(result: Score) -> None:
 
 
 def _print_json(
-    name: str, model: Any, result: Score, found: list[TokenScore] | None
+    name: str, model: GPT2, result: Score, found: list[TokenScore] | None
 ) -> None:
-    value = {"model": name, "backend": model.backend.name, "dtype": model.dtype}
-    value |= result.summary()
+    value: dict[str, Any] = {"model": name, "backend": model.backend.name}
+    value |= {"dtype": model.dtype, **result.summary()}
     if found is not None:
         value["ids"] = [token.id for token in found]
         value["tokens"] = [token.text for token in found]

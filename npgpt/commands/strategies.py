@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option
-from npgpt.decoding.catalogue import SECTIONS, STRATEGIES, find
-from npgpt.decoding.catalogue.entry import Parameter, Strategy, resolve
+from npgpt.decoding.catalogue import find, strategies
+from npgpt.decoding.catalogue.entry import SECTIONS, Strategy
+from npgpt.decoding.catalogue.parameter import Parameter
 from npgpt.decoding.examples import worked_example
 
 
@@ -26,7 +27,7 @@ def command(name: str | None, as_json: bool) -> None:
     if name is None:
         _list(as_json)
         return
-    found = [s for s in STRATEGIES if s.code.casefold() == name.casefold()]
+    found = [s for s in strategies() if s.code.casefold() == name.casefold()]
     found = found or [find(name)]
     if as_json:
         fields = [
@@ -42,7 +43,7 @@ def command(name: str | None, as_json: bool) -> None:
 
 
 def _explain(strategy: Strategy) -> None:
-    function = resolve(strategy.formula_in or strategy.function)
+    function = strategy.explains or strategy.function
     _, start = inspect.getsourcelines(function)
     where = function.__module__.replace(".", "/") + ".py"
     click.secho(f"{strategy.name} ({strategy.code})", bold=True)
@@ -54,31 +55,29 @@ def _explain(strategy: Strategy) -> None:
         ("acts as", strategy.kind),
     ]
     rows += [(p.name, _describe(p)) for p in strategy.parameters]
-    if not strategy.parameters and strategy.switched_by:
-        rows.append(("turned on", f"{strategy.switched_by}={strategy.equals}"))
+    if not strategy.parameters:
+        rows.append(("turned on", strategy.switch))
     width = max(len(title) for title, text in rows if text)
     for title, text in rows:
         if text:
             click.echo(f"  {title:<{width}}  {text}")
-    doc = inspect.getdoc(function) or ""
-    click.echo("\n" + doc.split(">>>")[0].strip())
+    click.echo("\n" + strategy.doc.split(">>>")[0].strip())
     click.echo("\n" + worked_example(strategy))
 
 
 def _list(as_json: bool) -> None:
+    sections = {
+        title: [s for s in strategies() if s.section == title]
+        for title in SECTIONS.values()
+    }
     if as_json:
         echo_json(
-            {
-                section: [_fields(strategy) for strategy in strategies]
-                for section, strategies in SECTIONS.items()
-            }
+            {title: list(map(_fields, found)) for title, found in sections.items()}
         )
         return
-    for section, strategies in SECTIONS.items():
-        if not strategies:
-            continue
-        click.secho(section, bold=True)
-        for s in strategies:
+    for title, found in sections.items():
+        click.secho(title, bold=True)
+        for s in found:
             click.echo(f"  {s.code:<4} {s.name}: {s.line}")
             names = ", ".join(p.name for p in s.parameters)
             details = "; ".join(text for text in (names, s.paper) if text)
@@ -93,12 +92,13 @@ def _describe(parameter: Parameter) -> str:
 
 
 def _fields(strategy: Strategy) -> dict[str, Any]:
+    function = strategy.function
     return {
         "code": strategy.code,
         "name": strategy.name,
         "line": strategy.line,
         "formula": strategy.formula,
-        "function": f"npgpt.decoding.{strategy.function}",
+        "function": f"{function.__module__}.{function.__qualname__}",
         "kind": strategy.kind,
         "paper": strategy.paper,
         "parameters": [

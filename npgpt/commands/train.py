@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,11 @@ from npgpt.commands._shared import (
     out_option,
     seed_option,
 )
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from npgpt.tokenizer import Tokenizer
 
 PRESETS = (
     "tiny",
@@ -256,10 +261,13 @@ def _defaults(preset: str, params: Any, lora: Any) -> Any:
 class _Show:
     """The run on stderr: a bar on a terminal, and a line and a sample a validation."""
 
+    tokenizer: Tokenizer  # known when it begins
+    bar: Progress | None = None
+    task: TaskID
+
     def __init__(self, settings: Any, prompt: str, sample_tokens: int):
         self.settings, self.prompt, self.sample_tokens = settings, prompt, sample_tokens
-        self.speed, self.parameters, self.tokenizer, self.loss = 0.0, 0, None, 0.0
-        self.bar, self.task = None, None
+        self.speed, self.parameters, self.loss = 0.0, 0, 0.0
 
     def reading(self, what: str, done: int, total: int) -> None:
         """Bytes of the corpus that were read, on a terminal."""
@@ -331,16 +339,24 @@ class _Show:
     def _sample(self, params: Any) -> str:
         """What the model writes now; the same random numbers every time."""
         from npgpt import GPT2
-        from npgpt.backend import NUMPY, map_leaves
+        from npgpt.backend import NUMPY
+        from npgpt.support.leaves import map_leaves
+        from npgpt.tokenizer import END_OF_TEXT
 
         model = GPT2(map_leaves(NUMPY.to_numpy, params), self.tokenizer)
-        prompt = self.prompt or [self.tokenizer.token_id("<|endoftext|>")]
-        options = {"do_sample": True, "temperature": 0.8, "seed": 0, "eos_token_id": (),
-                   "defaults": False}  # fmt: skip
-        n = min(
-            self.sample_tokens, params.config.n_positions - len(model.encode(prompt))
+        end = self.tokenizer.token_id(END_OF_TEXT)
+        prompt = model.encode(self.prompt if self.prompt or end is None else [end])
+        n = min(self.sample_tokens, params.config.n_positions - len(prompt))
+        (result,) = model.generate(
+            [prompt],
+            defaults=False,
+            max_new_tokens=max(1, n),
+            do_sample=True,
+            temperature=0.8,
+            seed=0,
+            eos_token_id=(),
         )
-        return model.generate(prompt, max_new_tokens=max(1, n), **options).text
+        return result.text
 
     def _echo(self, line: str) -> None:
         if self.bar is not None:

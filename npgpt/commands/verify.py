@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 import click
 
 from npgpt.commands._shared import (
@@ -16,7 +14,7 @@ from npgpt.commands._shared import (
 )
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks
-from npgpt.verification.checks import Check, first_divergence
+from npgpt.verification.checks import Check, first_divergence, worst_of_each
 from npgpt.verification.own import maker, own_functions
 from npgpt.verification.published import MODELS
 
@@ -79,7 +77,7 @@ def command(
         first = wrong.tensor if wrong else None
         echo_json({"model": name, "ok": wrong is None, "first": first, "checks": rows})
     else:
-        _print_table(found if every else _worst(found), len(found))
+        _print_table(found if every else worst_of_each(found), len(found))
         if wrong:
             guilty = maker(wrong.tensor)
             click.echo(f"first tensor that diverges: {wrong.tensor} ({wrong.check})")
@@ -88,16 +86,6 @@ def command(
         else:
             click.echo(f"all {len(found)} tensors agree")
     ctx.exit(0 if wrong is None else 1)
-
-
-def _worst(checks: list[Check]) -> list[Check]:
-    """Of each check the tensor closest to, or furthest beyond, what is tolerated."""
-
-    def badness(check: Check) -> tuple[bool, float]:
-        return not check.ok, check.error / (check.tolerance or 1.0)
-
-    groups = groupby(checks, key=lambda check: check.check)
-    return [max(group, key=badness) for _, group in groups]
 
 
 def _print_table(checks: list[Check], total: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from npgpt.backend import get_backend
 from npgpt.commands._shared import echo_json, json_option
-from npgpt.errors import BackendError
 
 
 @click.command()
@@ -22,13 +22,8 @@ def command(dtypes: tuple[str, ...], as_json: bool) -> None:
 
     Example: npgpt warmup --dtype float32
     """
-    try:
-        from npgpt.kernels.warmup import warm_up
-    except ImportError as error:
-        raise BackendError(
-            f"there are no kernels to compile without numba ({error}); install it with "
-            "pip install 'npgpt[numba]'"
-        ) from None
+    get_backend("numba")  # or what is in the way, in one sentence
+    from npgpt.kernels.warmup import warm_up
 
     def say(line):
         return click.echo(line, err=True)

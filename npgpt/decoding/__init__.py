@@ -5,7 +5,7 @@ reshaping    temperature and its kin
 truncation, entropy                  which tokens may be drawn at all
 penalties, dry, fsd                  rules against repetition
 bias, trie, constraints, grammar, triggers   bans, forced tokens, the form of the text
-watermark, synthid                   marks in the text, and their detectors
+watermark, synthid, tails            marks in the text, their detectors and p-values
 selectors, feedback, selection       how one token is taken
 row          one text in the making, and what is reported of each token
 sampling     the loop

@@ -1,6 +1,6 @@
 """The chain: which rules run on the logits, in which order, and what they print as.
 
-An order is a list of element names. "hf" (the default) is transformers 5.23's:
+An order is a list of rules by name. "hf" (the default) is transformers 5.23's:
 processors, the user's own, then for sampling temperature and truncation, and last the
 watermark. "llama.cpp" and "vllm" are those systems' orders; each is completed with what
 that system lacks. "penalties;dry;top_k;temperature" is any order. In such a chain bans,
@@ -10,66 +10,35 @@ that is asked for and has no place in the chain is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.catalogue import STRATEGIES
-from npgpt.decoding.catalogue.entry import Strategy, resolve
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.catalogue.entry import Strategy
+from npgpt.decoding.catalogue.parameter import KINDS
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.randomness import PROCESSOR
 from npgpt.decoding.rules.base import Context, Rule
 from npgpt.errors import DecodingError
+from npgpt.interface import Tokens
 
-FIRST = ("remove_invalid", "logit_bias", "sequence_bias")
-BANS = (  # Hugging Face's order; what it lacks stands beside its kin
-    "bad_words", "bad_words_text", "min_length", "min_new_tokens", "allowed_tokens",
-    "prefix_allowed_tokens", "token_healing", "choice", "regex",
-    "json_schema", "grammar", "forced_bos",
-    "forced_eos", "length_decay", "suppress_tokens", "begin_suppress_tokens",
-    "ignore_eos",
-)  # fmt: skip
-PENALTIES = (
-    "encoder_repetition_penalty",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "penalty_decoding",
-)
-NGRAMS = ("no_repeat_ngram", "encoder_no_repeat_ngram", "dry")
-LAST = ("skew", "fsd", "watermark", "renormalize")
-
+# Stages; the rules of each by their rank, as their entries have it.
 ORDERS = {
-    "hf": (
-        *FIRST, *PENALTIES, *NGRAMS, *BANS, "custom", "temperature", "quadratic",
-        "top_n_sigma", "top_h", "top_k", "tfs", "top_p", "top_a", "min_p", "typical",
-        "epsilon", "eta", "p_less", "xtc", *LAST,
-    ),
-    "llama.cpp": (
-        *FIRST, *BANS, "custom", *PENALTIES, *NGRAMS, "top_n_sigma", "top_h", "top_k",
-        "tfs", "typical", "top_p", "top_a", "min_p", "epsilon", "eta", "p_less", "xtc",
-        "temperature", "quadratic", *LAST,
-    ),
-    "vllm": (
-        "remove_invalid", "allowed_tokens", "bad_words", "bad_words_text",
-        *(name for name in BANS
-          if name not in ("allowed_tokens", "bad_words", "bad_words_text")),
-        "custom", "logit_bias", "sequence_bias", *PENALTIES, *NGRAMS, "temperature",
-        "quadratic", "top_n_sigma", "top_h", "min_p", "top_k", "tfs", "top_p", "top_a",
-        "typical", "epsilon", "eta", "p_less", "xtc", *LAST,
-    ),
-}  # fmt: skip
-
-ALIASES = {  # llama.cpp's names of what is called otherwise here, or is several
-    "penalties": ("repetition_penalty", "presence_penalty", "frequency_penalty"),
-    "typ_p": ("typical",), "typical_p": ("typical",), "temp": ("temperature",),
-    "temp_ext": ("temperature",), "dynatemp": ("temperature",),
-    "top_nsigma": ("top_n_sigma",), "smoothing": ("quadratic",),
-    "no_repeat_ngram_size": ("no_repeat_ngram",), "tail_free": ("tfs",),
-}  # fmt: skip
-IMPLIED = (*FIRST, *BANS, "custom")
+    "hf": "invalid bias penalty ngram ban custom temperature truncation "
+    "last watermark end",
+    "llama.cpp": "invalid bias ban custom penalty ngram truncation temperature "
+    "last watermark end",
+    "vllm": "invalid ban custom bias penalty ngram temperature truncation "
+    "last watermark end",
+}
+BEFORE = ("invalid", "bias", "ban", "custom")  # a chain need not name these
+BEHIND = ("watermark",)  # nor these
 
 
 @dataclass(frozen=True)
@@ -77,12 +46,12 @@ class Setup:
     """What the rules of a chain are bound to besides the options."""
 
     eos: tuple[int, ...] = ()
-    tokenizer: Any = None
+    tokenizer: Tokens | None = None
     vocab_size: int | None = None
     options: GenerationConfig | None = None
 
 
-SOURCES: dict[str, Callable[..., Any]] = {  # what a rule's function can ask for
+SOURCES: dict[str, Callable[..., Any]] = {  # what a rule's arguments are called
     "z": lambda ids, z, c, setup: z,
     "ids": lambda ids, z, c, setup: ids,
     "prompt": lambda ids, z, c, setup: ids[: c.prompt_length],
@@ -99,36 +68,63 @@ def _last(ids: Sequence[int], n: int) -> Sequence[int]:
     return ids if n < 0 else ids[len(ids) - min(n, len(ids)) :]
 
 
-def _counted(ids: Sequence[int], c: Context, options: GenerationConfig) -> Sequence:
+def _counted(
+    ids: Sequence[int], c: Context, options: GenerationConfig
+) -> Sequence[int]:
     if options.penalties_ignore_prompt:
         ids = ids[c.prompt_length :]
     return _last(ids, options.repeat_last_n)
 
 
+def preset(system: str, stages: Sequence[str] = ()) -> tuple[str, ...]:
+    """The rules of a system's order, or of some stages of it.
+
+    >>> preset("llama.cpp", ["temperature"])
+    ('temperature', 'quadratic')
+    """
+    order = ORDERS[system].split()
+    places: dict[str, tuple[str, float]] = {"custom": ("custom", 0)}
+    for s in strategies():
+        if s.kind == "rule":  # of those that share a name the first one has the place
+            place = (s.stage, s.ranks.get(system, s.rank))
+            places.setdefault(s.chain_name, place)
+    names = [name for name, (stage, _) in places.items() if stage in (stages or order)]
+    names.sort(key=lambda name: (order.index(places[name][0]), places[name][1]))
+    return tuple(names)
+
+
 def parse_order(chain: str) -> tuple[str, ...]:
-    """The element names of a preset, or of names joined by ";" or ",".
+    """The rules of a preset, or those whose names are joined by ";" or ",".
+
+    A name may be llama.cpp's, and stand for several rules.
 
     >>> parse_order("penalties; top_k; temp")[-4:]
     ('frequency_penalty', 'top_k', 'temperature', 'watermark')
     """
     if chain in ORDERS:
-        return ORDERS[chain]
-    names = [name.strip() for name in chain.replace(",", ";").split(";")]
-    order = [x for name in names if name for x in ALIASES.get(name, (name,))]
-    for name in order:
-        if name not in ORDERS["hf"]:
+        return preset(chain)
+    every, known, order = preset("hf"), defaultdict(set), []
+    for s in strategies():
+        if s.kind == "rule":
+            for name in (*s.aliases, s.switched_by, s.function.__name__):
+                known[name].add(s.chain_name)
+    known |= {name: {name} for name in every}
+    for name in filter(None, map(str.strip, chain.replace(",", ";").split(";"))):
+        if name not in known:
             raise DecodingError(
                 f"no rule of a chain is called {name!r}; presets are "
-                f"{', '.join(ORDERS)}, rules {', '.join(ORDERS['hf'])}"
+                f"{', '.join(ORDERS)}, rules {', '.join(every)}"
             )
-    left_out = [name for name in IMPLIED if name not in order]
-    return (*left_out, *order, *(x for x in ("watermark",) if x not in order))
+        order += sorted(known[name], key=every.index)
+    left_out = [name for name in preset("hf", BEFORE) if name not in order]
+    behind = [name for name in preset("hf", BEHIND) if name not in order]
+    return (*left_out, *order, *behind)
 
 
 def build_chain(
     options: GenerationConfig,
     eos_token_ids: Sequence[int] = (),
-    tokenizer: Any = None,
+    tokenizer: Tokens | None = None,
     vocab_size: int | None = None,
 ) -> list[Rule]:
     """The rules that these options ask for, in order.
@@ -140,19 +136,19 @@ def build_chain(
     top_p(0.95) temperature(0.8)
     """
     setup = Setup(tuple(eos_token_ids), tokenizer, vocab_size, options)
-    order = parse_order(options.chain)
     active = _active(options)
-    for element, strategy in active.items():
-        if element not in order:
+    order = parse_order(options.chain)
+    for name, strategy in active.items():
+        if name not in order:
             raise DecodingError(
                 f"{strategy.switched_by} is set, but the chain {options.chain!r} has "
-                f"no {element}"
+                f"no {name}"
             )
     chain = []
-    for element in order:
-        if element in active:
-            chain.append(bind(active[element], setup))
-        elif element == "custom":
+    for name in order:
+        if name in active:
+            chain.append(bind(active[name], setup))
+        elif name == "custom":
             chain += [
                 Rule(getattr(function, "__name__", "custom"), "", function)
                 for function in options.logits_processor
@@ -162,63 +158,59 @@ def build_chain(
 
 def _active(options: GenerationConfig) -> dict[str, Strategy]:
     """The strategy in charge of each element of the chain."""
-    taken = {name for s in STRATEGIES if options.is_on(s) for name in s.uses}
+    taken = {name for s in strategies() if options.is_on(s) for name in s.uses}
     active: dict[str, Strategy] = {}
     for strategy in options.active("rule"):
         if strategy.switched_by in taken:
             continue  # a search has given this parameter its own meaning
         if strategy.sampling and options.greedy:
             continue  # temperature 0: the top token stays the top token
-        if strategy.element not in active or strategy.replaces:
-            active[strategy.element] = strategy
+        if strategy.chain_name not in active or strategy.replaces:
+            active[strategy.chain_name] = strategy
     return active
 
 
 def bind(strategy: Strategy, setup: Setup) -> Rule:
     """The rule of a strategy with these options: its function and its settings."""
     options = setup.options
-    values = [getattr(options, name) for name in strategy.passed]
-    for name, value in zip(strategy.passed, values, strict=True):
+    passed = {name: getattr(options, name) for name in strategy.passed}
+    settings = []
+    for name, value in passed.items():
         check_ids(name, value, setup.vocab_size)
-    settings = ", ".join(
-        _short(value)
-        for name, value in zip(strategy.passed, values, strict=True)
-        if name == strategy.switched_by or value != OPTIONS[name].default
-    )
+        if name == strategy.switched_by or value != OPTIONS[name].default:
+            settings.append(short(value))
+    values = list(passed.values())
     if strategy.prepare:
-        values = [resolve(strategy.prepare)(*values, setup)]
-    function = resolve(strategy.function)
-    sources = [SOURCES[name] for name in strategy.takes.split()]
+        values = [strategy.prepare(*values, setup)]
+    function = strategy.called
+    sources = [SOURCES[name] for name in leading(function, SOURCES)]
 
     def apply(ids: Sequence[int], z: np.ndarray, context: Context) -> np.ndarray:
         return function(*(get(ids, z, context, setup) for get in sources), *values)
 
-    return Rule(strategy.element, settings, apply)
+    return Rule(strategy.chain_name, ", ".join(settings), apply)
 
 
-def _short(value: Any) -> str:
-    text = " ".join(str(value).split())  # one line, whatever a grammar has
+def leading(function: Callable[..., Any], known: Mapping[str, Any]) -> list[str]:
+    """The first arguments of a function, as far as they have known names.
+
+    >>> leading(lambda z, ids, alpha: z, SOURCES)
+    ['z', 'ids']
+    """
+    names = inspect.signature(function).parameters
+    return list(itertools.takewhile(lambda name: name in known, names))
+
+
+def short(value: Any) -> str:
+    """A setting on one line, whatever a grammar has."""
+    text = " ".join(str(value).split())
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def check_ids(name: str, value: Any, vocab_size: int | None) -> None:
     """Raise DecodingError where an option names an id beyond the vocabulary."""
-    if vocab_size is None:
-        return
-    kind = OPTIONS[name].kind
-    if kind == "ids":
-        ids = value or ()
-    elif kind == "phrases":
-        ids = [id for phrase in value for id in phrase]
-    elif kind == "bias":
-        ids = list(value)
-    elif kind == "sequence_bias":
-        ids = [id for phrase, _ in value for id in phrase]
-    elif name.endswith("token_id"):
-        ids = [value]
-    else:
-        return
-    if name != "synthid_keys" and max(ids, default=0) >= vocab_size:
+    ids = () if value is None else KINDS[OPTIONS[name].kind].ids(value)
+    if vocab_size is not None and max(ids, default=0) >= vocab_size:
         raise DecodingError(
             f"{name}: {max(ids)} is not in the vocabulary, 0 to {vocab_size - 1}"
         )

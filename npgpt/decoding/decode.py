@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from npgpt.cache import KVCache
-from npgpt.decoding.catalogue import STRATEGIES
-from npgpt.decoding.catalogue.entry import resolve
+from npgpt.decoding.catalogue import strategies
+from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.decoding.sampling import sample
@@ -31,10 +31,10 @@ def decode(
             raise DecodingError(
                 f"a cache cannot be given to {guidance.name}, which keeps its own"
             )
-        model = resolve(guidance.function)(model, prompts, options)
+        model = guidance.function(model, prompts, options)
     for search in options.active("search"):
-        return resolve(search.function)(model, prompts, options, cache)
-    return sample(model, prompts, options, cache)
+        return search.function(Job(model, prompts, options, cache))
+    return sample(Job(model, prompts, options, cache))
 
 
 def _check_parts(options: GenerationConfig) -> None:
@@ -46,7 +46,7 @@ def _check_parts(options: GenerationConfig) -> None:
             continue
         owners = [
             s.switched_by
-            for s in STRATEGIES
+            for s in strategies()
             if s.kind != "part" and (s.switched_by in part.also or switch in s.also)
         ]
         raise DecodingError(f"{switch} changes nothing without {' or '.join(owners)}")

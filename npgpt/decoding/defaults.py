@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from npgpt.config import GENERATION, GPT2Config
-from npgpt.decoding.catalogue.entry import Parameter
+from npgpt.decoding.catalogue.parameter import Parameter
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.errors import DecodingError
 from npgpt.support.notes import note
@@ -40,8 +40,7 @@ _FILLED_IN = {
     "length_penalty": 1.0, "no_repeat_ngram_size": 0, "num_return_sequences": 1,
     "encoder_no_repeat_ngram_size": 0, "remove_invalid_values": False,
 }  # fmt: skip
-_MAX_LENGTH = Parameter("max_length", "whole", 20, "Tokens, prompt included.", 1)
-KNOWN = OPTIONS | {"max_length": _MAX_LENGTH}
+_MAX_LENGTH = Parameter.of("max_length", 20, "Tokens, prompt included.", 1)
 
 
 class Own(NamedTuple):
@@ -70,13 +69,14 @@ def own_options(model: GPT2Config) -> Own:
         said = {
             key: value
             for key, value in model.unused.items()
-            if key in KNOWN and value != _FILLED_IN.get(key)
+            if _known(key) and value != _FILLED_IN.get(key)
         }
     own = Own({}, [])
     for key, value in said.items():
         if value is None or key in WITHOUT_EFFECT:
             continue
-        if key not in KNOWN:
+        known = _known(key)
+        if known is None:
             if value:  # false, 0 and empty lists ask for nothing
                 own.notes.append(f"{key} is not known here")
             continue
@@ -85,10 +85,14 @@ def own_options(model: GPT2Config) -> Own:
             if value == ():
                 continue  # config.json's hold
         try:
-            own.options[key] = KNOWN[key].checked(value)
+            own.options[key] = known.checked(value)
         except DecodingError as error:
             own.notes.append(str(error))
     return own
+
+
+def _known(key: str) -> Parameter | None:
+    return _MAX_LENGTH if key == "max_length" else OPTIONS.get(key)
 
 
 def with_defaults(

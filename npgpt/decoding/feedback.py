@@ -10,25 +10,33 @@ import math
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import log_probabilities, probabilities
 from npgpt.decoding.rules.entropy import minimal_surprise
 from npgpt.decoding.rules.truncation import top_k
 from npgpt.decoding.selectors import inverse_cdf
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
+@strategy("C15", "mirostat", kind="selector", sampling=True, when=("mirostat", 1))
+@parameter("mirostat", (0, 1, 2), "Version; 0 is off.")
+@parameter("mirostat_tau", 5.0, "Target surprise in bits.", 0)
+@parameter("mirostat_eta", 0.1, "Learning rate.", 0)
+@parameter("mirostat_m", 100, "Tokens that estimate the slope.", 2)
+@fields(start=lambda context, tau, *rest: 2 * tau)
+@example(mirostat=1, mirostat_tau=1.0)
 def mirostat(
-    z: Float[np.ndarray, " V"], u: float, mu: float, tau: float, eta: float, m: int
+    z: Logits, u: float, mu: float, tau: float, eta: float, m: int
 ) -> tuple[int, float]:
-    """Draw from a top-k chosen so that the surprise stays at tau bits; (token, mu).
+    """Keeps the surprise S of the text at tau bits, by a top-k: k = (eps 2^mu / (1 -
+    V^-eps))^(1/s), eps = s - 1; mu' = mu - eta (S - tau).
 
-    Zipf's exponent s is fitted to the m best of p sorted down,
-    s = sum t b / sum t^2, t_i = ln((i+2)/(i+1)), b_i = ln(p_i / p_(i+1)); with
-    eps = s - 1, k = (eps 2^mu / (1 - V^-eps))^(1/s), V the vocabulary, and
-    mu' = mu - eta (S - tau), where S = -log2 p(token) after truncation, as in llama.cpp
-    (the authors take p before it, and k one higher). mu starts at 2 tau. A flat top
-    (s = 0) keeps all; eps = 0 takes the limit k = (2^mu / ln V)^(1/s). Source: Basu et
-    al., "Mirostat" (2020).
+    Returns the token and mu'. Zipf's exponent s is fitted to the m best of p sorted
+    down, s = sum t b / sum t^2, t_i = ln((i+2)/(i+1)), b_i = ln(p_i / p_(i+1)); V is
+    the vocabulary and S = -log2 p(token) after truncation, as in llama.cpp (the authors
+    take p before it, and k one higher). mu starts at 2 tau. A flat top (s = 0) keeps
+    all; eps = 0 takes the limit k = (2^mu / ln V)^(1/s). Source: Basu et al.,
+    "Mirostat" (2020, arXiv:2007.14966).
 
     >>> z = np.log(np.array([0.6, 0.2, 0.1, 0.06, 0.04]))
     >>> id, mu = mirostat(z, 0.0, 2.0, 1.0, 0.1, 100)
@@ -39,7 +47,7 @@ def mirostat(
     return _surprised(top_k(z, k), u, mu, tau, eta)
 
 
-def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
+def mirostat_k(p: Logits, mu: float, m: int) -> int:
     """The k of mirostat for probabilities sorted down.
 
     >>> mirostat_k(np.array([0.6, 0.2, 0.1, 0.06, 0.04]), 2.0, 100)
@@ -57,14 +65,19 @@ def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
     return left if log2_k > 30 else min(left, max(1, int(2**log2_k)))
 
 
+@strategy("C16", "mirostat 2.0", kind="selector", sampling=True, when=("mirostat", 2))
+@fields(also=("mirostat_tau", "mirostat_eta"))
+@fields(start=lambda context, tau, eta: 2 * tau)
+@example(mirostat=2, mirostat_tau=1.0)
 def mirostat_v2(
-    z: Float[np.ndarray, " V"], u: float, mu: float, tau: float, eta: float
+    z: Logits, u: float, mu: float, tau: float, eta: float
 ) -> tuple[int, float]:
-    """Draw among tokens of surprise up to mu bits: keep -log2 p <= mu, or the top.
+    """Keeps the surprise S of the text at tau bits, directly: keep -log2 p <= mu, or
+    the top; mu' = mu - eta (S - tau).
 
-    mu' = mu - eta (S - tau), S the surprise of the token after truncation, as in
-    llama.cpp and text-generation-webui (Aphrodite takes it before). mu starts at
-    2 tau. Source: Basu et al. (2020).
+    Returns the token and mu'. S is the surprise of the token after truncation, as in
+    llama.cpp and text-generation-webui (Aphrodite takes it before). mu starts at 2 tau.
+    Source: Basu et al., "Mirostat" (2020, arXiv:2007.14966).
 
     >>> z = np.log(np.array([0.6, 0.3, 0.1]))
     >>> id, mu = mirostat_v2(z, 0.9, 2.0, 1.0, 0.1)
@@ -82,19 +95,21 @@ def _surprised(
     return id, mu - eta * (surprise - tau)
 
 
+@strategy("C17", "adaptive-p", kind="selector", sampling=True)
+@parameter("adaptive_target", -1.0, "Below 0 is off.", -1, 1)
+@parameter("adaptive_decay", 0.9, "Memory of the mean.", 0, 0.99)
+@fields(start=lambda context, target, decay: adaptive_start(target, decay))
+@example(adaptive_target=0.3)
 def adaptive_p(
-    z: Float[np.ndarray, " V"],
-    u: float,
-    state: tuple[float, float],
-    target: float,
-    decay: float,
+    z: Logits, u: float, state: tuple[float, float], target: float, decay: float
 ) -> tuple[int, tuple[float, float]]:
-    """Favour tokens near a probability that keeps the running mean at the target.
+    """Favours tokens near a target probability, over time: x = |p - t| / 0.3, z' = 5 -
+    10 x^2 / (1 + x), t from the mean of past p.
 
-    With state (w, W): t = clip(2 target - w/W, 0, 1), x = |p - t| / 0.3,
-    z' = 5 - 10 x^2 / (1 + x) on what is left; draw from softmax(z'); then
-    w' = p(token) + decay w, W' = 1 + decay W with the p before z'. A negative target
-    draws from z. Starts at (target, 1) / (1 - decay). Source: llama.cpp (2025).
+    With state (w, W): t = clip(2 target - w/W, 0, 1); draw from softmax(z') of what is
+    left; then w' = p(token) + decay w, W' = 1 + decay W with the p before z'. A
+    negative target draws from z. Starts at (target, 1) / (1 - decay). Source: llama.cpp
+    (2025), no paper.
 
     >>> z = np.log(np.array([0.7, 0.3]))
     >>> id, (w, W) = adaptive_p(z, 0.0, adaptive_start(0.3, 0.9), 0.3, 0.9)

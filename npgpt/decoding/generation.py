@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from npgpt.cache import KVCache
+from npgpt.config import GPT2Config
 from npgpt.decoding.decode import decode
 from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.row import Step
+from npgpt.decoding.row import Step, by_row
 from npgpt.errors import DecodingError
+from npgpt.interface import Model, Tokens
 from npgpt.support.arguments import checked, is_list
 from npgpt.support.notebook import coloured_tokens, short
 
@@ -60,8 +62,17 @@ class Generation:
         return coloured_tokens(self.tokens, self.logprobs, notes)
 
 
-class Generator:
+if TYPE_CHECKING:  # a Generator is a Model; the methods are its subclasses' own
+    Reader = Model
+else:
+    Reader = object
+
+
+class Generator(Reader):
     """Whatever has `config`, `tokenizer`, `encode`, `new_cache` and `next_logits`."""
+
+    config: GPT2Config
+    tokenizer: Tokens | None
 
     @checked(DecodingError)
     def stream(
@@ -79,6 +90,24 @@ class Generator:
         prompts, _ = self._prompts(prompt)
         config = _config(self.config, prompts, defaults, options)
         return decode(self, prompts, config, cache)
+
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | list[list[int]],
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> list[Generation]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Any = "",
+        cache: KVCache | None = None,
+        defaults: bool = True,
+        **options: Any,
+    ) -> Generation | list[Generation]: ...
 
     @checked(DecodingError)
     def generate(
@@ -99,9 +128,7 @@ class Generator:
         prompts, single = self._prompts(prompts)
         config = _config(self.config, prompts, defaults, options)
         n = config.num_return_sequences
-        steps: list[list[Step]] = [[] for _ in range(len(prompts) * n)]
-        for step in decode(self, prompts, config, cache):
-            steps[step.row].append(step)
+        steps = by_row(decode(self, prompts, config, cache), len(prompts) * n)
         read = [heal(prompt, self.tokenizer, config).ids for prompt in prompts]
         results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results
@@ -120,7 +147,7 @@ class Generator:
 
 
 def _config(
-    model: Any, prompts: list[list[int]], defaults: bool, options: dict[str, Any]
+    model: GPT2Config, prompts: list[list[int]], defaults: bool, options: dict[str, Any]
 ) -> GenerationConfig:
     if not defaults:
         return GenerationConfig.of(options)
@@ -128,13 +155,14 @@ def _config(
 
 
 def _collect(steps: Sequence[Step], prompt: list[int]) -> Generation:
+    end = steps[-1].finish_reason if steps else None
     return Generation(
         text="".join(step.text for step in steps),
         ids=[step.token_id for step in steps],
         logprobs=[step.logprob for step in steps],
         processed_logprobs=[step.processed_logprob for step in steps],
         ranks=[step.rank for step in steps],
-        finish_reason=steps[-1].finish_reason if steps else "length",
+        finish_reason=end or "length",
         prompt_ids=prompt,
         top_logprobs=[step.top_logprobs for step in steps],
         score=steps[-1].score if steps else None,

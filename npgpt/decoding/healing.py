@@ -7,15 +7,16 @@ are not shown again. A hard constraint, as in `guidance` (transformers adds a bi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules.base import Context, keep
+from npgpt.decoding.rules.base import Context, Ids, keep
 from npgpt.decoding.vocabulary import all_bytes
-from npgpt.shapes import Float
+from npgpt.interface import Tokens
+from npgpt.shapes import Logits
 
 
 class Prompt(NamedTuple):
@@ -25,7 +26,7 @@ class Prompt(NamedTuple):
     prefix: bytes = b""
 
 
-def heal(prompt: Sequence[int], tokenizer: Any, options: GenerationConfig) -> Prompt:
+def heal(prompt: Ids, tokenizer: Tokens | None, options: GenerationConfig) -> Prompt:
     """The prompt without its last token, if token_healing asks for it.
 
     More is taken back where the last token begins inside a character. A prompt of one
@@ -38,7 +39,7 @@ def heal(prompt: Sequence[int], tokenizer: Any, options: GenerationConfig) -> Pr
     b'i'
     """
     ids = list(prompt)
-    if not options.token_healing:
+    if tokenizer is None or not options.token_healing:
         return Prompt(ids)
     prefix = b""
     while len(ids) > 1:
@@ -51,16 +52,26 @@ def heal(prompt: Sequence[int], tokenizer: Any, options: GenerationConfig) -> Pr
     return Prompt(list(prompt))
 
 
+@strategy("E16", "token healing", stage="ban", rank=70, element="token_healing")
+@fields(prepare=lambda on, setup: setup.tokenizer)
+@parameter(
+    "token_healing",
+    False,
+    "Take back the last token; the new text begins with its bytes.",
+)
+@example(
+    lambda show, _: show.rule(
+        {"token_healing": True}, words=(" t", " ti", " time", "me", " old"), ids=[4, 1]
+    )
+)
 def begin_with_prefix(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    context: Context,
-    tokenizer: Any,
-) -> Float[np.ndarray, " V"]:
-    """Keep the tokens that agree with what is left of the prefix.
+    z: Logits, generated: Ids, context: Context, tokenizer: Tokens
+) -> Logits:
+    """The prompt's last token may be re-tokenised: keep v if its bytes agree with what
+    was cut.
 
     A token agrees if one of its bytes and what is left of the prefix begins with the
-    other.
+    other. Source: guidance.
     """
     table = all_bytes(tokenizer)
     left = context.prefix[sum(len(table[id]) for id in generated) :]
@@ -71,8 +82,3 @@ def begin_with_prefix(
         if token and (token.startswith(left) or left.startswith(token)):
             mask[id] = True
     return keep(z, mask)
-
-
-def tokenizer_of(on: bool, setup: Any) -> Any:
-    """What the rule is bound to: the tokenizer."""
-    return setup.tokenizer

@@ -1,39 +1,57 @@
 """GenerationConfig: what a user may ask of generate and stream, checked as a whole.
 
 Names and meanings are Hugging Face's where it has them, else llama.cpp's. The loop's
-own options stand here; those of the strategies in npgpt.decoding.catalogue. What is
-unknown, out of range, without effect or contradictory is an error, never ignored.
+own options stand here, a strategy's beside its function (see npgpt.decoding.catalogue).
+What is unknown, out of range, without effect or contradictory is an error, never
+ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from npgpt.config import GPT2Config
-from npgpt.decoding.catalogue import PARAMETERS, STRATEGIES
-from npgpt.decoding.catalogue.entry import Parameter, Strategy
+from npgpt.decoding.catalogue import parameters, strategies
+from npgpt.decoding.catalogue.entry import Strategy
+from npgpt.decoding.catalogue.parameter import Parameter
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import shown
 
 OVERFLOW = ("error", "stop", "slide")
 
 LOOP = (
-    Parameter("max_new_tokens", "whole", 20, "Tokens to add, at most.", 0),
-    Parameter("num_return_sequences", "whole", 1, "Texts per prompt.", 1),
-    Parameter("seed", "whole", 0, "Names the random numbers.", 0, 2**64 - 1),
-    Parameter("eos_token_id", "ids", None, "Ids that end a text; [] for none."),
-    Parameter("stop_strings", "texts", (), "End before the first of these."),
-    Parameter("include_stop_str_in_output", "flag", False, "Keep the stop string."),
-    Parameter("top_logprobs", "whole", 0, "Best tokens reported a step.", 0),
-    Parameter(
-        "overflow", "choice", "error", "Beyond the model's positions.", choices=OVERFLOW
+    Parameter.of("max_new_tokens", 20, "Tokens to add, at most.", 0),
+    Parameter.of("num_return_sequences", 1, "Texts per prompt.", 1),
+    Parameter.of("seed", 0, "Names the random numbers.", 0, 2**64 - 1),
+    Parameter.of("eos_token_id", None, "Ids that end a text; [] for none.", kind="ids"),
+    Parameter.of("stop_strings", (), "End before the first of these.", kind="texts"),
+    Parameter.of("include_stop_str_in_output", False, "Keep the stop string."),
+    Parameter.of("top_logprobs", 0, "Best tokens reported a step.", 0),
+    Parameter.of("overflow", OVERFLOW, "Beyond the model's positions."),
+    Parameter.of("chain", "hf", "hf, llama.cpp, vllm, or names in any order."),
+    Parameter.of(
+        "logits_processor", (), "Functions (ids, z, context) -> z.", kind="any"
     ),
-    Parameter("chain", "text", "hf", "hf, llama.cpp, vllm, or names in any order."),
-    Parameter("logits_processor", "any", (), "Functions (ids, z, context) -> z."),
 )
+_LOOP = {p.name: p for p in LOOP}
 
-OPTIONS: dict[str, Parameter] = {p.name: p for p in LOOP} | PARAMETERS
+
+class _Options(Mapping):
+    """Every option by its name: the loop's own, and those that are entered by now."""
+
+    def __getitem__(self, name: str) -> Parameter:
+        return _LOOP.get(name) or parameters()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_LOOP | parameters())
+
+    def __len__(self) -> int:
+        return len(_LOOP | parameters())
+
+
+OPTIONS: Mapping[str, Parameter] = _Options()
 
 
 class GenerationConfig:
@@ -63,15 +81,14 @@ class GenerationConfig:
 
     given: dict[str, Any]
 
+    if TYPE_CHECKING:  # the options are attributes, whichever there are by now
+
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(self, **options: Any):
-        for name in options:
-            if name not in OPTIONS:
-                raise DecodingError(
-                    f"unknown option {name!r}; {_nearest(name)}`npgpt strategies` "
-                    "lists all"
-                )
+        known = {name: _option(name) for name in options}
         given = {
-            name: OPTIONS[name].checked(value)
+            name: known[name].checked(value)
             for name, value in options.items()
             if value is not None
         }
@@ -102,7 +119,7 @@ class GenerationConfig:
         return f"GenerationConfig({settings})"
 
     def __reduce__(self) -> Any:
-        return _restore, (self.given,)
+        return partial(GenerationConfig, **self.given), ()
 
     @property
     def greedy(self) -> bool:
@@ -115,19 +132,16 @@ class GenerationConfig:
 
     def is_on(self, strategy: Strategy) -> bool:
         """Whether these options ask for a strategy."""
-        switch = strategy.switched_by
-        if not switch:
-            return False
-        if strategy.equals is not None:
-            value = getattr(self, switch)
-            return value == strategy.equals and type(value) is type(strategy.equals)
-        if switch == "top_n_sigma":
-            return self.top_n_sigma > 0
-        return self.is_set(switch)
+        if strategy.on is not None:
+            return strategy.on(self)
+        if strategy.when is not None:
+            value, wanted = getattr(self, strategy.when[0]), strategy.when[1]
+            return value == wanted and type(value) is type(wanted)
+        return bool(strategy.parameters) and self.is_set(strategy.switched_by)
 
     def active(self, kind: str) -> Iterator[Strategy]:
         """The strategies of a kind that these options ask for."""
-        return (s for s in STRATEGIES if s.kind == kind and self.is_on(s))
+        return (s for s in strategies() if s.kind == kind and self.is_on(s))
 
     def eos_ids(self, model: GPT2Config) -> tuple[int, ...]:
         """Ids that end a text of this model."""
@@ -142,38 +156,24 @@ class GenerationConfig:
         return self.eos_token_id
 
 
-def _restore(given: dict[str, Any]) -> GenerationConfig:
-    return GenerationConfig(**given)
-
-
-def _nearest(name: str) -> str:
+def _option(name: str) -> Parameter:
+    """The option of this name, or a DecodingError that knows a like one."""
+    if name in OPTIONS:
+        return OPTIONS[name]
     import difflib
 
     near = difflib.get_close_matches(name, OPTIONS, 1)
-    return f"did you mean {near[0]}? " if near else ""
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise DecodingError(f"unknown option {name!r}; {hint}`npgpt strategies` lists all")
 
 
 def _check(options: GenerationConfig) -> None:
     """Raise DecodingError for options that cannot do together what they say."""
-    on = [s for s in STRATEGIES if options.is_on(s)]
-    used = {name for s in on for name in (*s.uses, *s.also)}
-    used |= {p.name for s in on for p in s.parameters}
-    for strategy in STRATEGIES:
-        for p in strategy.parameters:
-            if p.name in used or not options.is_set(p.name):
-                continue
-            switch = " or ".join(
-                dict.fromkeys(
-                    s.switched_by if s.equals is None else f"{s.switched_by}={s.equals}"
-                    for s in STRATEGIES
-                    if p in s.parameters or p.name in (*s.uses, *s.also)
-                )
-            )
-            if p.name not in switch:
-                raise DecodingError(f"{p.name} changes nothing without {switch}")
+    on = [s for s in strategies() if options.is_on(s)]
+    _check_used(options, on)
     _check_greedy(options, on)
     for kind, what in (("selector", "select the token"), ("search", "run the search")):
-        names = [s.switched_by for s in on if s.kind == kind and _exclusive(s)]
+        names = [s.switched_by for s in on if s.kind == kind and not s.default]
         if len(names) > 1:
             raise DecodingError(
                 f"{' and '.join(names)} both want to {what}; choose one"
@@ -182,42 +182,46 @@ def _check(options: GenerationConfig) -> None:
         rivals = [
             s.switched_by
             for s in on
-            if s.replaces and strategy.replaces and s.element == strategy.element
+            if s.replaces and strategy.replaces and s.chain_name == strategy.chain_name
         ]
         if len(rivals) > 1:
             raise DecodingError(f"{' and '.join(rivals)} exclude each other")
-    if options.min_new_tokens > options.max_new_tokens:
-        raise DecodingError(
-            f"min_new_tokens {options.min_new_tokens} is more than max_new_tokens "
-            f"{options.max_new_tokens}"
-        )
-    if options.min_pattern_size > max(1, options.max_pattern_size):
-        raise DecodingError(
-            f"min_pattern_size {options.min_pattern_size} is more than "
-            f"max_pattern_size {options.max_pattern_size}"
-        )
+        if strategy.check is not None:
+            strategy.check(options)
     if isinstance(options.logits_processor, str | Mapping):
         raise DecodingError("logits_processor must be a list of functions")
     for function in options.logits_processor:
-        if not isinstance(function, Callable):
+        if not callable(function):
             raise DecodingError(f"logits_processor: {shown(function)} cannot be called")
 
 
-def _exclusive(strategy: Strategy) -> bool:
-    """Whether a selector was asked for, rather than being the default one."""
-    return strategy.code not in ("A1", "A2", "A4")
+def _check_used(options: GenerationConfig, on: list[Strategy]) -> None:
+    """Raise DecodingError for a parameter whose strategies are all off."""
+
+    def names(strategy: Strategy) -> tuple[str, ...]:
+        own = (p.name for p in strategy.parameters)
+        return (*own, *strategy.uses, *strategy.also)
+
+    used = {name for s in on for name in names(s)}
+    for name in parameters():
+        if name in used or not options.is_set(name):
+            continue
+        switches = (s.switch for s in strategies() if name in names(s))
+        switch = " or ".join(dict.fromkeys(switches))
+        if name not in switch:
+            raise DecodingError(f"{name} changes nothing without {switch}")
 
 
 def _check_greedy(options: GenerationConfig, on: list[Strategy]) -> None:
+    """Raise DecodingError for what changes nothing where nothing is drawn."""
     if not options.greedy:
         return
     taken = {name for s in on for name in s.uses}  # a search may give them a meaning
-    zero = options.temperature == 0
     for strategy in on:
         switch = strategy.switched_by
         if not strategy.sampling or switch in taken:
             continue
-        if not zero:
+        if options.temperature != 0:
             raise DecodingError(f"{switch} changes nothing without do_sample=True")
         if strategy.kind != "rule" or not strategy.keeps_top:
             raise DecodingError(f"{switch} needs a temperature above 0")

@@ -1,19 +1,20 @@
 """A row: one text in the making, and the Step that is reported of each token.
 
-Knows nothing of models, chains or caches.
+Knows nothing of models or caches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.chain import run_chain
 from npgpt.decoding.healing import Prompt
 from npgpt.decoding.options import GenerationConfig
-from npgpt.decoding.rules.base import Context, check
+from npgpt.decoding.rules.base import Context, Rule, check
 from npgpt.decoding.stopping import StopStrings, repeats
 from npgpt.support.notebook import short
 
@@ -57,10 +58,11 @@ class Pick(NamedTuple):
 
 
 class Row:
-    """A text in the making: its ids, its decoder, its place in the random streams,
-    and the state of its selector.
+    """A text in the making: its ids, its decoder, its place in the random streams, its
+    chain and the state of its selector.
     """
 
+    chain: Sequence[Rule] = ()
     state: Any = None  # the selector's
 
     def __init__(
@@ -81,6 +83,7 @@ class Row:
         self.most = options.max_new_tokens
         if options.overflow != "slide":  # the last token is not read
             self.most = min(self.most, room + 1 - self.prompt_length)
+        self.tokenizer = tokenizer
         self.stream = None if tokenizer is None else tokenizer.stream()
         self.stop = StopStrings(
             options.stop_strings, options.include_stop_str_in_output
@@ -103,6 +106,11 @@ class Row:
         return Context(
             self.prompt_length, step, seed, self.sequence, prefix=self.prefix
         )
+
+    def processed(self, logits: np.ndarray, new_ids: Sequence[int] = ()) -> np.ndarray:
+        """What the chain makes of the logits (V,) of the next token, after these."""
+        ids = [*self.ids, *new_ids] if new_ids else self.ids
+        return run_chain(self.chain, ids, logits, self.context_at(len(new_ids)))
 
     def take(
         self, pick: Pick, end: str | None = None, score: float | None = None
@@ -136,6 +144,16 @@ class Row:
             self.index, pick.token_id, text, *pick[1:], self.finish_reason, score
         )
 
+    def end_after(self, new_ids: Sequence[int]) -> str | None:
+        """Why a text of these new tokens, not yet taken, ends with the last of them."""
+        if new_ids[-1] in self.eos:
+            return "eos"
+        if self.options.stop_strings:
+            text = self.tokenizer.decode(list(new_ids))
+            if any(stop in text for stop in self.options.stop_strings):
+                return "stop"
+        return "length" if len(new_ids) >= self.most else None
+
     def _rest(self) -> str:
         """The text still held back when the row has ended."""
         if self.stream is None or self.stop.found:
@@ -148,6 +166,14 @@ class Row:
         old = min(self._known, len(text))
         self._known -= old
         return text[old:]
+
+
+def by_row(steps: Iterable[Step], rows: int) -> list[list[Step]]:
+    """The steps of each row."""
+    found: list[list[Step]] = [[] for _ in range(rows)]
+    for step in steps:
+        found[step.row].append(step)
+    return found
 
 
 def record(

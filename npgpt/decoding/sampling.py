@@ -8,64 +8,53 @@ decides nothing about probabilities itself: the chain and the selector do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from npgpt.cache import KVCache
-from npgpt.decoding.job import Job, Prompts, check_room
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step, record
 from npgpt.errors import DecodingError
 
 
-def sample(
-    model: Any,
-    prompts: Prompts,
-    options: GenerationConfig,
-    cache: KVCache | None = None,
-) -> Iterator[Step]:
+def sample(job: Job) -> Iterator[Step]:
     """Steps of every row, row by row within a step, until all rows have ended.
 
     Row i * num_return_sequences + j is sequence j of prompt i. A cache from
     `model.new_cache(len(prompts))` keeps what it has read for the next call. What
     cannot work is refused here, before the first step is asked for.
     """
-    check_room(model, prompts, options)
+    job.check_room()
     for name in ("stop_strings", "token_healing", "regex"):
-        if options.is_set(name) and model.tokenizer is None:
+        if job.options.is_set(name) and job.tokenizer is None:
             raise DecodingError(f"{name} need a tokenizer, and this model has none")
-    if cache is not None and cache.batch != len(prompts):
-        raise DecodingError(f"a cache of {cache.batch} rows for {len(prompts)} prompts")
-    if cache is not None and cache.n_positions < model.config.n_positions:
+    cache, n = job.cache, len(job.prompts)
+    if cache is not None and cache.batch != n:
+        raise DecodingError(f"a cache of {cache.batch} rows for {n} prompts")
+    if cache is not None and cache.n_positions < job.room:
         raise DecodingError(
-            f"a reused cache needs all {model.config.n_positions} of the model's "
-            "positions"
+            f"a reused cache needs all {job.room} of the model's positions"
         )
-    job = Job(model, options)
 
     def choose(row: Row, logits: np.ndarray) -> Step:
-        z = job.processed(row, logits)
+        z = row.processed(logits)
         id, row.state = job.selector.choose(row.ids, z, row.context, row.state)
         return record(row, id, logits, z)
 
-    return write(job, job.rows(prompts), choose, options.num_return_sequences, cache)
+    return write(job, job.rows(), choose)
 
 
 def write(
-    job: Job,
-    rows: Sequence[Row],
-    choose: Callable[[Row, np.ndarray], Step],
-    n: int,
-    cache: KVCache | None = None,
+    job: Job, rows: Sequence[Row], choose: Callable[[Row, np.ndarray], Step]
 ) -> Iterator[Step]:
-    """The rows' texts, n a prompt, which is read once.
+    """The texts of some rows, equally many a prompt, which is read once.
 
     choose(row, logits) gives a row its next token.
     """
     if not job.options.max_new_tokens:
         return
-    z, cache = job.read([row.ids for row in rows[::n]], cache)
+    n = len(rows) // len(job.prompts)
+    z, cache = job.read([row.ids for row in rows[::n]], job.cache)
     if n > 1:
         cache, z = cache.repeat(n), np.repeat(z, n, axis=0)
     while True:

@@ -2,21 +2,25 @@
 
 Pure functions; those with a memory take it and return it. Which selector runs is
 decided in npgpt.decoding.selection, mirostat and adaptive-p are in
-npgpt.decoding.feedback.
+npgpt.decoding.feedback. What sequences of one prompt divide among each other follows
+from the numbers of the first of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from npgpt.decoding.rules.base import Context, check, probabilities
-from npgpt.shapes import Float
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.randomness import CODE
+from npgpt.decoding.rules.base import Context, Ids, check, probabilities
+from npgpt.shapes import Logits
 
 
-def greedy(z: Float[np.ndarray, " V"]) -> int:
-    """The most probable token, argmax z; the lowest id wins a tie.
+@strategy("A1", "greedy search", kind="selector", default=True)
+@fields(when=("do_sample", False), on=lambda options: options.greedy)
+@example(do_sample=False)
+def greedy(z: Logits) -> int:
+    """The most probable token; the lowest id wins a tie: argmax z.
 
     >>> greedy(np.array([1.0, 3.0, 3.0]))
     1
@@ -25,10 +29,15 @@ def greedy(z: Float[np.ndarray, " V"]) -> int:
     return int(z.argmax())
 
 
-def ancestral(z: Float[np.ndarray, " V"], context: Context) -> int:
-    """A draw from softmax(z), by the one uniform number of this step.
+@strategy("A2", "ancestral sampling", kind="selector", default=True)
+@fields(when=("do_sample", True), on=lambda options: not options.greedy)
+@parameter("do_sample", False, "Draw from the distribution, not its maximum.")
+@example(do_sample=True)
+def ancestral(z: Logits, context: Context) -> int:
+    """A draw from the distribution the chain leaves: y ~ Categorical(softmax(z)).
 
-    Ancestral (multinomial, "pure") sampling when no rule has changed z.
+    By the one uniform number of this step. Ancestral (multinomial, "pure") sampling
+    when no rule has changed z.
 
     >>> ancestral(np.array([0.0, -np.inf]), Context(prompt_length=1, step=0))
     0
@@ -36,11 +45,20 @@ def ancestral(z: Float[np.ndarray, " V"], context: Context) -> int:
     return inverse_cdf(z, context.uniform())
 
 
-def inverse_cdf(z: Float[np.ndarray, " V"], u: float) -> int:
-    """The token whose slice of the cumulative distribution F holds u in [0, 1).
+@strategy("A4", "inverse CDF", kind="selector", default=True)
+@fields(when=("selector", "inverse_cdf"))
+@fields(on=lambda o: not o.greedy and o.selector == "inverse_cdf")
+@parameter(
+    "selector",
+    ("inverse_cdf", "gumbel_max", "arithmetic", "without_replacement"),
+    "How a token is drawn.",
+)
+@example(selector="inverse_cdf")
+def inverse_cdf(z: Logits, u: float) -> int:
+    """One uniform number u picks a slice of the cumulative distribution F: the first i
+    with F_i > u F_V.
 
-    The first i with F_i > u F_V, so a removed token is never taken. Over uniform u the
-    token is a draw from softmax(z).
+    A removed token is never taken. Over uniform u the token is a draw from softmax(z).
 
     >>> z = np.log(np.array([0.2, 0.5, 0.3]))
     >>> inverse_cdf(z, 0.1), inverse_cdf(z, 0.2), inverse_cdf(z, 0.69)
@@ -58,8 +76,17 @@ def _cumulative(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return left, np.cumsum(probabilities(z[left]))
 
 
-def gumbel_max(z: Float[np.ndarray, " V"], u: Float[np.ndarray, " V"]) -> int:
-    """The largest logit after adding Gumbel noise: argmax z - log(-log u).
+@strategy("A3", "Gumbel-max", kind="selector", sampling=True)
+@fields(when=("selector", "gumbel_max"))
+@fields(call=lambda gumbel_max, z, context: gumbel_max(z, context.uniforms(len(z))))
+@example(
+    lambda show, gumbel_max: show.step(
+        {"u": show.U, "z + g": show.Z + gumbel_noise(show.U)},
+        gumbel_max(show.Z, show.U),
+    )
+)
+def gumbel_max(z: Logits, u: Logits) -> int:
+    """The largest logit after adding Gumbel noise: argmax (z + g), g = -log(-log u).
 
     Over uniform u (V,) in [0, 1) the token is a draw from softmax(z), with no need to
     normalise. Source: Gumbel, "Statistical Theory of Extreme Values" (1954).
@@ -80,14 +107,17 @@ def gumbel_noise(u: np.ndarray) -> np.ndarray:
     return -np.log(-np.log(np.maximum(u, 2.0**-54)))
 
 
-def without_replacement(
-    z: Float[np.ndarray, " V"], u: Float[np.ndarray, " V"], k: int
-) -> list[int]:
-    """k draws without replacement, in order: the k largest of z plus Gumbel noise.
+@strategy("A6", "sampling without replacement", kind="selector", sampling=True)
+@fields(when=("selector", "without_replacement"))
+@fields(call=lambda _, z, context: _first_without_replacement(z, context))
+@example(selector="without_replacement", num_return_sequences=3)
+def without_replacement(z: Logits, u: Logits, k: int) -> list[int]:
+    """Sequences whose first tokens are drawn without replacement: the k largest of z +
+    g.
 
-    Fewer where fewer tokens are left. An ordered pair has the law p_i p_j / (1 - p_i).
-    Source: Kool, van Hoof and Welling, "Stochastic Beams and Where to Find Them"
-    (2019).
+    k draws in order, g being Gumbel noise; fewer where fewer tokens are left. An
+    ordered pair has the law p_i p_j / (1 - p_i). Source: Kool, van Hoof and Welling,
+    "Stochastic Beams and Where to Find Them" (2019, arXiv:1903.06059).
 
     >>> without_replacement(np.array([0.0, 1.0, -np.inf]), np.array([0.9, 0.5, 0.9]), 3)
     [0, 1]
@@ -97,15 +127,25 @@ def without_replacement(
     return order[: min(k, int((z > -np.inf).sum()))].tolist()
 
 
-def arithmetic(z: Float[np.ndarray, " V"], code: float, u: float) -> tuple[int, float]:
-    """The token whose slice of F holds the code in [0, 1), and the code within it.
+@strategy("A5", "arithmetic sampling", kind="selector", sampling=True)
+@fields(when=("selector", "arithmetic"), also=("num_return_sequences",))
+@fields(start=lambda context, n: (_shared(context).uniform() + context.row / n) % 1)
+@fields(
+    call=lambda arithmetic, z, context, code, n: arithmetic(
+        z, code, context.uniform(CODE)
+    )
+)
+@example(selector="arithmetic", num_return_sequences=2)
+def arithmetic(z: Logits, code: float, u: float) -> tuple[int, float]:
+    """Sequences that share one evenly spaced code c, each an exact sample: v with
+    F_(v-1) <= c < F_v, then c' = (c - F_(v-1)) / p_v.
 
-    v with F_(v-1) <= c < F_v, then c' = (c - F_(v-1)) / p_v. A uniform code gives exact
-    samples, token after token; N evenly spaced codes share them out: a text of
-    probability q is written floor(Nq) or ceil(Nq) times. The division uses up the
-    code's bits, so u in [0, 1) fills the ones below its last; it also magnifies
-    rounding, so two backends part sooner than with inverse_cdf. Source: Vilnis et al.,
-    "Arithmetic Sampling: Parallel Diverse Decoding for Large Language Models" (2023).
+    A uniform code gives exact samples, token after token; N evenly spaced codes,
+    (c_0 + n/N) mod 1, share them out: a text of probability q is written floor(Nq) or
+    ceil(Nq) times. The division uses up the code's bits, so u in [0, 1) fills the ones
+    below its last; it also magnifies rounding, so two backends part sooner than with
+    inverse_cdf. Source: Vilnis et al., "Arithmetic Sampling: Parallel Diverse Decoding
+    for Large Language Models" (2023, arXiv:2210.15457).
 
     >>> id, code = arithmetic(np.log(np.array([0.25, 0.75])), 0.5, 0.0)
     >>> id, round(code, 4)
@@ -119,10 +159,32 @@ def arithmetic(z: Float[np.ndarray, " V"], code: float, u: float) -> tuple[int, 
     return int(left[i]), min(max(float(inside), 0.0), 1 - 2.0**-53)
 
 
-def forced(z: Float[np.ndarray, " V"], given: Sequence[int], step: int) -> int:
-    """Teacher forcing: the given token of this step; after the last, greedy search.
+@strategy("E9", "teacher forcing", kind="selector")
+@parameter("trace_decode_token_ids", (), "The tokens to write.", kind="ids")
+@fields(call=lambda forced, z, context, given: forced(z, given, context.step))
+@example(trace_decode_token_ids=[3, 0])
+def forced(z: Logits, given: Ids, step: int) -> int:
+    """Given tokens, with the model's probabilities: y_t given; then greedy search.
 
     >>> forced(np.array([0.0, 1.0]), [0], 0), forced(np.array([0.0, 1.0]), [0], 1)
     (0, 1)
     """
     return given[step] if step < len(given) else greedy(z)
+
+
+def _shared(context: Context) -> Context:
+    """The context of sequence 0: numbers that all sequences of a prompt share."""
+    return Context(context.prompt_length, context.step, context.seed, 0)
+
+
+def _first_without_replacement(z: np.ndarray, context: Context) -> int:
+    """Sequence j begins with the j-th of the draws without replacement.
+
+    Later tokens, and sequences beyond the tokens left, are drawn independently.
+    """
+    j = context.row
+    if context.step == 0:
+        draws = without_replacement(z, _shared(context).uniforms(len(z)), j + 1)
+        if len(draws) > j:
+            return draws[j]
+    return inverse_cdf(z, context.uniform())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.errors import DecodingError
 
 
 class StopStrings:
@@ -60,12 +64,26 @@ def undecided(text: str, phrases: Sequence[str]) -> int:
     return max(ends, default=0)
 
 
+def _check_sizes(options: Any) -> None:
+    if options.min_pattern_size > max(1, options.max_pattern_size):
+        raise DecodingError(
+            f"min_pattern_size {options.min_pattern_size} is more than "
+            f"max_pattern_size {options.max_pattern_size}"
+        )
+
+
+@strategy("D11", "repetition detection", kind="stopping", check=_check_sizes)
+@parameter("max_pattern_size", 0, "Longest pattern; 0 is off.", 1)
+@parameter("min_pattern_size", 1, "Shortest pattern.", 1)
+@parameter("min_count", 3, "Repeats that end the text.", 2)
+@example(max_pattern_size=3, max_new_tokens=10)
 def repeats(
     ids: Sequence[int], max_pattern_size: int, min_pattern_size: int, min_count: int
 ) -> bool:
-    """Whether the ids end with a pattern of min to max tokens, min_count times over.
+    """Ends a text that repeats a pattern of s tokens: the last s * count tokens have
+    period s.
 
-    Source: vLLM's repetition detection. max_pattern_size 0 finds nothing.
+    s is at least the min, at most the max size; a max of 0 finds nothing. Source: vLLM.
 
     >>> repeats([5, 1, 2, 1, 2, 1, 2], 4, 1, 3), repeats([1, 2, 1, 2], 4, 1, 3)
     (True, False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+
+from npgpt.interface import Tokens
 
 
 @functools.lru_cache(maxsize=8)
-def all_bytes(tokenizer: Any) -> tuple[bytes, ...]:
+def all_bytes(tokenizer: Tokens) -> tuple[bytes, ...]:
     """The bytes that each id stands for; a special token, and a gap, stands for none.
 
     >>> from npgpt import GPT2
@@ -19,13 +20,3 @@ def all_bytes(tokenizer: Any) -> tuple[bytes, ...]:
         b"" if id in special else tokenizer.token_bytes(id)
         for id in range(tokenizer.vocab_size)
     )
-
-
-@functools.lru_cache(maxsize=8)
-def ids_by_bytes(tokenizer: Any) -> dict[bytes, int]:
-    """The lowest id of every text in the vocabulary."""
-    table: dict[bytes, int] = {}
-    for id, token in enumerate(all_bytes(tokenizer)):
-        if token:
-            table.setdefault(token, id)
-    return table

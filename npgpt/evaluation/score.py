@@ -151,12 +151,13 @@ def score_file(
     scored itself. progress hears the bytes that are read, on_token every token.
     """
     options = _Options.of(model, bos, window, stride)
-    if model.tokenizer is None:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
         raise TokenizerError("this model has no tokenizer files to read a text with")
 
     def tokens() -> Iterator[TokenScore]:
         for document in split_documents(read_text(file, progress), separator):
-            ids = chain.from_iterable(encode_pieces(model.tokenizer, document))
+            ids = chain.from_iterable(encode_pieces(tokenizer, document))
             for token in _tokens(model, _document(model, ids, options)):
                 if on_token is not None:
                     on_token(token)
@@ -171,7 +172,9 @@ class _Options(NamedTuple):
     stride: int
 
     @classmethod
-    def of(cls, model: Any, bos: bool, window: int | None, stride: int | None) -> Any:
+    def of(
+        cls, model: Model, bos: bool, window: int | None, stride: int | None
+    ) -> _Options:
         room = model.config.n_positions
         window = room if window is None else window
         stride = window if stride is None else stride
@@ -192,18 +195,17 @@ class _Options(NamedTuple):
         return cls(model.config.bos_token_id if bos else None, window, stride)
 
 
-def _tokens(model: Any, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
+def _tokens(model: Model, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
     """Ids with their texts; a character of several tokens comes with the last."""
     tokenizer, scored = model.tokenizer, iter(scored)
-    stream = None if tokenizer is None else tokenizer.stream()
-    first, here = True, next(scored, None)
+    if tokenizer is None:
+        yield from (TokenScore(id, "", logprob, 0) for id, logprob in scored)
+        return
+    stream, first, here = tokenizer.stream(), True, next(scored, None)
     while here is not None:
         (id, logprob), after = here, next(scored, None)
-        if stream is None:
-            yield TokenScore(id, "", logprob, 0)
-        else:
-            size = len(tokenizer.token_bytes(id, first, after is None))
-            yield TokenScore(id, stream.push(id), logprob, size)
+        size = len(tokenizer.token_bytes(id, first, after is None))
+        yield TokenScore(id, stream.push(id), logprob, size)
         first, here = False, after
 
 
@@ -223,7 +225,7 @@ def _total(tokens: Iterable[TokenScore]) -> Score:
 
 
 def _document(
-    model: Any, ids: Iterable[int], options: _Options
+    model: Model, ids: Iterable[int], options: _Options
 ) -> Iterator[tuple[int, float]]:
     """Every id with its log-probability, window by window."""
     ids = iter(ids)

@@ -17,7 +17,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from npgpt.errors import PlotError
-from npgpt.interface import Model
+from npgpt.interface import Model, TappedModel
 from npgpt.ops import causal_mask
 from npgpt.shapes import Float
 from npgpt.support.arguments import checked
@@ -54,7 +54,7 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
     axes.tick_params(which="both", length=0)
     step = max(1, S // 16)
     axes.set_xticks(range(0, S, step))
-    axes.set_yticks(range(0, T, step), range(S - T, S, step))
+    axes.set_yticks(range(0, T, step), [str(i) for i in range(S - T, S, step)])
     axes.set_xlabel("key: position that is looked at")
     axes.set_ylabel("query: position that looks")
     rule = "key ≤ query" if window is None else f"query − {window} < key ≤ query"
@@ -69,7 +69,9 @@ def plot_mask(T: int, S: int | None = None, window: int | None = None) -> Figure
 
 
 @checked(PlotError)
-def attention_weights(model: Model, ids: Sequence[int]) -> Float[np.ndarray, "L H T T"]:
+def attention_weights(
+    model: TappedModel, ids: Sequence[int]
+) -> Float[np.ndarray, "L H T T"]:
     """Attention of every layer and head over these tokens; each row sums to 1."""
     recorder = Recorder(
         lambda name: name.endswith(".attn.weights"),
@@ -81,7 +83,7 @@ def attention_weights(model: Model, ids: Sequence[int]) -> Float[np.ndarray, "L 
 
 @checked(PlotError)
 def plot_attention(
-    model: Model, text: Any, layer: int | None = None, head: int | None = None
+    model: TappedModel, text: Any, layer: int | None = None, head: int | None = None
 ) -> Figure:
     """Who looks at whom: attention weights over the tokens of a text (or its ids).
 
@@ -158,7 +160,7 @@ def _one_head(
     axes = figure.subplots()
     image = axes.imshow(_hide_future(weights), cmap=BLUES, vmin=0, vmax=1)
     font = min(10, 62 * cell)
-    style = {"fontsize": font, **MONOSPACE}
+    style: dict[str, Any] = {"fontsize": font, **MONOSPACE}
     axes.set_xticks(range(T), labels, rotation=90, **style)
     axes.set_yticks(range(T), labels, **style)
     axes.set_facecolor(PAPER)
@@ -167,8 +169,8 @@ def _one_head(
     axes.set_ylabel("query: token that looks")
     axes.set_title(f"Attention weights, {where}", fontsize=12)
     if T <= 16:
-        for i, j in zip(*np.tril_indices(T), strict=True):
-            if weights[i, j] >= 0.005:
+        for i, j in np.ndindex(T, T):
+            if j <= i and weights[i, j] >= 0.005:
                 colour = "white" if weights[i, j] > 0.55 else INK
                 axes.text(
                     j,
@@ -201,14 +203,13 @@ def _grid(
     T = len(labels)
     named = T <= 16
     size = max(1.35, 0.2 * T) if named and len(cells) <= 16 else 1.35
-    style = {"fontsize": min(6.5, 65 * size / T), "parse_math": False}
+    style: dict[str, Any] = {"fontsize": min(6.5, 65 * size / T), "parse_math": False}
     room = 0.08 * max(map(len, labels)) if named else 0
     figure = Figure(
         figsize=(columns * size + room + 1.8, rows * (size + 0.22) + room + 1.1),
         layout="constrained",
     )
     pictures = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    image = None
     for axes in pictures.flat[len(cells) :]:
         axes.set_visible(False)
     for axes, (i, j) in zip(pictures.flat, cells, strict=False):

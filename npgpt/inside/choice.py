@@ -16,6 +16,7 @@ from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, entropy, probabilities
 from npgpt.decoding.selection import build_selector
+from npgpt.interface import Model, Tokens
 from npgpt.support.figure import DARK, GREY, LIGHT, MONOSPACE, PALE, RED
 from npgpt.support.notebook import table
 
@@ -53,7 +54,7 @@ class Choice:
     u: float | None  # None where no one number decides
     token_id: int
     interval: tuple[float, float]  # the token's slice of the cumulative distribution
-    tokenizer: Any = field(default=None, compare=False)
+    tokenizer: Tokens | None = field(default=None, compare=False)
 
     def text(self, id: int) -> str:
         """The text of a token, or its id where there is no tokenizer."""
@@ -95,7 +96,7 @@ class Choice:
 
 
 def look(
-    model: Any, prompt: Sequence[int], options: GenerationConfig, row: int = 0
+    model: Model, prompt: Sequence[int], options: GenerationConfig, row: int = 0
 ) -> Choice:
     """The first step of `generate` with these options, stage by stage."""
     eos = options.eos_ids(model.config)
@@ -109,10 +110,9 @@ def look(
         stages.append(_stage(str(rule), before, z))
     selector = build_selector(options)
     id, _ = selector.choose(start.ids, z, context, selector.start(context))
-    one = selector.name in ("inverse_cdf", "mirostat", "mirostat_v2", "adaptive_p")
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
-    u = context.uniform() if one else None
+    u = context.uniform() if selector.draws else None
     return Choice(tuple(stages), str(selector), u, id, interval, model.tokenizer)
 
 

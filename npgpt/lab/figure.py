@@ -17,6 +17,7 @@ from npgpt.errors import PlotError
 from npgpt.lab.frontier import Frontier
 from npgpt.lab.intervals import Interval
 from npgpt.lab.measures import Measures
+from npgpt.lab.plan import Plan
 from npgpt.support.figure import DARK, GREY, INK, PAPER
 
 _SIDES = ((6, 6, "left", "bottom"), (-6, 6, "right", "bottom"),
@@ -25,6 +26,20 @@ _SIDES = ((6, 6, "left", "bottom"), (-6, 6, "right", "bottom"),
           (6, -18, "left", "top"), (-6, -18, "right", "top"),
           (6, 30, "left", "bottom"), (-6, 30, "right", "bottom"),
           (6, -30, "left", "top"), (-6, -30, "right", "top"))  # fmt: skip
+
+
+def plot_comparison(
+    plan: Plan, measures: Sequence[Measures], frontier: Frontier
+) -> Figure:
+    """plot_frontier with a title that says what was run."""
+    judged = f", judged by {plan.judge}" if plan.judge else ""
+    n = len(plan.prompts)
+    prompts = "1 prompt" if n == 1 else f"{n} prompts"
+    title = (
+        f"{plan.model}{judged}: {prompts} × {plan.seeds} texts of "
+        f"{plan.max_new_tokens} tokens; bars: 95 % intervals"
+    )
+    return plot_frontier(measures, frontier, title)
 
 
 def plot_frontier(
@@ -97,8 +112,9 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
 
-    FigureCanvasAgg(figure).draw()  # the layout is known after drawing
-    renderer = figure.canvas.get_renderer()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # the layout is known after drawing
+    renderer = canvas.get_renderer()
     taken = []
     for _, x, y in points:
         left, right = x.value - _arms(x)[0][0], x.value + _arms(x)[1][0]
@@ -112,7 +128,7 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
     inside = axes.get_window_extent(renderer)
     for name, x, y in sorted(points, key=lambda point: point[0] not in frontier.on):
         color = DARK if name in frontier.on else INK
-        best, fewest = None, math.inf
+        tried = []
         for dx, dy, ha, va in _SIDES:
             text = axes.annotate(
                 name,
@@ -129,11 +145,10 @@ def _label(figure: Figure, axes: Any, points: list[tuple], frontier: Frontier) -
             box = text.get_window_extent(renderer)
             hits = box.count_overlaps(taken) + (box.x0 < inside.x0) * 2
             hits += (box.x1 > inside.x1) * 2 + (box.y0 < inside.y0) * 2
-            if hits < fewest:
-                if best is not None:
-                    best.remove()
-                best, fewest = text, hits
-            else:
+            tried.append((hits, text))
+        _, best = min(tried, key=lambda one: one[0])  # of equals the first
+        for _, text in tried:
+            if text is not best:
                 text.remove()
         taken.append(best.get_window_extent(renderer))
         if abs(best.xyann[1]) > 6:  # away from its point: a line leads there

@@ -51,7 +51,7 @@ def jackknife(statistic: Callable[[Sequence], float], draws: Sequence) -> Estima
     return estimate(float(statistic(draws)), left_out)
 
 
-def estimate(value: float, left_out: Sequence[float]) -> Estimate:
+def estimate(value: float, left_out: Sequence[float] | np.ndarray) -> Estimate:
     """A statistic with the variance that follows from leaving out each draw in turn."""
     n, x = len(left_out), np.asarray(left_out, np.float64)
     variance = float((n - 1) / n * ((x - x.mean()) ** 2).sum())

@@ -24,7 +24,8 @@ def header(plan: Plan) -> dict[str, Any]:
     header = asdict(plan) | {"settings": {s.name: s.options for s in plan.settings}}
     del header["seeds"]
     names = {plan.model, *(name for s in plan.settings for name in model_names(s))}
-    names |= {plan.judge} - {None}
+    if plan.judge is not None:
+        names.add(plan.judge)
     header["weights"] = {name: fingerprint(name) for name in sorted(names)}
     return json.loads(json.dumps(header, default=str))
 
@@ -62,8 +63,8 @@ class Results:
                 lines = file.read().split(b"\n")
                 file.truncate(os.fstat(file.fileno()).st_size - len(lines[-1]))
                 if len(lines) == 1:
-                    line = json.dumps({"npgpt": "compare", **self.header})
-                    file.write(line.encode() + b"\n")
+                    first = json.dumps({"npgpt": "compare", **self.header})
+                    file.write(first.encode() + b"\n")
                     return {}
         except OSError as error:
             raise GridError(

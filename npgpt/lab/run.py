@@ -15,6 +15,7 @@ from typing import Any
 
 from npgpt.errors import ContextOverflowError, GridError, NpgptError, TokenizerError
 from npgpt.evaluation.score import last_logprobs
+from npgpt.interface import Model
 from npgpt.lab.grid import Setting, with_models
 from npgpt.lab.plan import MOST_SEEDS, Plan, Text
 from npgpt.lab.results import Results, header
@@ -100,7 +101,7 @@ def write(plan: Plan, setting: Setting, prompt: int, seed: int) -> Text:
     start = plan.prompts[prompt]
     try:
         options = _options(plan, setting, seed)
-        made = model.generate(start, defaults=False, **options)
+        (made,) = model.generate([start], defaults=False, **options)
     except NpgptError as error:
         raise GridError(f"setting {setting.name}, seed {seed}: {error}") from None
     judged, tokens = None, 0
@@ -125,7 +126,7 @@ def write(plan: Plan, setting: Setting, prompt: int, seed: int) -> Text:
     )
 
 
-def continuation_logprob(model: Any, context: list[int], target: list[int]) -> float:
+def continuation_logprob(model: Model, context: list[int], target: list[int]) -> float:
     """log P(target | context) in nats.
 
     What does not fit the model is cut from the context's beginning.
@@ -156,6 +157,8 @@ def load(name: str, backend: str, dtype: str) -> GPT2:
 @lru_cache(maxsize=16)
 def _same_tokens(one: str, other: str, backend: str, dtype: str) -> bool:
     a, b = (load(name, backend, dtype).tokenizer for name in (one, other))
+    if a is None or b is None:
+        return False
     return a.backend.to_str() == b.backend.to_str()
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from npgpt.scaling.fit import Fit
-from npgpt.scaling.laws import EXPONENTS, PUBLISHED, compute_optimal
+from npgpt.scaling.laws import EXPONENTS, compute_optimal
+from npgpt.scaling.sizes import PUBLISHED
 from npgpt.support.figure import AMBER, BLUE, DARK, INK, LIGHT, RED, blues
 
 _PAPERS = (RED, DARK, BLUE, LIGHT, AMBER)  # one paper's approaches are blue

@@ -41,6 +41,17 @@ class Fit:
             f"{law.B:.3g}/D^{law.beta:.2f}, of {self.runs} runs)"
         )
 
+    def summary(self) -> dict[str, Any]:
+        """The constants with their intervals of 90 %, for JSON."""
+        names = ("E", "A", "alpha", "B", "beta", "exponent")
+        return {
+            "runs": self.runs,
+            "count": self.count,
+            "residual": self.residual,
+            **{name: getattr(self.law, name) for name in names},
+            "intervals_90": {name: self.interval(name) for name in names},
+        }
+
     def interval(self, name: str, level: float = 0.9) -> tuple[float, float]:
         """The bootstrap's middle `level` of a constant, or of the exponent a."""
         E, A, alpha, B, beta = self.samples.T

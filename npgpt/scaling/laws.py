@@ -1,15 +1,15 @@
 """Scaling laws: how large a model and how many tokens, for so many FLOPs.
 
-The published GPT sizes computed from their shapes, and the published fits of the loss
-L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022). N counts all parameters,
-D tokens, C = 6 N D FLOPs; losses are in nats a token, and compare only within one text
-and vocabulary: the exponents compare. npgpt.scaling.fit fits the law to one's own runs.
+The published fits of the loss L(N, D) = E + A / N^alpha + B / D^beta (Hoffmann et al.
+2022). N counts all parameters, D tokens, C = 6 N D FLOPs; losses are in nats a token,
+and compare only within one text and vocabulary: the exponents compare.
+npgpt.scaling.fit fits the law to one's own runs.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,76 +18,6 @@ from npgpt.config import GPT2Config
 from npgpt.errors import DataError
 from npgpt.scaling.sizes import describe
 from npgpt.support.arguments import checked
-
-# The published models
-
-
-@dataclass(frozen=True)
-class Published:
-    """One model of the GPT papers by its shape; the MLP is four times as wide."""
-
-    name: str
-    layers: int
-    heads: int
-    width: int
-    context: int
-    vocab: int
-    tokens: float | None = None  # seen in training, where it was published
-    final_norm: bool = True
-
-    @property
-    def parameters(self) -> int:
-        """V C + T C + L (12 C^2 + 13 C) + 2 C; the last for the final norm."""
-        return (self.vocab + self.context) * self.width + self.without_embeddings
-
-    @property
-    def without_embeddings(self) -> int:
-        """L (12 C^2 + 13 C) + 2 C: Kaplan et al.'s N."""
-        C = self.width
-        return self.layers * (12 * C * C + 13 * C) + 2 * C * self.final_norm
-
-    @property
-    def flops(self) -> float | None:
-        """Of training: 6 N D. None where D is not known."""
-        return None if self.tokens is None else 6 * self.parameters * self.tokens
-
-    def kv_bytes_per_token(self, itemsize: int = 2) -> int:
-        """Keys and values of one token in all layers, by default in 16 bits."""
-        return 2 * self.layers * self.width * itemsize
-
-    def summary(self) -> dict[str, Any]:
-        """The row of the table."""
-        row = asdict(self)
-        del row["final_norm"]
-        return row | {
-            "parameters": self.parameters,
-            "without_embeddings": self.without_embeddings,
-            "flops": self.flops,
-            "kv_bytes_per_token": self.kv_bytes_per_token(),
-        }
-
-
-def _gpt3(name: str, layers: int, heads: int, width: int) -> Published:
-    return Published(f"gpt3-{name}", layers, heads, width, 2048, 50257, 300e9)
-
-
-# Radford et al. 2018, 2019; Brown et al. 2020, table 2.1, with its two slips mended: XL
-# has 16 heads (24 of 128 are not 2048), 13B is 5120 wide (40 heads of 128).
-PUBLISHED = (
-    Published("gpt1", 12, 12, 768, 512, 40478, final_norm=False),
-    Published("gpt2", 12, 12, 768, 1024, 50257),
-    Published("gpt2-medium", 24, 16, 1024, 1024, 50257),
-    Published("gpt2-large", 36, 20, 1280, 1024, 50257),
-    Published("gpt2-xl", 48, 25, 1600, 1024, 50257),
-    _gpt3("small", 12, 12, 768),
-    _gpt3("medium", 24, 16, 1024),
-    _gpt3("large", 24, 16, 1536),
-    _gpt3("xl", 24, 16, 2048),
-    _gpt3("2.7b", 32, 32, 2560),
-    _gpt3("6.7b", 32, 32, 4096),
-    _gpt3("13b", 40, 40, 5120),
-    _gpt3("175b", 96, 96, 12288),
-)
 
 
 def training_flops(config: GPT2Config, tokens: float, context: int) -> float:
@@ -99,9 +29,6 @@ def training_flops(config: GPT2Config, tokens: float, context: int) -> float:
     step = info.flops_per_token_full - info.flops_per_token
     per_position = step / max(1, config.n_positions - 1)
     return 3 * tokens * (info.flops_per_token + per_position * (context - 1) / 2)
-
-
-# The laws
 
 
 @dataclass(frozen=True)

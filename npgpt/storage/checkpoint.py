@@ -94,9 +94,11 @@ def write_config(config: GPT2Config, dtype: str, folder: Path) -> None:
         files[GENERATION] = config.generation
     for name, settings in files.items():
         text = json.dumps(settings, indent=2) + "\n"
-        write_atomically(
-            folder / name, lambda path, text=text: Path(path).write_text(text)
-        )
+        write_atomically(folder / name, partial(_write_text, text))
+
+
+def _write_text(text: str, path: str) -> None:
+    Path(path).write_text(text)
 
 
 @checked(CheckpointError)
@@ -119,7 +121,7 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     (768, 2304)
     """
     C, inner = config.n_embd, config.inner_dim
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "wte.weight": (config.vocab_size, C),
         "wpe.weight": (config.n_positions, C),
     }

@@ -76,7 +76,9 @@ def _is_whole(path: Path, size: int | None, etag: str) -> bool:
         return hashlib.file_digest(stream, "sha256").hexdigest() == etag
 
 
-def ask(repository: str, what: str, function: Callable, *args: Any, **kw: Any) -> Any:
+def ask(
+    repository: str, what: str, function: Callable[..., Any], *args: Any, **kw: Any
+) -> Any:
     """Call huggingface_hub; what goes wrong becomes one sentence."""
     try:
         return function(*args, **kw)

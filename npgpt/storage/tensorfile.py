@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ ENCODE: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 def write_safetensors(
     path: str | Path,
-    tensors: dict[str, tuple[str, Any, Callable[[Any], np.ndarray]]],
+    tensors: Mapping[str, tuple[str, Any, Callable[[Any], np.ndarray]]],
     metadata: dict[str, str],
 ) -> None:
     """Write name -> (kind, array, encode): encode(array) holds the bytes of that kind.

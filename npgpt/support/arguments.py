@@ -205,7 +205,7 @@ def _words(kind: Any, plural: str = "") -> str:
     name: str = getattr(kind, "__name__", str(kind))
     word, more = _WORDS.get(origin or kind, name), ""
     if getattr(kind, "_is_protocol", False) and kind not in _WORDS:
-        word = word.lower()
+        word = kind.__mro__[-4].__name__.lower()  # of its base, if any
     if origin is not None and origin not in _WORDS:
         word, more = "list", f" of {_words(inner[0], plural='s')}"
     article = "" if plural else "an " if word[0] in "aeiou" else "a "

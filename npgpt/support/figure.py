@@ -54,7 +54,7 @@ def blues(n: int) -> list[Any]:
 class Figure(Protocol):
     """What matplotlib draws."""
 
-    def savefig(self, path: Any, **settings: Any) -> None:
+    def savefig(self, *args: Any, **settings: Any) -> None:
         """Write it into a file."""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from npgpt import activations
+from npgpt import activations, ops
 from npgpt.ops import namespace
 from npgpt.shapes import Array, Float
 from npgpt.training.backward import gelu
@@ -96,7 +96,7 @@ def quick_gelu(
 
 
 _BY_FUNCTION = {
-    activations.gelu: gelu,
+    ops.gelu: gelu,
     activations.gelu_erf: gelu_erf,
     activations.quick_gelu: quick_gelu,
     activations.relu: relu,

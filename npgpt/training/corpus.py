@@ -112,7 +112,7 @@ def prepare(
                 f"the corpus gives {len(ids[-1]):,} tokens for {name}, fewer than the "
                 f"{window + 1:,} of one window; give it more text, or a shorter context"
             )
-    return Corpus(tokenizer, *ids, *halves)
+    return Corpus(tokenizer, ids[0], ids[1], *halves)
 
 
 @checked(DataError)

@@ -31,12 +31,13 @@ def plot_curve(lines: list[dict[str, Any]], title: str = "Training") -> Figure:
     >>> figure.axes[0].get_xlabel()
     'step'
     """
-    steps = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    steps = [line for line in lines if "loss" in line]
     held = [line for line in lines if "validation_loss" in line]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     if steps:
-        x, y = zip(*steps, strict=True)
+        x = [line["step"] for line in steps]
+        y = [line["loss"] for line in steps]
         axes.plot(x, y, color=PALE, linewidth=0.8, label="training, each step")
         axes.plot(x, _smooth(y), color=BLUE, label="training, running mean")
     if held:

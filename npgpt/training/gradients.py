@@ -189,7 +189,7 @@ def through_head(
     B, T, C = hidden.shape
     rows, flat = xp.reshape(hidden, (B * T, C)), xp.asarray(targets.reshape(-1))
     loss, dhidden = 0.0, xp.empty_like(rows)
-    total = None  # of the table's gradient, on its side
+    total: Array = None  # of the table's gradient, on its side
     for start in range(0, B * T, HEAD_ROWS):
         piece = slice(start, start + HEAD_ROWS)
         z = backend.linear(rows[piece, :], table.T)

@@ -200,7 +200,7 @@ def _step(
         index = state.step * config.accumulate + part
         x, y = batch(ids, index, config.batch_size, config.context, config.seed)
         tap = Dropout(config.dropout, config.seed, index) if config.dropout else no_tap
-        loss, more = loss_and_gradients(
+        loss, found = loss_and_gradients(
             model,
             x,
             y,
@@ -209,7 +209,7 @@ def _step(
             tables=lora is None,
             count=config.tokens_per_step,
         )
-        more = more if lora is None else collect(more, state.params)
+        more = found if lora is None else collect(found, state.params)
         total += loss
         if grads is None:
             grads = more

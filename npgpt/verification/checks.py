@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -94,6 +94,16 @@ def verify(
 def first_divergence(checks: list[Check]) -> Check | None:
     """The first tensor that differs too much, in the order of the forward pass."""
     return next((check for check in checks if not check.ok), None)
+
+
+def worst_of_each(checks: list[Check]) -> list[Check]:
+    """Of each check the tensor closest to, or furthest beyond, what is tolerated."""
+
+    def badness(check: Check) -> tuple[bool, float]:
+        return not check.ok, check.error / (check.tolerance or 1.0)
+
+    groups = groupby(checks, key=lambda check: check.check)
+    return [max(group, key=badness) for _, group in groups]
 
 
 @checked(CheckpointError)
@@ -253,8 +263,8 @@ def check_published(
         why = "the tolerance of the source's own test"
         yield Check("published loss", what, error, tolerated, why)
     for case in published.greedy:
-        n = len(case.new)
-        result = model.generate(case.prompt, defaults=False, max_new_tokens=n)
+        own: Any = dict(defaults=False, max_new_tokens=len(case.new))
+        (result,) = model.generate([list(case.prompt)], **own)
         pairs = zip_longest(result.ids, case.new)
         error = float(sum(a != b for a, b in pairs))
         why = "the same tokens"

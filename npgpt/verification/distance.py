@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import NUMPY, Backend
+from npgpt.model import GPT2
 from npgpt.taps import Recorder
 
 TRIES = 4
@@ -51,7 +52,7 @@ def spread(array: np.ndarray, n: int = 64) -> np.ndarray:
     return flat[np.linspace(0, flat.size - 1, min(n, flat.size)).astype(int)]
 
 
-def intermediates(model: Any, ids: Any) -> dict[str, np.ndarray]:
+def intermediates(model: GPT2, ids: Any) -> dict[str, np.ndarray]:
     """Every intermediate of one forward pass, by tap name, in its order."""
     tap = recorder(model.backend)
     model.logits(ids, tap)

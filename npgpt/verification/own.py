@@ -66,7 +66,7 @@ def own_functions(path: str | Path) -> Backend:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise NpgptError(f"{path}: {type(error).__name__}: {error}") from None
-    found = {
+    found: dict[str, Any] = {
         name: _guarded(getattr(module, name), f"{path}: {name}")
         for name in REPLACEABLE
         if callable(getattr(module, name, None))

@@ -69,20 +69,23 @@ def test_synthid_equals_transformers(seed):
 
 
 def test_watermark_scores_equal_transformers():
-    """The z-score and p-value of a green list, given g of T."""
+    """The z-score of a green list, given g of T.
+
+    Its p-value takes z for a normal number; ours is exact, and near it.
+    """
     torch = pytest.importorskip("torch")
     from transformers import WatermarkDetector
 
     from npgpt.decoding.watermarks.watermark import detect
 
-    ids = np.random.default_rng(0).integers(0, 50, 200).tolist()
-    found = detect(ids, 50, "lefthash", greenlist_ratio=0.25)
+    ids = np.random.default_rng(0).integers(0, 1000, 200).tolist()
+    found = detect(ids, 1000, "lefthash", greenlist_ratio=0.25)
     detector = WatermarkDetector.__new__(WatermarkDetector)
     detector.greenlist_ratio = 0.25
     z = detector._compute_z_score(np.array([found.found]), np.array([found.tokens]))
     assert found.score == pytest.approx(float(z[0]))
     p = 0.5 * torch.erfc(torch.tensor(found.score, dtype=torch.float64) / 2**0.5)
-    assert found.p_value == pytest.approx(float(p))
+    assert found.p_value == pytest.approx(float(p), abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(6))

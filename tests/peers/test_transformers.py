@@ -13,7 +13,7 @@ import pytest
 from helpers import same_tokens
 
 from npgpt import GPT2, Tokenizer
-from npgpt.config import PUBLISHED
+from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.storage import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -59,7 +59,7 @@ def assert_as_exact_as_transformers(folder, ids, backend):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_true_widths_are_as_exact_as_transformers(tmp_path, size, backend):
-    config = replace(PUBLISHED[size], n_layer=2)
+    config = replace(CHECKPOINTS[size], n_layer=2)
     folder = random_folder(tmp_path, config)
     ids = np.random.default_rng(1).integers(0, config.vocab_size, (2, 33))
     assert_as_exact_as_transformers(folder, ids, backend)
@@ -67,7 +67,7 @@ def test_true_widths_are_as_exact_as_transformers(tmp_path, size, backend):
 
 @pytest.fixture(scope="module")
 def gpt2_shape(tmp_path_factory):
-    return random_folder(tmp_path_factory.mktemp("gpt2"), PUBLISHED["gpt2"])
+    return random_folder(tmp_path_factory.mktemp("gpt2"), CHECKPOINTS["gpt2"])
 
 
 def test_the_124m_shape_is_as_exact_as_transformers(gpt2_shape, backend):

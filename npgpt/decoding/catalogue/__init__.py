@@ -1,71 +1,127 @@
-"""The catalogue: every decoding strategy, one list a section, in the inventory's order.
+"""The catalogue: every decoding strategy, as the modules of decoding have entered it.
 
-Codes are stable names (C4 is min-p). What a parameter means and when it is an error
-stands here and nowhere else; `npgpt strategies` prints it.
+An entry stands on its function, with its parameters:
+
+    @strategy("C4", "min-p", rank=60, limit=1.0)
+    @parameter("min_p", 0.0, "Fraction of the top; 0 is off.", 0, 1)
+    @example(min_p=0.3)
+    def min_p(z, m): ...
+
+Options, chains, --help, `npgpt strategies` and the worked examples follow from what is
+entered, at run time too. The modules are imported when a strategy is first asked for.
 """
 
 from __future__ import annotations
 
-from npgpt.decoding.catalogue import (
-    constraints,
-    guidance,
-    repetition,
-    reshaping,
-    search,
-    selection,
-    speculative,
-    truncation,
-    watermarks,
-)
-from npgpt.decoding.catalogue.entry import Parameter, Strategy
+import bisect
+import functools
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from npgpt.decoding.catalogue.entry import Strategy
+from npgpt.decoding.catalogue.parameter import Parameter
 from npgpt.errors import DecodingError
 
-SECTIONS: dict[str, tuple[Strategy, ...]] = {
-    "Choosing one token": selection.STRATEGIES,
-    "Reshaping the distribution": reshaping.STRATEGIES,
-    "Truncation": truncation.STRATEGIES,
-    "Repetition": repetition.STRATEGIES,
-    "Bias, bans and constraints": constraints.STRATEGIES,
-    "Guidance and contrast": guidance.STRATEGIES,
-    "Search over sequences": search.STRATEGIES,
-    "Speculative decoding": speculative.STRATEGIES,
-    "Watermarks": watermarks.STRATEGIES,
-}
+Function = TypeVar("Function", bound=Callable)
+_entered: list[Strategy] = []  # by code, as the inventory has them
+_known: dict[str, Parameter] = {}
+_noted: dict[Callable, dict[str, Any]] = {}  # of functions that are being decorated
 
-STRATEGIES: tuple[Strategy, ...] = tuple(
-    strategy for section in SECTIONS.values() for strategy in section
-)
 
-PARAMETERS: dict[str, Parameter] = {
-    parameter.name: parameter
-    for strategy in STRATEGIES
-    for parameter in strategy.parameters
-}
+def strategies() -> list[Strategy]:
+    """All of them, in the inventory's order."""
+    _import_all()
+    return _entered
+
+
+def parameters() -> dict[str, Parameter]:
+    """The parameters of all of them, by name."""
+    _import_all()
+    return _known
+
+
+@functools.cache
+def _import_all() -> None:
+    """Import every module of decoding, so that what it enters is here."""
+    folder = Path(__file__).parent.parent
+    for file in sorted(folder.rglob("*.py")):
+        module = file.relative_to(folder).with_suffix("").parts
+        if module[0] != "examples" and module[-1] != "__init__":
+            importlib.import_module(".".join(("npgpt.decoding", *module)))
+
+
+def enter(entry: Strategy) -> None:
+    """Take a strategy up, behind those of its code. Raises for a parameter in use."""
+    for p in entry.parameters:
+        if p.name in _known:
+            raise DecodingError(f"a parameter is called {p.name} already")
+    _known.update((p.name, p) for p in entry.parameters)
+    bisect.insort(_entered, entry, key=lambda s: (s.code[0], int(s.code[1:])))
+
+
+def remove(entry: Strategy) -> None:
+    """Forget a strategy."""
+    _entered.remove(entry)
+    for p in entry.parameters:
+        del _known[p.name]
+
+
+def strategy(code: str, name: str, **fields: Any) -> Callable[[Function], Function]:
+    """Enter the function below as a strategy, with what is noted between."""
+
+    def decorate(function: Function) -> Function:
+        enter(Strategy(code, name, function, **_noted.pop(function, {}), **fields))
+        return function
+
+    return decorate
+
+
+def parameter(*fields: Any, **more: Any) -> Callable[[Function], Function]:
+    """Note a parameter of the strategy: see Parameter.of."""
+
+    def decorate(function: Function) -> Function:
+        noted = _noted.setdefault(function, {})
+        below = noted.get("parameters", ())
+        noted["parameters"] = (Parameter.of(*fields, **more), *below)
+        return function
+
+    return decorate
+
+
+def fields(**more: Any) -> Callable[[Function], Function]:
+    """Note more fields of the strategy: see Strategy."""
+
+    def decorate(function: Function) -> Function:
+        _noted.setdefault(function, {}).update(more)
+        return function
+
+    return decorate
+
+
+def example(
+    show: Callable | None = None, **setting: Any
+) -> Callable[[Function], Function]:
+    """Note the worked example: a setting, or a function that shows one."""
+    return fields(example=show or setting)
 
 
 def find(name: str) -> Strategy:
-    """The strategy with this code, name, function or parameter.
+    """The strategy with this code, name, parameter or function.
 
     >>> find("min_p").code, find("c4").name
     ('C4', 'min-p')
     """
     wanted = name.casefold().replace("_", "-")
-    for of in (_names, _parameters, _function):
-        for strategy in STRATEGIES:
-            if wanted in (x.casefold().replace("_", "-") for x in of(strategy)):
-                return strategy
+    for names_of in (
+        lambda s: (s.code, s.name),
+        lambda s: (p.name for p in s.parameters),
+        lambda s: (s.function.__name__,),
+    ):
+        for entry in strategies():
+            if wanted in (x.casefold().replace("_", "-") for x in names_of(entry)):
+                return entry
     raise DecodingError(
         f"no decoding strategy is called {name!r}; `npgpt strategies` lists all"
     )
-
-
-def _names(strategy: Strategy) -> list[str]:
-    return [strategy.code, strategy.name]
-
-
-def _function(strategy: Strategy) -> list[str]:
-    return [strategy.function.rpartition(".")[2]]
-
-
-def _parameters(strategy: Strategy) -> list[str]:
-    return [parameter.name for parameter in strategy.parameters]

@@ -1,4 +1,4 @@
-"""Worked examples: every strategy of the catalogue on five tokens, computed.
+"""Worked examples: every strategy of the catalogue on five words, computed.
 
 `npgpt strategies NAME` prints them. What they show comes from the strategies' own
 functions, on a model of five words (npgpt.decoding.examples.five).
@@ -7,38 +7,32 @@ functions, on a model of five words (npgpt.decoding.examples.five).
 from __future__ import annotations
 
 from npgpt.decoding.catalogue.entry import Strategy
-from npgpt.decoding.examples.drafts import DRAFTS
-from npgpt.decoding.examples.rules import (
-    ENDINGS,
-    SETTINGS,
-    chain_example,
-    grammar_example,
-    healing_example,
-    invalid_example,
-    regex_example,
-)
-from npgpt.decoding.examples.searches import SEARCHES
-from npgpt.decoding.examples.selectors import SELECTORS, mirostat
-
-OTHERS = {
-    **SELECTORS, **SEARCHES, **DRAFTS, "inf and NaN removal": invalid_example,
-    "regex": regex_example, "token healing": healing_example,
-}  # fmt: skip
+from npgpt.decoding.examples import show
+from npgpt.decoding.options import GenerationConfig
+from npgpt.errors import DecodingError
 
 
 def worked_example(strategy: Strategy) -> str:
-    """A strategy on five tokens: its setting, and a table or what it writes.
+    """A strategy on five words: its setting, and a table or what it writes.
 
     >>> from npgpt.decoding.catalogue import find
     >>> print(worked_example(find("top_k")).splitlines()[-1])
-      queen     0.050   0.000  -
+      <end>     0.100   0.000  -
     """
-    if strategy.name in SETTINGS or strategy.name in ENDINGS:
-        text = chain_example(strategy)
-    elif strategy.code in ("C15", "C16"):
-        text = mirostat(strategy)
-    elif strategy.code in ("E13", "E14"):
-        text = grammar_example(strategy)
-    else:
-        text = OTHERS[strategy.name]()
-    return f"Example: {text}"
+    try:
+        return f"Example: {_shown(strategy)}"
+    except DecodingError as error:  # what it needs is an extra
+        return f"Example: {error}"
+
+
+def _shown(strategy: Strategy) -> str:
+    setting = strategy.example or {}
+    if callable(setting):
+        return setting(show, strategy.function)
+    if strategy.kind == "rule":
+        return show.rule(setting)
+    if strategy.kind == "selector":
+        return show.selector(setting)
+    if any(GenerationConfig(**show.made(setting)).active("guidance")):
+        return show.guidance(setting)
+    return show.writes(setting, strategy.name)

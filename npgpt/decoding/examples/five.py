@@ -15,61 +15,55 @@ from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
 from npgpt.decoding.generation import Generator
 
-WORDS = ("the", "a", "cat", "old", "queen")
-ENDING = ("the", "cat", "old", "queen", "<end>")  # where a text can end
+WORDS = (" the", " cat", " old", " queen", "<end>")
 
 TABLE = [  # row: the last word; column: the next one
-    [0.05, 0.05, 0.40, 0.35, 0.15],
-    [0.05, 0.05, 0.35, 0.35, 0.20],
-    [0.40, 0.30, 0.05, 0.20, 0.05],
-    [0.05, 0.05, 0.10, 0.05, 0.75],
-    [0.60, 0.20, 0.05, 0.10, 0.05],
+    [0.05, 0.40, 0.30, 0.15, 0.10],
+    [0.35, 0.05, 0.25, 0.05, 0.30],
+    [0.05, 0.15, 0.05, 0.65, 0.10],
+    [0.15, 0.05, 0.05, 0.05, 0.70],
+    [0.20, 0.20, 0.20, 0.20, 0.20],
 ]
 SMALLER = [  # what a smaller model, or the first layers, would say
-    [0.10, 0.10, 0.50, 0.20, 0.10],
-    [0.10, 0.10, 0.40, 0.20, 0.20],
-    [0.30, 0.40, 0.10, 0.10, 0.10],
-    [0.10, 0.10, 0.50, 0.10, 0.20],
-    [0.40, 0.30, 0.10, 0.10, 0.10],
-]
-ENDING_TABLE = [
-    [0.01, 0.50, 0.30, 0.18, 0.01],
-    [0.30, 0.05, 0.05, 0.10, 0.50],
-    [0.05, 0.15, 0.10, 0.65, 0.05],
-    [0.10, 0.10, 0.05, 0.05, 0.70],
+    [0.10, 0.50, 0.15, 0.15, 0.10],
+    [0.20, 0.10, 0.50, 0.10, 0.10],
+    [0.10, 0.10, 0.10, 0.60, 0.10],
+    [0.40, 0.10, 0.10, 0.10, 0.30],
     [0.20, 0.20, 0.20, 0.20, 0.20],
 ]
 
 
 class Words:
-    """A tokenizer of five whole words."""
+    """A tokenizer of five tokens; a text is split at the spaces before its words."""
+
+    pipeline: Mapping[str, Any] = {"pre_tokenizer": None}
 
     def __init__(self, words: Sequence[str] = WORDS):
         self.words, self.vocab_size = list(words), len(words)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of words between spaces."""
-        return [self.words.index(word) for word in text.split()]
+        """Ids of the words, with or without a space before the first."""
+        return [self.words.index(f" {word}") for word in text.split()]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
-        """The words, a space before each but the first."""
-        return " ".join(self.words[id] for id in ids)
+        """The words side by side."""
+        return "".join(self.words[id] for id in ids)
 
     def special_ids(self) -> set[int]:
         """The end of a text, where there is one."""
         return {i for i, word in enumerate(self.words) if word == "<end>"}
 
-    def token_bytes(self, id: int) -> bytes:
+    def token_bytes(self, id: int, first: bool = False, last: bool = False) -> bytes:
         """A space and the word."""
-        return f" {self.words[id]}".encode()
+        return self.words[id].encode()
 
-    def stream(self) -> Words:
+    def stream(self, after: Sequence[int] = ()) -> Words:
         """Decodes word by word."""
         return self
 
     def push(self, id: int) -> str:
         """The text of one more token."""
-        return f" {self.words[id]}"
+        return self.words[id]
 
     def flush(self) -> str:
         """Nothing is held back."""
@@ -79,16 +73,16 @@ class Words:
 class FiveWords(Generator):
     """The model of a table (5, 5) of probabilities; `early` is its first layers'.
 
+    `read` keeps what each pass reads of the first row: ids held already, ids new.
+    `said` keeps every probability (V,) that it has answered with.
+
     >>> FiveWords().generate("the", max_new_tokens=3).text
     ' cat the cat'
     """
 
-    def __init__(
-        self, table: Any = TABLE, early: Any = SMALLER, words: Sequence[str] = WORDS
-    ):
+    def __init__(self, table: Any = TABLE, early: Any = SMALLER):
         self.z, self.early = np.log(np.array(table)), np.log(np.array(early))
-        self.tokenizer = Words(words)
-        ends = self.tokenizer.special_ids()
+        self.tokenizer: Words = Words()
         self.config = GPT2Config(
             vocab_size=5,
             n_positions=64,
@@ -96,9 +90,10 @@ class FiveWords(Generator):
             n_layer=2,
             n_head=1,
             bos_token_id=0,
-            eos_token_id=min(ends) if ends else None,
+            eos_token_id=4,
         )
-        self.readings = 0  # passes through the whole model
+        self.read: list[tuple[int, list[int]]] = []
+        self.said: list[np.ndarray] = []
 
     def encode(self, prompt: Any) -> list[int]:
         """Ids of a prompt."""
@@ -110,17 +105,24 @@ class FiveWords(Generator):
 
     def next_logits(self, ids: Any, cache: KVCache) -> np.ndarray:
         """Logits after each row's last id."""
-        return np.stack([z[-1] for z in self.all_logits(ids, cache)])
+        return np.concatenate(self.all_logits(ids, cache, [1] * len(ids)))
 
     def all_logits(self, ids: Any, cache: KVCache, keep: Any = None) -> list:
         """Logits after each row's last keep[row] ids."""
-        self.readings += 1
-        return self._read(self.z, ids, cache, keep)
+        self.read.append((len(cache.ids[0]), list(ids[0])))
+        return [z[:, 0] for z in self._read([self.z], ids, cache, keep)]
+
+    def layer_logits(
+        self, ids: Any, cache: KVCache, layers: Any, keep: Any = None, norm: bool = True
+    ) -> list:
+        """Logits of each of these layers, (keep[row], layers, V) a row."""
+        tables = [self.z if layer == 2 else self.early for layer in layers]
+        return self._read(tables, ids, cache, keep)
 
     def first_logits(self, ids: Any, cache: KVCache, layers: int) -> tuple:
         """What the first layers say after each row's last id."""
-        z = self._read(self.early, ids, cache, [1] * len(ids))
-        return np.concatenate(z), [np.zeros((len(new), 1)) for new in ids]
+        z = self._read([self.early], ids, cache, [1] * len(ids))
+        return np.concatenate(z)[:, 0], [np.zeros((len(new), 1)) for new in ids]
 
     def rest_logits(
         self, ids: Any, states: Any, cache: KVCache, layers: int, keep: Any
@@ -135,57 +137,14 @@ class FiveWords(Generator):
 
     def tree_logits(self, ids: Any, parents: Any, cache: KVCache) -> np.ndarray:
         """Logits after each node of a tree."""
-        self.readings += 1
-        for held in cache.ids:
-            held.extend(ids)
-        return np.repeat(self.z[list(ids)][None], cache.batch, axis=0)
+        return np.stack(self.all_logits([ids] * cache.batch, cache))
 
-    def _read(self, table: np.ndarray, ids: Any, cache: KVCache, keep: Any) -> list:
-        for held, new in zip(cache.ids, ids, strict=True):
+    def _read(self, tables: list, ids: Any, cache: KVCache, keep: Any) -> list:
+        rows = []
+        for row, (held, new) in enumerate(zip(cache.ids, ids, strict=True)):
             held.extend(new)
-        keep = [len(new) for new in ids] if keep is None else keep
-        return [
-            table[list(new)][len(new) - n :] for new, n in zip(ids, keep, strict=True)
-        ]
-
-
-def table(columns: Mapping[str, Sequence], words: Sequence[str] = WORDS) -> str:
-    """Lines of a table, a word each; numbers with three places.
-
-    >>> print(table({"p": [0.5, 0.5], "": ["", "taken"]}, ["the", "a"]))
-      token         p
-      the       0.500
-      a         0.500  taken
-    """
-    cells = [[_cell(x) for x in column] for column in columns.values()]
-    widths = [
-        max(6, len(name), *map(len, column))
-        for name, column in zip(columns, cells, strict=True)
-    ]
-    lines = [["token", *columns]]
-    lines += [[word, *row] for word, *row in zip(words, *cells, strict=True)]
-    return "\n".join(_line(line, widths, columns) for line in lines)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], names: Iterable[str]) -> str:
-    word, *rest = cells
-    shown = [
-        text.rjust(width) if name else text
-        for text, width, name in zip(rest, widths, names, strict=True)
-    ]
-    return f"  {word:<8} {'  '.join(shown)}".rstrip()
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return str(int(value)) if isinstance(value, int | np.integer) else f"{value:.3f}"
-
-
-def say(ids: Iterable[int], words: Sequence[str] = WORDS) -> str:
-    """The words of some ids, quoted.
-
-    >>> say([0, 2])
-    "'the cat'"
-    """
-    return repr(" ".join(words[id] for id in ids))
+            n = len(new) if keep is None else keep[row]
+            z = np.stack([table[list(new)] for table in tables], axis=1)
+            rows.append(z[len(new) - n :])
+            self.said += list(np.exp(z[-1])) if len(new) else []
+        return rows

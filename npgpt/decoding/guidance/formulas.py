@@ -14,21 +14,19 @@ import numpy as np
 
 from npgpt.decoding.rules.base import keep
 from npgpt.ops import log_softmax
-from npgpt.shapes import Float
+from npgpt.shapes import Float, Logits
 
 # -inf minus -inf: a token that both readings rule out, and so does the formula
 _undefined_is_out = np.errstate(invalid="ignore")
 
 
 @_undefined_is_out
-def classifier_free(
-    z: Float[np.ndarray, " V"], z_negative: Float[np.ndarray, " V"], scale: float
-) -> Float[np.ndarray, " V"]:
+def classifier_free(z: Logits, z_negative: Logits, scale: float) -> Logits:
     """Away from what the negative prompt would say: l' = l_n + scale (l - l_n).
 
     l and l_n are log-softmax of the logits with the prompt and with the negative (or
     no) prompt; scale 1 gives l. Source: Sanchez et al., "Stay on topic with
-    Classifier-Free Guidance" (2023).
+    Classifier-Free Guidance" (2023, arXiv:2306.17806).
 
     >>> z, negative = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(classifier_free(z, negative, 2.0))).round(4).tolist()
@@ -39,15 +37,15 @@ def classifier_free(
     return _ruled_out(guided, z, z_negative)
 
 
-def context_aware(
-    z: Float[np.ndarray, " V"], z_without: Float[np.ndarray, " V"], alpha: float
-) -> Float[np.ndarray, " V"]:
-    """More weight on the context: (1 + alpha) l(y | c, x) - alpha l(y | x).
+def context_aware(z: Logits, z_without: Logits, alpha: float) -> Logits:
+    """More weight on the context in the prompt: (1 + alpha) l(y | c, x) - alpha l(y |
+    x).
 
     The same as classifier_free with scale 1 + alpha, the negative prompt being the
     question x without its context c. Source: Shi et al., "Trusting Your Evidence:
-    Hallucinate Less with Context-aware Decoding" (2023); the authors' code
-    (xhan77/context-aware-decoding, demo.ipynb) has it on logits, which is the same law.
+    Hallucinate Less with Context-aware Decoding" (2023, arXiv:2305.14739); the authors'
+    code (xhan77/context-aware-decoding, demo.ipynb) has it on logits, which is the same
+    law.
 
     >>> z, without = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(context_aware(z, without, 1.0))).round(4).tolist()
@@ -58,17 +56,19 @@ def context_aware(
 
 @_undefined_is_out
 def contrastive(
-    z: Float[np.ndarray, " V"],
-    z_amateur: Float[np.ndarray, " V"],
+    z: Logits,
+    z_amateur: Logits,
     alpha: float = 0.1,
     temperature: float = 0.5,
     coefficient: float = 1.0,
-) -> Float[np.ndarray, " V"]:
-    """Contrastive decoding: what the expert knows and the amateur does not.
+) -> Logits:
+    """What the expert knows and the amateur does not: l - c log softmax(z_amateur /
+    tau) where p >= alpha max p.
 
     l - coefficient log softmax(z_amateur / temperature) for the plausible tokens, those
     with p >= alpha max p under the expert; the rest is removed. Source: Li et al.,
-    "Contrastive Decoding: Open-ended Text Generation as Optimization" (2022).
+    "Contrastive Decoding: Open-ended Text Generation as Optimization" (2022,
+    arXiv:2210.15097).
 
     >>> z, amateur = np.log(np.array([[0.5, 0.4, 0.1], [0.7, 0.2, 0.1]]))
     >>> contrastive(z, amateur, alpha=0.5, temperature=1.0).round(4).tolist()
@@ -81,17 +81,15 @@ def contrastive(
 
 @_undefined_is_out
 def improved_contrastive(
-    z: Float[np.ndarray, " V"],
-    z_amateur: Float[np.ndarray, " V"],
-    alpha: float = 0.1,
-    beta: float = 0.5,
-) -> Float[np.ndarray, " V"]:
-    """Contrastive decoding on logits: (1 + beta) z - beta z_amateur where plausible.
+    z: Logits, z_amateur: Logits, alpha: float = 0.1, beta: float = 0.5
+) -> Logits:
+    """Contrastive decoding on logits, with one weight: (1 + beta) z - beta z_amateur
+    where p >= alpha max p.
 
-    beta 0 is the expert itself, cut to the tokens with p >= alpha max p, which is
-    z >= max z + ln alpha. Source: O'Brien and Lewis, "Contrastive Decoding Improves
-    Reasoning in Large Language Models" (2023), algorithm 2 of its appendix A, as
-    lucidrains/x-transformers has it too (contrastive_decode_fn).
+    beta 0 is the expert itself, cut to the tokens with p >= alpha max p, which is z >=
+    max z + ln alpha. Source: O'Brien and Lewis, "Contrastive Decoding Improves
+    Reasoning in Large Language Models" (2023, arXiv:2309.09117), algorithm 2 of its
+    appendix A, as lucidrains/x-transformers has it too (contrastive_decode_fn).
 
     >>> z, amateur = np.array([[2.0, 1.0, -5.0], [1.0, 1.0, 0.0]])
     >>> improved_contrastive(z, amateur).tolist()
@@ -103,18 +101,17 @@ def improved_contrastive(
 
 @_undefined_is_out
 def dola(
-    z: Float[np.ndarray, " V"],
-    z_layers: Float[np.ndarray, "n V"],
-    alpha: float = 0.1,
-    divergence=None,
-) -> Float[np.ndarray, " V"]:
-    """DoLa: the last layer's log-probabilities minus those of the least similar layer.
+    z: Logits, z_layers: Float[np.ndarray, "n V"], alpha: float = 0.1, divergence=None
+) -> Logits:
+    """The last layer against the early layer least like it: l - l_j where p >= alpha
+    max p, j = argmax JS(p, p_j).
 
     l - l_j for the plausible tokens (p >= alpha max p), where layer j is the candidate
     whose distribution has the largest Jensen-Shannon divergence from the last. Source:
-    Chuang et al., "DoLa: Decoding by Contrasting Layers" (2023). The authors' code and
-    Transformers 4 take a mean of reversed terms for the divergence and do not remove
-    the implausible tokens' contrast but set it to -1e-3; this is the paper's rule.
+    Chuang et al., "DoLa: Decoding by Contrasting Layers" (2023, arXiv:2309.03883). The
+    authors' code and Transformers 4 take a mean of reversed terms for the divergence
+    and do not remove the implausible tokens' contrast but set it to -1e-3; this is the
+    paper's rule.
 
     >>> z = np.log(np.array([0.6, 0.3, 0.1]))
     >>> layers = np.log(np.array([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3]]))
@@ -127,7 +124,7 @@ def dola(
     return _plausible(scores, lp, alpha)
 
 
-def jensen_shannon(lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]) -> float:
+def jensen_shannon(lp: Logits, lq: Logits) -> float:
     """How far two distributions are apart: JS = (KL(p|m) + KL(q|m)) / 2, m their mean.
 
     From log-probabilities, in nats: 0 for equal ones, at most ln 2. Source: Lin,
@@ -149,10 +146,9 @@ def jensen_shannon(lp: Float[np.ndarray, " V"], lq: Float[np.ndarray, " V"]) -> 
 
 
 @_undefined_is_out
-def product(
-    z: Float[np.ndarray, "k V"], weights: Sequence[float]
-) -> Float[np.ndarray, " V"]:
-    """Product of experts: sum_i w_i l_i, the geometric mean of the models.
+def product(z: Float[np.ndarray, "k V"], weights: Sequence[float]) -> Logits:
+    """Several models as one, by a product or a mixture: sum_i w_i l_i, or log sum_i w_i
+    p_i (see `mixture`).
 
     Source: Hinton, "Training Products of Experts" (2002).
 
@@ -164,9 +160,7 @@ def product(
     return _ruled_out(total, *z)
 
 
-def mixture(
-    z: Float[np.ndarray, "k V"], weights: Sequence[float]
-) -> Float[np.ndarray, " V"]:
+def mixture(z: Float[np.ndarray, "k V"], weights: Sequence[float]) -> Logits:
     """Mixture of models: log sum_i w_i p_i; a token out in one may be in by another.
 
     With equal weights what fairseq's SequenceGenerator does with several models.
@@ -182,18 +176,13 @@ def mixture(
 
 
 @_undefined_is_out
-def dexperts(
-    z: Float[np.ndarray, " V"],
-    z_expert: Float[np.ndarray, " V"],
-    z_anti: Float[np.ndarray, " V"],
-    alpha: float,
-) -> Float[np.ndarray, " V"]:
+def dexperts(z: Logits, z_expert: Logits, z_anti: Logits, alpha: float) -> Logits:
     """Steer by a pair of small models: z + alpha (z_expert - z_anti).
 
     Source: Liu et al., "DExperts: Decoding-Time Controlled Text Generation with Experts
-    and Anti-Experts" (2021). The authors' code (alisawuffles/DExperts,
-    generation/dexperts_generation.py) may cut z to its nucleus first (filter_p); here
-    truncation comes after guidance.
+    and Anti-Experts" (2021, arXiv:2105.03023). The authors' code
+    (alisawuffles/DExperts, generation/dexperts_generation.py) may cut z to its nucleus
+    first (filter_p); here truncation comes after guidance.
 
     >>> dexperts(np.zeros(2), np.array([1.0, 0.0]), np.array([0.0, 1.0]), 2.0).tolist()
     [2.0, -2.0]
@@ -202,15 +191,13 @@ def dexperts(
 
 
 @_undefined_is_out
-def anti_lm(
-    z: Float[np.ndarray, " V"], z_anti: Float[np.ndarray, " V"], weight: float
-) -> Float[np.ndarray, " V"]:
-    """Less of what is likely anyway: l - weight l_anti (maximum mutual information).
+def anti_lm(z: Logits, z_anti: Logits, weight: float) -> Logits:
+    """Less of what is likely anyway (maximum mutual information): l - weight l_anti.
 
     Every token counts; the paper lets the first gamma alone count, and adds a term for
     the length (as XinnuoXu/mmi_anti_pytorch, onmt/translate/Translator.py, has it).
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
-    Models" (2016).
+    Models" (2016, arXiv:1510.03055).
 
     >>> z, anti = np.log(np.array([[0.5, 0.5], [0.8, 0.2]]))
     >>> np.exp(log_softmax(anti_lm(z, anti, 1.0))).round(4).tolist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.dola import Dola
 from npgpt.decoding.guidance.guided import Guided, Opening, Part
@@ -16,6 +17,16 @@ from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import ContextOverflowError, DecodingError
 
 
+@strategy("F1", "classifier-free guidance", kind="guidance")
+@fields(explains=formulas.classifier_free)
+@parameter("guidance_scale", 1.0, "Strength; 1 is off.")
+@parameter(
+    "negative_prompt",
+    None,
+    "A text, its ids, or one for each prompt; none: the last token.",
+    kind="any",
+)
+@example(guidance_scale=1.5, negative_prompt="cat")
 def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F1: away from the negative prompt, or from the prompt's last token alone."""
     opening = negative_opening(model, prompts, options.negative_prompt, options)
@@ -23,6 +34,11 @@ def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> 
     return guided(parts, formulas.classifier_free, options.guidance_scale)
 
 
+@strategy("F2", "context-aware decoding", kind="guidance")
+@fields(explains=formulas.context_aware)
+@parameter("context_aware_alpha", 0.0, "Strength; 0 is off.")
+@parameter("prompt_without_context", None, "The question alone.", kind="any")
+@example(context_aware_alpha=0.5, prompt_without_context="cat")
 def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F2: towards what only the prompt with its context says."""
     question = options.prompt_without_context
@@ -34,6 +50,23 @@ def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Gu
     return guided(parts, formulas.context_aware, options.context_aware_alpha)
 
 
+@strategy("F3", "contrastive decoding", kind="guidance", explains=formulas.contrastive)
+@parameter("amateur_model", None, "A smaller model.", kind="model")
+@parameter(
+    "contrastive_alpha",
+    0.1,
+    "Plausible: p of at least this share of the largest.",
+    0,
+    1,
+)
+@parameter("amateur_temperature", 0.5, "Of the amateur.", 1e-3)
+@parameter("contrastive_coefficient", 1.0, "Weight of it.", 0)
+@example(amateur_model="smaller", contrastive_alpha=0.3)
+@strategy("F4", "improved contrastive decoding", kind="part")
+@fields(explains=formulas.improved_contrastive)
+@fields(also=("amateur_model", "contrastive_alpha"))
+@parameter("contrastive_beta", 0.0, "Weight; 0 is F3. Needs amateur_model.", 0)
+@example(amateur_model="smaller", contrastive_beta=0.5)
 def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F3 and F4: an expert against a smaller amateur."""
     o, parts = options, [Part(model), Part(options.amateur_model)]
@@ -49,6 +82,9 @@ def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guid
     return guided(parts, formulas.improved_contrastive, alpha, beta)
 
 
+@strategy("F5", "DoLa", kind="guidance", explains=formulas.dola)
+@parameter("dola_layers", None, "'low', 'high', or a list of layers.", kind="any")
+@example(dola_layers=[1])
 def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
     """F5: the last layer against its early ones."""
     if not hasattr(model, "layer_logits"):
@@ -59,6 +95,11 @@ def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
     return Dola(model, options.dola_layers)
 
 
+@strategy("F6", "DExperts", kind="guidance", explains=formulas.dexperts)
+@parameter("expert_model", None, "Writes as wanted.", kind="model")
+@parameter("anti_expert_model", None, "Writes as not wanted.", kind="model")
+@parameter("dexperts_alpha", 1.0, "Strength.")
+@example(expert_model="model", anti_expert_model="smaller")
 def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, DExperts: steered by an expert and an anti-expert."""
     if options.anti_expert_model is None:
@@ -67,6 +108,11 @@ def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     return guided(parts, formulas.dexperts, options.dexperts_alpha)
 
 
+@strategy("F6", "ensemble", kind="guidance", explains=formulas.product)
+@parameter("ensemble_models", None, "The other models.", kind="models")
+@parameter("ensemble_weights", None, "One a model, its own first.", kind="any")
+@parameter("ensemble", ("product", "mixture"), "How they are combined.")
+@example(ensemble_models=["smaller"])
 def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, ensembles: a product or a mixture of models."""
     models = [model, *options.ensemble_models]
@@ -87,6 +133,15 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     return Guided([*map(Part, models)], lambda z: combine(z, tuple(weights)))
 
 
+@strategy("F6", "anti-LM", kind="guidance", explains=formulas.anti_lm)
+@parameter("anti_lm_weight", 0.0, "lambda; 0 is off.")
+@parameter(
+    "anti_lm_model",
+    None,
+    "Whose likelihood counts; none: its own, without the prompt.",
+    kind="model",
+)
+@example(anti_lm_weight=0.5, anti_lm_model="smaller")
 def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, anti-LM: away from what is likely without the prompt, or elsewhere."""
     if options.anti_lm_model is not None:

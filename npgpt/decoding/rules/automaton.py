@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
-from re import _constants as op
-from re import _parser
+from re import _constants as op  # type: ignore[attr-defined]  # not in typeshed
+from re import _parser  # type: ignore[attr-defined]  # not in typeshed
 from typing import Any
 
 from npgpt.errors import DecodingError
 
 Ranges = list[tuple[int, int]]  # code points, both ends included
 TOP = sys.maxunicode
-SURROGATES = (0xD800, 0xDFFF)
+# code points of one length in UTF-8, which has no form for what lies between
+LENGTHS = ((0, 127), (128, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, TOP))
 _CATEGORIES = {
     op.CATEGORY_DIGIT: r"\d", op.CATEGORY_SPACE: r"\s", op.CATEGORY_WORD: r"\w",
     op.CATEGORY_NOT_DIGIT: r"\D", op.CATEGORY_NOT_SPACE: r"\S",
@@ -112,14 +113,10 @@ class Automaton:
 
     def _node(self, state: int, kind: Any, value: Any) -> int:
         """Add one node of the syntax tree after a state; the state behind it."""
-        if kind is op.LITERAL:
-            return self._characters(state, [(value, value)])
-        if kind is op.NOT_LITERAL:
-            return self._characters(state, _invert([(value, value)]))
         if kind is op.ANY:
             return self._characters(state, self.dot)
-        if kind is op.IN:
-            return self._characters(state, _class(value))
+        if kind in _RANGES:
+            return self._characters(state, _RANGES[kind](value))
         if kind is op.SUBPATTERN:
             if value[1] or value[2]:
                 raise DecodingError(f"regex {self.pattern!r}: flags are not supported")
@@ -163,24 +160,25 @@ class Automaton:
 
 
 def _class(items: Any) -> Ranges:
-    ranges: Ranges = []
-    negate = False
-    for kind, value in items:
-        if kind is op.NEGATE:
-            negate = True
-        elif kind is op.LITERAL:
-            ranges.append((value, value))
-        elif kind is op.RANGE:
-            ranges.append(value)
-        else:
-            ranges += _category(_CATEGORIES[value])
+    negate = items[0][0] is op.NEGATE
+    ranges = [r for kind, value in items[negate:] for r in _RANGES[kind](value)]
     return _invert(ranges) if negate else ranges
+
+
+_RANGES: dict[Any, Callable[[Any], Ranges]] = {  # of each kind of node
+    op.LITERAL: lambda code: [(code, code)],
+    op.NOT_LITERAL: lambda code: _invert([(code, code)]),
+    op.RANGE: lambda pair: [pair],
+    op.CATEGORY: lambda name: _category(_CATEGORIES[name]),
+    op.IN: _class,
+}
 
 
 @cache
 def _category(escape: str) -> tuple[tuple[int, int], ...]:
     """The ranges of \\d, \\s, \\w as Python's re sees them in Unicode."""
-    match, ranges = re.compile(escape).match, []
+    match = re.compile(escape).match
+    ranges: list[list[int]] = []
     for code in range(TOP + 1):
         if match(chr(code)):
             if ranges and ranges[-1][1] == code - 1:
@@ -205,20 +203,15 @@ def utf8_ranges(ranges: Iterable[tuple[int, int]]) -> list[list[tuple[int, int]]
     >>> utf8_ranges([(0x61, 0x7A), (0xE9, 0xE9)])
     [[(97, 122)], [(195, 195), (169, 169)]]
     """
-    result = []
-    for low, high in ranges:
-        for start, end in (
-            (0, 0x7F),
-            (0x80, 0x7FF),
-            (0x800, 0xD7FF),
-            (0xE000, 0xFFFF),
-            (0x10000, TOP),
-        ):
-            if max(low, start) <= min(high, end):
-                result += _split(
-                    chr(max(low, start)).encode(), chr(min(high, end)).encode()
-                )
-    return result
+    return [
+        sequence
+        for low, high in ranges
+        for start, end in LENGTHS
+        if max(low, start) <= min(high, end)
+        for sequence in _split(
+            chr(max(low, start)).encode(), chr(min(high, end)).encode()
+        )
+    ]
 
 
 def _split(low: bytes, high: bytes) -> list[list[tuple[int, int]]]:

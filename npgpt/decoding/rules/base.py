@@ -17,7 +17,9 @@ import numpy as np
 
 from npgpt.decoding import randomness
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Float
+from npgpt.shapes import Bool, Logits
+
+Ids = Sequence[int]  # of tokens
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,7 @@ class Rule(NamedTuple):
         return f"{self.name}({self.setting})"
 
 
-def keep(
-    z: Float[np.ndarray, " V"], mask: Bool[np.ndarray, " V"]
-) -> Float[np.ndarray, " V"]:
+def keep(z: Logits, mask: Bool[np.ndarray, " V"]) -> Logits:
     """z where the mask is true, -inf (removed) elsewhere.
 
     >>> keep(np.array([1.0, 2.0]), np.array([True, False])).tolist()
@@ -63,7 +63,7 @@ def keep(
     return np.where(mask, z, z.dtype.type(-np.inf))
 
 
-def remaining(z: Float[np.ndarray, " V"]) -> np.ndarray:
+def remaining(z: Logits) -> np.ndarray:
     """The logits of the tokens that have not been removed.
 
     >>> remaining(np.array([1.0, -np.inf])).tolist()
@@ -73,7 +73,7 @@ def remaining(z: Float[np.ndarray, " V"]) -> np.ndarray:
     return z if mask.all() else z[mask]
 
 
-def probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
+def probabilities(z: Logits) -> Logits:
     """softmax in float64, where a removed token has probability 0; checks z first.
 
     >>> probabilities(np.array([0.0, -np.inf, 0.0])).tolist()
@@ -84,7 +84,7 @@ def probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
     return p
 
 
-def log_probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
+def log_probabilities(z: Logits) -> Logits:
     """log softmax, -inf where a token has been removed; z's dtype.
 
     >>> log_probabilities(np.array([1.0, -np.inf, 1.0])).round(4).tolist()
@@ -94,7 +94,7 @@ def log_probabilities(z: Float[np.ndarray, " V"]) -> Float[np.ndarray, " V"]:
     return d - d.dtype.type(np.log(np.exp(d).sum(dtype=np.float64)))
 
 
-def entropy(z: Float[np.ndarray, " V"]) -> float:
+def entropy(z: Logits) -> float:
     """Entropy H = -sum p log p in nats of softmax(z); removed tokens add nothing.
 
     >>> round(entropy(np.array([0.0, -np.inf, 0.0])), 4)
@@ -109,7 +109,7 @@ def entropy(z: Float[np.ndarray, " V"]) -> float:
     return max(0.0, math.log(total) - weighted / total)
 
 
-def check(z: Float[np.ndarray, " V"]) -> np.floating:
+def check(z: Logits) -> np.floating:
     """The largest logit; raises DecodingError where no token can be chosen."""
     top = z.max()
     if np.isfinite(top):

@@ -10,10 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.rules.base import Ids
 from npgpt.decoding.vocabulary import all_bytes
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
 class DrySettings(NamedTuple):
@@ -26,10 +26,22 @@ class DrySettings(NamedTuple):
     breakers: frozenset[int] = frozenset()
 
 
-def dry(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], settings: DrySettings
-) -> Float[np.ndarray, " V"]:
-    """z_v - multiplier base^(m(v) - allowed) where m(v) >= allowed.
+@strategy("D8", "DRY", stage="ngram", rank=30)
+@parameter("dry_multiplier", 0.0, "Strength; 0 is off.", 0)
+@parameter("dry_base", 1.75, "Growth a token.", 1)
+@parameter("dry_allowed_length", 2, "Repeats free of charge.", 1)
+@parameter("dry_penalty_last_n", -1, "Window; -1 is all.", -1)
+@parameter(
+    "dry_sequence_breakers",
+    ("\n", ":", '"', "*"),
+    "Texts that a repeat cannot cross.",
+    kind="texts",
+)
+@fields(prepare=lambda *settings: prepare(*settings))
+@example(dry_multiplier=1.0, dry_allowed_length=1)
+def dry(z: Logits, ids: Ids, settings: DrySettings) -> Logits:
+    """Don't repeat yourself, the longer the repeat, the dearer: z_v - multiplier
+    base^(m(v) - allowed) where m(v) >= allowed.
 
     m(v) is the length of the longest end of the last last_n tokens that occurred
     before, followed by v, and does not cross a breaker. Repeats may overlap. Breakers
@@ -37,6 +49,7 @@ def dry(
     (text-generation-webui bounds the match at 50; ExLlamaV2 counts otherwise). Source:
     p-e-w, text-generation-webui (2024), no paper.
 
+    >>> import numpy as np
     >>> ids = [0, 1, 2, 0, 1]  # after 0 1 came 2
     >>> dry(np.zeros(3), ids, DrySettings(2.0, 1.5, 1)).tolist()  # 2 * 1.5^(2-1)
     [0.0, 0.0, -3.0]
@@ -59,7 +72,7 @@ def dry(
     return z
 
 
-def suffix_matches(ids: Sequence[int], breakers: frozenset[int]) -> list[int]:
+def suffix_matches(ids: Ids, breakers: frozenset[int]) -> list[int]:
     """For each end position i < len(ids) - 1: how many tokens before and at i equal the
     last ones of ids, up to the latest breaker.
 

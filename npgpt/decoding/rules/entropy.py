@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import (
     check,
     keep,
@@ -18,16 +19,20 @@ from npgpt.decoding.rules.base import (
     probabilities,
     remaining,
 )
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
-def typical(z: Float[np.ndarray, " V"], mass: float) -> Float[np.ndarray, " V"]:
-    """Tokens whose surprise -log p is nearest the entropy H, until a mass is reached.
+@strategy("C5", "locally typical", sampling=True, keeps_top=False, limit=1.0, rank=80)
+@fields(ranks={"llama.cpp": 45}, aliases=("typ_p",))
+@parameter("typical_p", 1.0, "Mass to keep; 1 is off.", 0, 1)
+@example(typical_p=0.5)
+def typical(z: Logits, mass: float) -> Logits:
+    """Tokens whose surprise is nearest the entropy H: by d = |-log p - H| upwards, the
+    shortest prefix of mass >= tau.
 
-    With d = |-log p - H|: sorted by d upwards, the shortest prefix with cumulative
-    p >= mass, and ties of d with its last. May remove the top token. The crossing
-    token is in (Aphrodite drops it). Source: Meister et al., "Locally Typical
-    Sampling" (2022).
+    tau is the mass to keep. Ties of d with the last token stay. May remove the top
+    token. The crossing token is in (Aphrodite drops it). Source: Meister et al.,
+    "Locally Typical Sampling" (2022, arXiv:2202.00666).
 
     >>> z = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
     >>> np.isfinite(typical(z, 0.2)).tolist()
@@ -68,12 +73,15 @@ def _reaching(key: np.ndarray, weight: np.ndarray, mass: float) -> np.floating:
     return key[order][min(last, len(key) - 1)]
 
 
-def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
-    """Cut the tail where the sorted probabilities stop bending.
+@strategy("C9", "tail-free", sampling=True, limit=1.0, rank=40, element="tfs")
+@parameter("tfs", 1.0, "Share of the bend kept; 1 is off.", 0, 1)
+@example(tfs=0.9)
+def tail_free(z: Logits, share: float) -> Logits:
+    """Cuts where the sorted curve stops bending: keep the first 1 + #{cumsum w <=
+    share}, w = |second difference of p sorted down| / sum.
 
-    On p sorted down, w = |second differences of p| / their sum; the first
-    1 + #{cumsum w <= share} tokens stay, with ties. Nothing is cut where p has no bend
-    (fewer than three tokens, or all alike). Source: Phénix and Egan, "Tail Free
+    Ties with the last one stay. Nothing is cut where p has no bend (fewer than three
+    tokens, or all alike). Source: Phénix and Egan, "Tail Free
     Sampling" (2019).
 
     >>> np.isfinite(tail_free(np.log(np.array([0.6, 0.2, 0.15, 0.05])), 0.9)).tolist()
@@ -95,13 +103,17 @@ def tail_free(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V
     return keep(z, z >= order[min(kept, len(order) - 1) - 1])
 
 
-def top_h(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
-    """As many top tokens as a share of the entropy allows.
+@strategy("C11", "top-H", sampling=True, limit=1.0, rank=20)
+@parameter("top_h", 0.0, "Share of the entropy; 0 is off.", 0, 1)
+@example(top_h=0.5)
+def top_h(z: Logits, share: float) -> Logits:
+    """As many top tokens as a share of the entropy H allows: of the top 100, the
+    longest prefix with sum -p ln p <= share H.
 
-    Of the 100 most probable tokens, renormalised: the longest prefix, sorted down, with
-    sum -p ln p <= share H; the first always stays. This is the partial sum that
-    transformers and the authors compute (their text speaks of a renormalised entropy).
-    Source: Potraghloo et al., "Top-H Decoding" (2025).
+    p is renormalised over the 100 and sorted down; the first always stays. This is the
+    partial sum that transformers and the authors compute (their text speaks of a
+    renormalised entropy). Source: Potraghloo et al., "Top-H Decoding" (2025,
+    arXiv:2509.02510).
 
     >>> np.isfinite(top_h(np.log(np.array([0.5, 0.25, 0.25])), 0.4)).tolist()
     [True, False, False]
@@ -117,13 +129,16 @@ def top_h(z: Float[np.ndarray, " V"], share: float) -> Float[np.ndarray, " V"]:
     return keep(z, z >= order[max(1, kept) - 1])
 
 
-def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " V"]:
+@strategy("C12", "p-less", sampling=True, limit=1.0, rank=110)
+@parameter("p_less", ("off", "on", "norm"), "The threshold: plain, or normalised.")
+@example(p_less="on")
+def p_less(z: Logits, kind: str = "on") -> Logits:
     """Tokens at least as probable as two draws are to agree: keep p >= sum p^2.
 
     "norm" takes the threshold (V sum p^2 - 1) / (V - 1), V the vocabulary, which is 0
     for a uniform distribution. The threshold is lowered by a millionth, so that a
     uniform p is kept whole (llama.cpp subtracts 1e-5). Source: Tan et al.,
-    "p-less Sampling" (2025).
+    "p-less Sampling" (2025, arXiv:2509.23234).
 
     >>> z = np.log(np.array([0.1, 0.15, 0.2, 0.25, 0.3]))
     >>> np.isfinite(p_less(z)).tolist()
@@ -141,7 +156,7 @@ def p_less(z: Float[np.ndarray, " V"], kind: str = "on") -> Float[np.ndarray, " 
     return keep(z, (z > -np.inf) & (e >= min(1.0, threshold * total * (1 - 1e-6))))
 
 
-def minimal_surprise(z: Float[np.ndarray, " V"], bits: float) -> np.ndarray:
+def minimal_surprise(z: Logits, bits: float) -> np.ndarray:
     """z where -log2 p <= bits, and the most probable token: mirostat 2.0's truncation.
 
     >>> np.isfinite(minimal_surprise(np.log(np.array([0.5, 0.25, 0.25])), 1.5)).tolist()

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from npgpt.decoding.rules.base import keep, probabilities
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.rules.base import Ids, keep, probabilities
 from npgpt.decoding.rules.truncation import top_k
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
 
-def fsd(
-    z: Float[np.ndarray, " V"],
-    ids: Sequence[int],
-    alpha: float,
-    k: int,
-    n: int,
-    beta: float,
-) -> Float[np.ndarray, " V"]:
-    """Scores of the k best tokens: (1 - alpha) p_v - alpha ngram(v | text).
+@strategy("D10", "FSD", stage="last", rank=20)
+@parameter("fsd_alpha", 0.0, "Weight of the penalty; 0 is off.", 0, 1)
+@parameter("fsd_k", 3, "Candidates.", 1)
+@parameter("fsd_n", 3, "Order of the n-gram model.", 1)
+@parameter("fsd_beta", 0.9, "Weight of the longer context.", 0, 1)
+@example(fsd_alpha=0.4, do_sample=False)
+def fsd(z: Logits, ids: Ids, alpha: float, k: int, n: int, beta: float) -> Logits:
+    """Frustratingly simple decoding, an n-gram model of the text itself as the
+    anti-model: over the top k, (1 - alpha) p_v - alpha ngram(v | text).
 
     Deterministic with greedy search, which takes the best score. All tokens count
     alike here (the authors can weigh stop words apart). Source: Yang et al., "A
-    Frustratingly Simple Decoding Method for Neural Text Generation" (2023).
+    Frustratingly Simple Decoding Method for Neural Text Generation" (2023,
+    arXiv:2305.12675).
 
     >>> z = np.log(np.array([0.5, 0.4, 0.1]))
     >>> fsd(z, [1, 0, 1], 0.5, 2, 2, 0.9).round(4).tolist()
@@ -37,7 +37,7 @@ def fsd(
     return keep(((1 - alpha) * p - alpha * penalty).astype(z.dtype), z > -np.inf)
 
 
-def ngram_penalty(ids: Sequence[int], v: int, n: int, beta: float) -> float:
+def ngram_penalty(ids: Ids, v: int, n: int, beta: float) -> float:
     """The smoothed n-gram probability of v after the text.
 
     For contexts of i = n-1 .. 1 tokens in which v was seen: R beta c(context, v) /

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.rules.base import keep
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.rules.base import Ids, keep
 from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.rules.triggers import LazyMask
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Float
+from npgpt.interface import Tokens
+from npgpt.shapes import Bool, Logits
 
 MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
 
@@ -30,7 +32,7 @@ class GrammarMask:
     def __init__(
         self,
         grammar: str,
-        tokenizer: Any,
+        tokenizer: Tokens,
         V: int | None,
         eos: tuple[int, ...],
         option: str = "grammar",
@@ -48,7 +50,7 @@ class GrammarMask:
             raise DecodingError(f"{option}: {_first_line(self._root.get_error())}")
         self._known: dict[tuple[int, ...], Any] = {}
 
-    def matcher(self, generated: Sequence[int]) -> Any:
+    def matcher(self, generated: Ids) -> Any:
         """A matcher that has read these tokens."""
         text = tuple(generated)
         if text in self._known:
@@ -68,7 +70,7 @@ class GrammarMask:
         self._known[text] = matcher
         return matcher
 
-    def mask(self, generated: Sequence[int]) -> Bool[np.ndarray, " V"]:
+    def mask(self, generated: Ids) -> Bool[np.ndarray, " V"]:
         """(V,) True where a token keeps the text on the way to a sentence."""
         matcher = self.matcher(generated)
         bits = np.zeros((self.V + 31) // 32, np.int32)
@@ -78,7 +80,7 @@ class GrammarMask:
         allowed[list(self.eos)] = matcher.is_accepting() or matcher.is_stopped()
         return allowed
 
-    def begins(self, generated: Sequence[int]) -> bool:
+    def begins(self, generated: Ids) -> bool:
         """Whether a sentence of the grammar begins with this text."""
         try:
             self.matcher(generated)
@@ -86,34 +88,57 @@ class GrammarMask:
             return False
         return True
 
-    def accepts(self, generated: Sequence[int]) -> bool:
+    def accepts(self, generated: Ids) -> bool:
         """Whether the text is a sentence of the grammar."""
         return self.matcher(generated).is_accepting()
 
 
-def grammar(
-    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask | LazyMask
-) -> Float[np.ndarray, " V"]:
-    """Keep v if the parser lives on after it; the end where a sentence is whole.
+@strategy("E14", "grammar", constrains=True, stage="ban", rank=110)
+@parameter("grammar", "", "GBNF (llama.cpp) or Lark.", kind="grammar")
+@parameter(
+    "trigger_words",
+    (),
+    "Free until one of these occurs; the sentence begins with it.",
+    kind="texts",
+)
+@parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
+@fields(prepare=lambda *settings: prepare_grammar(*settings))
+@example(
+    lambda show, _: show.rule(
+        {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
+    )
+)
+def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
+    """The new text is a sentence of a grammar: keep v if the parser lives on after it,
+    the end where a sentence is whole.
 
     The mask comes before truncation, so top-p and the like see allowed tokens only.
     (llama.cpp draws first and masks only when the token does not fit: the same law
     without truncation, another one with it.) With trigger_words or trigger_tokens the
     text is free until one occurs, and the sentence begins with it
-    (npgpt.decoding.rules.triggers).
+    (npgpt.decoding.rules.triggers). Source: llama.cpp; llguidance.
     """
     return keep(z, mask.mask(generated))
 
 
-def json_schema(
-    z: Float[np.ndarray, " V"], generated: Sequence[int], mask: GrammarMask | LazyMask
-) -> Float[np.ndarray, " V"]:
-    """Keep what is on the way to JSON of the schema, keys in the order it gives."""
+@strategy("E13", "JSON schema", constrains=True, stage="ban", rank=100)
+@parameter("json_schema", "", "A dict, or its text.", kind="schema")
+@fields(also=("trigger_words", "trigger_tokens"))
+@fields(prepare=lambda *settings: prepare_schema(*settings))
+@example(
+    lambda show, _: show.rule(
+        {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
+    )
+)
+def json_schema(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
+    """The new text is JSON of this schema: keep v if the parser lives on after it.
+
+    Keys come in the order that the schema gives. Source: llguidance."""
     return grammar(z, generated, mask)
 
 
 def prepare_grammar(
-    text: str, words: Sequence[str], tokens: Sequence[int], setup: Any
+    text: str, words: Sequence[str], tokens: Ids, setup: Any
 ) -> GrammarMask | LazyMask:
     """The mask of a GBNF grammar (it has "::=") or a Lark grammar."""
     library = _library()
@@ -129,7 +154,7 @@ def prepare_grammar(
 
 
 def prepare_schema(
-    schema: str, words: Sequence[str], tokens: Sequence[int], setup: Any
+    schema: str, words: Sequence[str], tokens: Ids, setup: Any
 ) -> GrammarMask | LazyMask:
     """The mask of a JSON schema. Whitespace in the JSON is limited to one space."""
     library = _library()
@@ -140,7 +165,7 @@ def prepare_schema(
 
 
 def _mask(
-    option: str, text: str, words: Sequence[str], tokens: Sequence[int], setup: Any
+    option: str, text: str, words: Sequence[str], tokens: Ids, setup: Any
 ) -> GrammarMask | LazyMask:
     if setup.tokenizer is None:
         raise DecodingError(f"{option} needs a tokenizer, and this model has none")
@@ -154,7 +179,7 @@ _lazy = functools.lru_cache(maxsize=8)(LazyMask)
 
 
 @functools.lru_cache(maxsize=4)
-def _ll_tokenizer(tokenizer: Any, V: int | None, eos: tuple[int, ...]) -> Any:
+def _ll_tokenizer(tokenizer: Tokens, V: int | None, eos: tuple[int, ...]) -> Any:
     """Our vocabulary as llguidance wants it: bytes by id."""
     library = _library()
 

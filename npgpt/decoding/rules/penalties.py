@@ -6,22 +6,26 @@ is remembered. DRY is in npgpt.decoding.rules.dry, FSD in npgpt.decoding.rules.f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from npgpt.shapes import Float
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.rules.base import Ids
+from npgpt.shapes import Float, Logits
 
 
-def repetition(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], r: float
-) -> Float[np.ndarray, " V"]:
-    """Tokens seen before, once each: z_v / r where z_v > 0, z_v r elsewhere.
+@strategy("D1", "repetition penalty", stage="penalty", rank=20)
+@fields(element="repetition_penalty", aliases=("penalties",))
+@parameter("repetition_penalty", 1.0, "1 is off.", 1e-6)
+@fields(call=lambda repetition, z, window, r: repetition(z, window, r))
+@example(repetition_penalty=1.5)
+def repetition(z: Logits, ids: Ids, r: float) -> Logits:
+    """Tokens seen before become less probable, once each: z_v / r where z_v > 0, z_v r
+    elsewhere.
 
     r > 1 makes them less probable. The whole text counts, prompt included, as in
     transformers and vLLM (llama.cpp: the last 64 tokens; see repeat_last_n). Not
-    invariant to a shift of z: on log-probabilities
-    it always multiplies. Source: Keskar et al., "CTRL" (2019).
+    invariant to a shift of z: on log-probabilities it always multiplies. Source: Keskar
+    et al., "CTRL" (2019, arXiv:1909.05858).
 
     >>> z = np.array([2.0, 4.0, -3.0, 0.0])
     >>> repetition(z, [0, 0, 2], 2.0).tolist()
@@ -30,12 +34,16 @@ def repetition(
     return _scaled(z, _seen(ids), r)
 
 
-def encoder_repetition(
-    z: Float[np.ndarray, " V"], prompt: Sequence[int], r: float
-) -> Float[np.ndarray, " V"]:
-    """Tokens of the prompt: z_v r where z_v > 0, z_v / r elsewhere; r > 1 favours them.
+@strategy("D6", "encoder repetition penalty", stage="penalty", rank=10)
+@fields(element="encoder_repetition_penalty")
+@parameter(
+    "encoder_repetition_penalty", 1.0, "Above 1 favours the prompt; 1 is off.", 1e-6
+)
+@example(encoder_repetition_penalty=1.5)
+def encoder_repetition(z: Logits, prompt: Ids, r: float) -> Logits:
+    """Tokens of the prompt get a bonus: z_v r where z_v > 0, z_v / r elsewhere.
 
-    Source: transformers.
+    r < 1 makes it a penalty. Source: transformers.
 
     >>> encoder_repetition(np.array([2.0, 4.0, -3.0]), [0, 2], 2.0).tolist()
     [4.0, 4.0, -1.5]
@@ -43,14 +51,24 @@ def encoder_repetition(
     return _scaled(z, _seen(prompt), 1 / r)
 
 
+@strategy("D4", "windowed and decaying penalty", element="repetition_penalty")
+@fields(replaces=True, also=("repetition_penalty",))
+@parameter("repeat_last_n", -1, "Window of the penalties; -1 is all, 0 none.", -1)
+@parameter(
+    "penalty_decay",
+    0,
+    "Tokens over which repetition_penalty fades before the window.",
+    0,
+)
+@example(repetition_penalty=1.5, repeat_last_n=1)
 def windowed_repetition(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], last_n: int, decay: int, r: float
-) -> Float[np.ndarray, " V"]:
-    """The repetition penalty of the last last_n tokens (-1: all), fading before them.
+    z: Logits, ids: Ids, last_n: int, decay: int, r: float
+) -> Logits:
+    """Penalties look at the last tokens only, and may fade: r in full for the last n,
+    then 1 + (r - 1) (1 - (a - n) / (decay + 1)), a places back.
 
-    A token last seen a <= last_n places back gets r; then the penalty falls linearly,
-    1 + (r - 1) (1 - (a - last_n) / (decay + 1)), to none. decay = 0 is llama.cpp's
-    window. Source: ExLlamaV2's sustain and decay.
+    n is last_n, -1 for all. decay = 0 is llama.cpp's window. Source: llama.cpp;
+    ExLlamaV2's sustain and decay.
 
     >>> z = np.ones(3)
     >>> windowed_repetition(z, [0, 1, 2], 1, 1, 3.0).round(3).tolist()  # 3, 2 and none
@@ -64,13 +82,21 @@ def windowed_repetition(
     return _scaled(z, seen, 1 + (r - 1) * (1 - faded))
 
 
-def presence(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], alpha: float
-) -> Float[np.ndarray, " V"]:
-    """A constant off every token seen before: z_v - alpha [c_v > 0]. Source: OpenAI.
+@strategy("D2", "presence penalty", stage="penalty", rank=30)
+@fields(element="presence_penalty", aliases=("penalties",))
+@parameter("presence_penalty", 0.0, "0 is off.")
+@parameter(
+    "penalties_ignore_prompt",
+    False,
+    "Presence and frequency count generated tokens only, as OpenAI and vLLM do.",
+)
+@fields(call=lambda presence, z, counted, alpha, ignore: presence(z, counted, alpha))
+@example(presence_penalty=1.0)
+def presence(z: Logits, ids: Ids, alpha: float) -> Logits:
+    """A constant off every token seen before: z_v - alpha [c_v > 0].
 
     The prompt counts, as in llama.cpp; with penalties_ignore_prompt it does not, as at
-    OpenAI and in vLLM.
+    OpenAI and in vLLM. Source: OpenAI.
 
     >>> presence(np.zeros(3), [1, 1], 0.5).tolist()
     [0.0, -0.5, 0.0]
@@ -80,12 +106,16 @@ def presence(
     return z
 
 
-def frequency(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], beta: float
-) -> Float[np.ndarray, " V"]:
-    """A constant off for every time a token was seen: z_v - beta c_v. Source: OpenAI.
+@strategy("D3", "frequency penalty", stage="penalty", rank=40)
+@fields(element="frequency_penalty", aliases=("penalties",))
+@parameter("frequency_penalty", 0.0, "0 is off.")
+@fields(call=lambda frequency, z, counted, beta: frequency(z, counted, beta))
+@example(frequency_penalty=1.0)
+def frequency(z: Logits, ids: Ids, beta: float) -> Logits:
+    """A constant off for every time a token was seen: z_v - beta c_v.
 
-    The prompt counts unless penalties_ignore_prompt is set, as for `presence`.
+    The prompt counts unless penalties_ignore_prompt is set, as for `presence`. Source:
+    OpenAI.
 
     >>> frequency(np.zeros(3), [1, 1], 0.5).tolist()
     [0.0, -1.0, 0.0]
@@ -96,13 +126,14 @@ def frequency(
     return z
 
 
-def no_repeat_ngram(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], n: int
-) -> Float[np.ndarray, " V"]:
-    """No n tokens in a row occur twice: ban v if (last n-1 tokens, v) occurred.
+@strategy("D5", "no-repeat n-gram", stage="ngram", rank=10)
+@parameter("no_repeat_ngram_size", 0, "n; 0 is off.", 1)
+@example(no_repeat_ngram_size=2)
+def no_repeat_ngram(z: Logits, ids: Ids, n: int) -> Logits:
+    """No n tokens in a row occur twice: ban v if (last n-1 tokens, v) occurred before.
 
     n = 1 bans every token seen. Source: Paulus, Xiong and Socher, "A Deep Reinforced
-    Model for Abstractive Summarization" (2017).
+    Model for Abstractive Summarization" (2017, arXiv:1705.04304).
 
     >>> no_repeat_ngram(np.zeros(3), [0, 1, 2, 0], 2).tolist()
     [0.0, -inf, 0.0]
@@ -110,10 +141,12 @@ def no_repeat_ngram(
     return encoder_no_repeat_ngram(z, ids, ids, n)
 
 
-def encoder_no_repeat_ngram(
-    z: Float[np.ndarray, " V"], ids: Sequence[int], prompt: Sequence[int], n: int
-) -> Float[np.ndarray, " V"]:
-    """No n tokens in a row of the prompt occur again. Source: transformers.
+@strategy("D7", "encoder no-repeat n-gram", stage="ngram", rank=20)
+@parameter("encoder_no_repeat_ngram_size", 0, "n; 0 is off.", 1)
+@example(encoder_no_repeat_ngram_size=2)
+def encoder_no_repeat_ngram(z: Logits, ids: Ids, prompt: Ids, n: int) -> Logits:
+    """No n tokens in a row of the prompt recur: ban v if (last n-1 tokens, v) is in it.
+    Source: transformers.
 
     >>> encoder_no_repeat_ngram(np.zeros(3), [0, 1, 2, 1], [0, 1, 2], 2).tolist()
     [0.0, 0.0, -inf]
@@ -130,20 +163,25 @@ def encoder_no_repeat_ngram(
     return z
 
 
+@strategy("D9", "penalty decoding", stage="penalty", rank=50)
+@parameter("penalty_decoding", 1.0, "r; 1 is off.", 1)
+@parameter("forgetting_window", 100, "w: tokens looked back.", 1)
+@parameter(
+    "early_end_penalty",
+    0.0,
+    "lambda: off z of the end while the text is shorter than w.",
+    0,
+)
+@example(lambda show, _: show.rule({"penalty_decoding": 1.5}, new=3))
 def penalty_decoding(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    eos: Sequence[int],
-    r: float,
-    window: int,
-    early_end: float,
-) -> Float[np.ndarray, " V"]:
-    """Repetition penalty r over the last `window` new tokens, and fewer early ends.
+    z: Logits, generated: Ids, eos: Ids, r: float, window: int, early_end: float
+) -> Logits:
+    """Repetition penalty r with a forgetting window w, and fewer early ends:
+    z_eos - lambda (1 - t/w) while t < w new tokens, and r over the last w of them.
 
-    The end of text loses early_end (1 - t / window) while the new text has t < window
-    tokens: a text should not end because all else is penalised. The window and the
-    repetition penalty are the paper's; the linear form of its length penalty is ours.
-    Source: Zhu, Hao and Wang, "Penalty Decoding" (2023).
+    A text should not end because all else is penalised. The window and the repetition
+    penalty are the paper's; the linear form of its length penalty is ours. Source: Zhu,
+    Hao and Wang, "Penalty Decoding" (2023, arXiv:2310.14971).
 
     >>> penalty_decoding(np.ones(3), [0], [2], 2.0, 4, 1.0).tolist()
     [0.5, 1.0, 0.25]
@@ -153,26 +191,15 @@ def penalty_decoding(
     return z
 
 
-def hamming(
-    z: Float[np.ndarray, " V"], chosen: Sequence[int], weight: float
-) -> Float[np.ndarray, " V"]:
-    """What earlier groups of beams chose at this step: z_v - weight (times v chosen).
-
-    Source: Vijayakumar et al., "Diverse Beam Search" (2016).
-
-    >>> hamming(np.zeros(3), [1, 1, 2], 0.5).tolist()
-    [0.0, -1.0, -0.5]
-    """
-    return frequency(z, chosen, weight)
-
-
+@strategy("D13", "degeneration penalty", kind="part")
+@example(penalty_alpha=0.6, top_k=3)
 def degeneration(
     candidates: Float[np.ndarray, "k C"], previous: Float[np.ndarray, "S C"]
 ) -> Float[np.ndarray, " k"]:
-    """How much each candidate repeats the text: max_j cos(h_v, h_j), in [-1, 1].
+    """Similarity of each candidate to what the text already said: max_j cos(h_v, h_j).
 
-    Rows are last hidden states. Source: Su et al., "A Contrastive Framework for Neural
-    Text Generation" (2022).
+    In [-1, 1]; rows are last hidden states. Source: Su et al., "A Contrastive Framework
+    for Neural Text Generation" (2022, arXiv:2202.06417).
 
     >>> previous = np.array([[0.0, 1.0], [2.0, 0.0]])
     >>> degeneration(np.array([[1.0, 0.0]]), previous).tolist()
@@ -183,7 +210,7 @@ def degeneration(
     return (h @ seen.T).max(axis=-1)
 
 
-def _seen(ids: Sequence[int]) -> np.ndarray:
+def _seen(ids: Ids) -> np.ndarray:
     return np.unique(np.asarray(ids, np.int64))
 
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.automaton import Automaton
-from npgpt.decoding.rules.base import Context, keep
+from npgpt.decoding.rules.base import Context, Ids, keep
 from npgpt.decoding.vocabulary import all_bytes
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Float
+from npgpt.interface import Tokens
+from npgpt.shapes import Bool, Logits
 
-States = frozenset
+States = frozenset[int]  # of the automaton
 
 
 class RegexMask:
@@ -30,11 +32,11 @@ class RegexMask:
     through the automaton as a tree: each common beginning once.
     """
 
-    def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Sequence[int]):
+    def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Ids):
         self.automaton = Automaton(pattern)
         self.tokens = tokens
         self.eos = list(eos)
-        self.tree: dict = {}
+        self.tree: dict[int | None, Any] = {}  # byte: a tree; None: the ids here
         for id, token in enumerate(tokens):
             if token and id not in self.eos:
                 node = self.tree
@@ -45,7 +47,7 @@ class RegexMask:
         if not self.automaton.start:
             raise DecodingError(f"regex {pattern!r} matches no text at all")
 
-    def state(self, generated: Sequence[int]) -> States:
+    def state(self, generated: Ids) -> States:
         """Where the new tokens lead; an end of text leads nowhere further."""
         states = self.automaton.start
         for id in generated:
@@ -73,10 +75,11 @@ class RegexMask:
     ) -> Bool[np.ndarray, " V"]:
         """(V,) True where a token is allowed, with so many left (itself included)."""
         reached, allowed = self.next(states), np.zeros(len(self.tokens), bool)
+        ids = list(reached)
         if tokens_left < np.inf:
             most = tokens_left - 1
-            reached = [id for id, to in reached.items() if self.distance(to) <= most]
-        allowed[list(reached)] = True
+            ids = [id for id in ids if self.distance(reached[id]) <= most]
+        allowed[ids] = True
         allowed[self.eos] = self.automaton.accepts(states)
         return allowed
 
@@ -113,18 +116,25 @@ class RegexMask:
         return distance
 
 
+@strategy("E12", "regex", constrains=True, stage="ban", rank=90)
+@parameter("regex", "", "Matches the whole new text.")
+@parameter(
+    "finish_in_time",
+    False,
+    "Keep only what can still reach the constraint's end within max_new_tokens.",
+)
+@fields(prepare=lambda *settings: prepare_regex(*settings))
+@example(regex=" (cat|old) queen")
 def regex(
-    z: Float[np.ndarray, " V"],
-    generated: Sequence[int],
-    context: Context,
-    bound: tuple[RegexMask, float],
-) -> Float[np.ndarray, " V"]:
-    """Keep v if the automaton stays alive over its bytes; the end where it accepts.
+    z: Logits, generated: Ids, context: Context, bound: tuple[RegexMask, float]
+) -> Logits:
+    """The new text matches a regular expression: keep v if the automaton lives on after
+    it, the end where it accepts.
 
     bound is the mask and the number of tokens in which to reach a match (inf: any).
     Where a match must be reached in time, tokens too far from it go; a match that is
     complete may end with no end-of-text id left to write. Source: Willard and Louf,
-    "Efficient Guided Generation for Large Language Models" (2023).
+    "Efficient Guided Generation for Large Language Models" (2023, arXiv:2307.09702).
 
     >>> mask = RegexMask("a+b", [b"", b"a", b"b", b"aab"], eos=[0])
     >>> regex(np.zeros(4), [1], Context(1, 1), (mask, np.inf)).tolist()
@@ -147,7 +157,9 @@ def regex(
     return keep(z, mask.mask(states, left)[: len(z)])
 
 
-def prepare_regex(pattern: str, finish_in_time: bool, setup: Any) -> Any:
+def prepare_regex(
+    pattern: str, finish_in_time: bool, setup: Any
+) -> tuple[RegexMask, float]:
     """What `regex` is bound to: the mask of this vocabulary, and the tokens allowed."""
     if setup.tokenizer is None:
         raise DecodingError("regex needs a tokenizer, and this model has none")
@@ -156,7 +168,9 @@ def prepare_regex(pattern: str, finish_in_time: bool, setup: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=8)
-def _mask(pattern: str, tokenizer: Any, V: int | None, eos: tuple) -> RegexMask:
+def _mask(
+    pattern: str, tokenizer: Tokens, V: int | None, eos: tuple[int, ...]
+) -> RegexMask:
     return RegexMask(pattern, padded(all_bytes(tokenizer), V), eos)
 
 

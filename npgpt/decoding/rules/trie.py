@@ -6,19 +6,19 @@ Dead ends cannot occur: every node lies on the way to a text of the list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.rules.base import Ids
 from npgpt.decoding.rules.bias import allow
 from npgpt.errors import DecodingError
-from npgpt.shapes import Float
+from npgpt.shapes import Logits
 
-Node = dict  # token id -> Node
+Node = dict[int, Any]  # token id -> Node
 
 
-def trie(sequences: Iterable[Sequence[int]]) -> Node:
+def trie(sequences: Iterable[Ids]) -> Node:
     """Nested dicts, token id -> what may follow.
 
     >>> trie([[1, 2], [1, 3]])
@@ -32,15 +32,18 @@ def trie(sequences: Iterable[Sequence[int]]) -> Node:
     return root
 
 
-def allow_children(
-    z: Float[np.ndarray, " V"], generated: Sequence[int], root: Node
-) -> Float[np.ndarray, " V"]:
-    """Keep the children of the node that the new tokens lead to.
+@strategy("E11", "prefix trie", constrains=True, stage="ban", rank=80, element="choice")
+@parameter("choice", (), "Texts, or lists of token ids.", kind="any")
+@fields(prepare=lambda choice, setup: build(choice, setup))
+@example(choice=[[2, 3], [3]])
+def allow_children(z: Logits, generated: Ids, root: Node) -> Logits:
+    """The new text is one of a list: keep the children of the trie's node reached.
 
     Every sequence ends with an end-of-text id, which tells "be" from the beginning of
-    "bee". After the end nothing is constrained. Source: De Cao et al.,
-    "Autoregressive Entity Retrieval" (2020).
+    "bee". After the end nothing is constrained. Source: De Cao et al., "Autoregressive
+    Entity Retrieval" (2020, arXiv:2010.00904).
 
+    >>> import numpy as np
     >>> allow_children(np.zeros(4), [1], trie([[1, 2, 0], [1, 3, 0]])).tolist()
     [-inf, -inf, 0.0, 0.0]
     """
@@ -48,11 +51,11 @@ def allow_children(
     for id in generated:
         if not node:
             return z
-        node = node.get(id)
-        if node is None:
+        if id not in node:
             raise DecodingError(
                 f"token {id} leaves the texts of choice; a rule after it forced it"
             )
+        node = node[id]
     return allow(z, list(node)) if node else z
 
 

@@ -14,14 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from npgpt.decoding.rules.base import Ids
 from npgpt.errors import DecodingError
 
 
 def triggered(
-    pieces: Sequence[bytes],
-    ids: Sequence[int],
-    words: Sequence[bytes],
-    tokens: Sequence[int],
+    pieces: Sequence[bytes], ids: Ids, words: Sequence[bytes], tokens: Ids
 ) -> tuple[int, int] | None:
     """(n, skip): the grammar reads token n on, but for `skip` bytes; None: no trigger.
 
@@ -49,17 +47,17 @@ class Grammar(Protocol):
     V: int
     tokens: Sequence[bytes]  # the bytes of each id
 
-    def mask(self, generated: Sequence[int]) -> np.ndarray:
+    def mask(self, generated: Ids) -> np.ndarray:
         """(V,) True where a token keeps the text on the way to a sentence."""
 
-    def begins(self, generated: Sequence[int]) -> bool:
+    def begins(self, generated: Ids) -> bool:
         """Whether a sentence of the grammar begins with this text."""
 
 
 class LazyMask:
     """The mask of a grammar that begins to constrain with the first trigger."""
 
-    def __init__(self, grammar: Grammar, words: Sequence[str], tokens: Sequence[int]):
+    def __init__(self, grammar: Grammar, words: Sequence[str], tokens: Ids):
         self.grammar, self.tokens = grammar, tokens
         self.words = [word.encode() for word in words]
         self.pieces = grammar.tokens
@@ -79,7 +77,7 @@ class LazyMask:
             for k in range(len(word))
         }
 
-    def _check(self, ids: Sequence[int], what: str) -> None:
+    def _check(self, ids: Ids, what: str) -> None:
         if not self.grammar.begins(ids):
             raise DecodingError(
                 f"no sentence of the grammar begins with the trigger {what!r}"
@@ -94,7 +92,7 @@ class LazyMask:
                 "trigger_words need a vocabulary of all bytes"
             ) from None
 
-    def read(self, generated: Sequence[int]) -> list[int] | None:
+    def read(self, generated: Ids) -> list[int] | None:
         """What the grammar has to read of the new tokens; None while it waits."""
         pieces = [self.pieces[id] for id in generated]
         start = triggered(pieces, generated, self.words, self.tokens)
@@ -105,7 +103,7 @@ class LazyMask:
             return list(generated[n:])
         return [*self._spelt(pieces[n][skip:]), *generated[n + 1 :]]
 
-    def mask(self, generated: Sequence[int]) -> np.ndarray:
+    def mask(self, generated: Ids) -> np.ndarray:
         """(V,) True where a token is allowed."""
         read = self.read(generated)
         if read is not None:

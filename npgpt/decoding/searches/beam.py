@@ -9,77 +9,62 @@ the end can still be lost: only a beam as wide as all texts is an exact search.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from npgpt.cache import KVCache
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts
-from npgpt.decoding.row import Pick, Row
+from npgpt.decoding.job import Job
+from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Context
 from npgpt.decoding.searches.candidates import (
     Candidate,
     best_candidates,
+    capacity,
     check_rows,
     drawn_candidates,
     length_norm,
     log_sum_exp,
 )
-from npgpt.decoding.searches.hypotheses import Ends, Hypothesis, pick
+from npgpt.decoding.searches.hypotheses import Hypothesis, pick
 from npgpt.errors import DecodingError
 from npgpt.ops import log_softmax
-
-
-class Beam(NamedTuple):
-    """A text in the making: all its ids, what its tokens add up to, where it grew."""
-
-    ids: list[int]
-    score: float = 0.0
-    picks: tuple[Pick, ...] = ()
-    parent: int = 0  # which of the beams before it was
-
-    @property
-    def new(self) -> list[int]:
-        """The new tokens."""
-        return [pick.token_id for pick in self.picks]
 
 
 class Search(Protocol):
     """What run_beams asks of a search: beams, a step, an end."""
 
-    running: list[Beam]
+    running: list[Hypothesis]
     done: bool
 
     def advance(self, z: np.ndarray) -> None:
         """Replace `running` by its successors, from the logits (len(running), V)."""
 
 
-def run_beams(job: Job, prompts: Prompts, searches: Sequence[Search]) -> None:
+def run_beams(job: Job, searches: Sequence[Search]) -> None:
     """Feed every search, one a prompt, until all are done; a step is one reading."""
-    z, cache = job.read(prompts)
-    rows = [[i] for i in range(len(prompts))]  # the cache rows of each search's beams
-    live = list(searches)
+    z, cache = job.read(job.prompts)
+    live = [(search, [i]) for i, search in enumerate(searches)]  # and its beams' rows
     while True:
-        for search, own in zip(live, rows, strict=True):
+        for search, own in live:
             search.advance(z[own])
-        wanted = [
-            [own[beam.parent] for beam in search.running]
-            for search, own in zip(live, rows, strict=True)
+        live = [
+            (search, [own[beam.parent] for beam in search.running])
+            for search, own in live
             if not search.done
         ]
-        live = [search for search in live if not search.done]
         if not live:
             return
-        slots, cache = place(cache, [source for own in wanted for source in own])
+        slots, cache = place(cache, [source for _, own in live for source in own])
         taken = iter(slots)
-        rows = [[next(taken) for _ in own] for own in wanted]
-        unread: list[list[int]] = [[]] * len(slots)
-        for search, own in zip(live, rows, strict=True):
-            for beam, slot in zip(search.running, own, strict=True):
-                unread[slot] = beam.ids[-1:]
-        z = job.model.next_logits(unread, cache)
+        live = [(search, [next(taken) for _ in own]) for search, own in live]
+        last = {
+            slot: beam.ids[-1:]
+            for search, own in live
+            for beam, slot in zip(search.running, own, strict=True)
+        }
+        z = job.model.next_logits([last[i] for i in range(len(slots))], cache)
 
 
 def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
@@ -90,22 +75,18 @@ def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
     """
     if len(sources) != cache.batch:
         return list(range(len(sources))), cache.select(sources)
-    stay: dict[int, int] = {}
-    for i, source in enumerate(sources):
-        stay.setdefault(source, i)
-    free = [row for row in range(cache.batch) if row not in stay]
-    slots = []
-    for i, source in enumerate(sources):
-        if stay[source] == i:
-            slots.append(source)
-        else:
-            slots.append(free.pop())
+    free = [row for row in range(cache.batch) if row not in sources]
+    slots: list[int] = []
+    for source in sources:
+        slots.append(free.pop() if source in slots else source)
+        if slots[-1] != source:
             cache.copy_row(slots[-1], source)
     return slots, cache
 
 
 class BeamSearch:
-    """Beam search over one prompt.
+    """Several texts in the making, the best is returned: the num_beams best of sum log
+    p, ended ones ranked by sum / t^length_penalty.
 
     At step t: log-probabilities, the chain's rules on them, plus each beam's score; the
     best max(2, 1 + #eos) * num_beams pairs are candidates. Those among the first
@@ -124,12 +105,11 @@ class BeamSearch:
     by_candidate = False  # whether a search is judged by its best candidate, or beam
 
     def __init__(self, job: Job, row: Row, num_beams: int | None = None):
-        self.options, self.chain = job.options, job.chain
-        self.ends, self.start = Ends(job, row), row.context
+        self.row, self.options, self.chain = row, job.options, job.chain
         self.num_beams = num_beams or job.options.num_beams
-        self.capacity = max(1, round(self.num_beams * job.options.patience))
+        self.capacity = capacity(self.num_beams, job.options.patience)
         self.considered = max(2, 1 + len(job.eos)) * self.num_beams
-        self.running = [Beam(list(row.ids))]
+        self.running = [Hypothesis()]
         self.finished: list[Hypothesis] = []
         self.done = False
 
@@ -141,22 +121,22 @@ class BeamSearch:
         else:  # z - norm are the log-probabilities: what is not a candidate needs none
             norm, lp = log_sum_exp(z), z
         candidates = self.candidates(lp, norm)
-        running: list[Beam] = []
+        running: list[Hypothesis] = []
         self.chosen = []  # what groups of a diverse search keep away from
         best = self.options.greedy and not self.chain
         for place, (score, parent, token) in enumerate(candidates):
             if place >= self.num_beams == len(running):
                 break
-            if token not in self.ends.eos and len(self.chosen) < self.num_beams:
+            if token not in self.row.eos and len(self.chosen) < self.num_beams:
                 self.chosen.append(token)
-            reason = self.ends.reason([*self.running[parent].new, token])
+            reason = self.row.end_after([*self.running[parent].ids, token])
             if place >= self.num_beams if reason else len(running) == self.num_beams:
                 continue
             rank = None
             if best:  # the best candidates of all: what is better stands before it
                 ahead = candidates[:place]
                 rank = 1 + sum(p == parent and s > score for s, p, _ in ahead)
-            beam = self.grown(z, lp, parent, token, score, norm[parent], rank)
+            beam = self.grown(z, lp, candidates[place], norm[parent], rank)
             if reason:
                 self._finish(beam, reason)
             else:
@@ -179,43 +159,31 @@ class BeamSearch:
         return found
 
     def grown(
-        self,
-        z: np.ndarray,
-        lp: np.ndarray,
-        parent: int,
-        token: int,
-        score: float,
-        norm: float = 0.0,
-        rank: int | None = None,
-    ) -> Beam:
-        """A running beam and one token more.
+        self, z: Any, lp: Any, found: Candidate, norm: Any = 0.0, rank: Any = None
+    ) -> Hypothesis:
+        """The text of a candidate: a running one and one token more.
 
         z - norm and lp - norm are what the model and the chain say, log p (beams, V).
         """
-        before = self.running[parent]
-        taken = pick(
-            z[parent],
-            token,
-            lp[parent, token] - norm,
-            self.options.top_logprobs,
-            norm,
-            rank,
-        )
-        return Beam([*before.ids, token], score, (*before.picks, taken), parent)
+        score, parent, token = found
+        before, logp = self.running[parent], lp[parent, token] - norm
+        top = self.options.top_logprobs
+        taken = pick(z[parent], token, logp, top, norm, rank)
+        return Hypothesis((*before.picks, taken), score, None, parent)
 
     def processed(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities (beams, V), the model's and those of the chain."""
         check_rows(z)
         raw, context = log_softmax(z), self.context()
         rows = [
-            run_chain(self.chain, beam.ids, lp, context)
+            run_chain(self.chain, self.row.ids + beam.ids, lp, context)
             for beam, lp in zip(self.running, raw, strict=True)
         ]
         return raw, np.stack(rows)
 
     def context(self) -> Context:
         """Where the next token of the running beams stands."""
-        return replace(self.start, step=len(self.running[0].picks))
+        return self.row.context_at(len(self.running[0].picks))
 
     def results(self) -> list[Hypothesis]:
         """The finished texts, best first."""
@@ -225,9 +193,9 @@ class BeamSearch:
         o = self.options
         return length_norm(length, o.length_penalty, o.length_normalization)
 
-    def _finish(self, beam: Beam, reason: str) -> None:
+    def _finish(self, beam: Hypothesis, reason: str) -> None:
         score = beam.score / self._norm(len(beam.picks))
-        self.finished.append(Hypothesis(beam.picks, score, reason))
+        self.finished.append(beam._replace(score=score, finish_reason=reason))
         self.finished = self.results()[: self.capacity]
 
     def _can_improve(self, t: int) -> bool:
@@ -237,6 +205,6 @@ class BeamSearch:
         if o.early_stopping is True:
             return False
         if o.early_stopping == "never" and o.length_penalty > 0:
-            t = self.ends.budget
+            t = self.row.most
         best = self.best_candidate if self.by_candidate else self.running[0].score
         return best / self._norm(t) > self.finished[-1].score

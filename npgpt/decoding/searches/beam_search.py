@@ -7,9 +7,9 @@ loop.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from npgpt.decoding.job import Job, Prompts, search_job
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.decoding.searches.beam import BeamSearch, run_beams
@@ -27,22 +27,29 @@ KINDS = {  # the option that asks for it
 }
 
 
-def beam_search(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("G1", "beam search", kind="search", explains=BeamSearch)
+@parameter("num_beams", 1, "Texts in the making; 1 is off.", 1)
+@parameter("length_penalty", 1.0, "Exponent of the length by which a score is divided.")
+@parameter(
+    "early_stopping",
+    (False, True, "never"),
+    "When to stop: a heuristic, at once, or never too early.",
+)
+@example(num_beams=2)
+def beam_search(job: Job) -> Iterator[Step]:
     """Beam search of the kind that the options ask for; the best texts first."""
-    job = search_job(model, prompts, options, cache, "a beam search")
-    check_beams(options)
-    return _steps(job, prompts)
+    job.check_search("a beam search")
+    check_beams(job.options)
+    return _steps(job)
 
 
-def _steps(job: Job, prompts: Prompts) -> Iterator[Step]:
+def _steps(job: Job) -> Iterator[Step]:
     if not job.options.max_new_tokens:
         return
-    n, rows = job.options.num_return_sequences, job.rows(prompts)
+    n, rows = job.options.num_return_sequences, job.rows()
     search = next((KINDS[k] for k in KINDS if job.options.is_set(k)), BeamSearch)
     searches = [search(job, row) for row in rows[::n]]
-    run_beams(job, prompts, searches)
+    run_beams(job, searches)
     texts = [search.results()[:n] for search in searches]
     for i, row in enumerate(rows):
         found = texts[i // n]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.rules.base import Context, check
 from npgpt.decoding.selectors import gumbel_noise
 
@@ -14,12 +15,34 @@ GROUP = 64  # tokens that best_candidates passes over by their largest number
 Candidate = tuple[float, int, int]  # score, beam, token
 
 
+@strategy("G7", "patience", kind="part", also=("num_beams", "early_stopping"))
+@parameter("patience", 1.0, "Texts a beam; 1 is off.", 0.01)
+@example(num_beams=2, patience=2.0, early_stopping=True)
+def capacity(num_beams: int, patience: float = 1.0) -> int:
+    """Go on until more texts have ended than there are beams: stop at patience *
+    num_beams.
+
+    Source: Kasai et al., "A Call for Clarity in Beam Search" (2022, arXiv:2204.05424).
+
+    >>> capacity(3, 2.0)
+    6
+    """
+    return max(1, round(num_beams * patience))
+
+
+@strategy("G6", "length normalisation", kind="part", also=("num_beams",))
+@parameter(
+    "length_normalization",
+    ("hf", "gnmt"),
+    "The length itself (Hugging Face, fairseq), or GNMT's.",
+)
+@example(num_beams=3, length_normalization="gnmt", length_penalty=2.0)
 def length_norm(length: int, alpha: float, kind: str = "hf") -> float:
-    """What a score is divided by: length^alpha ("hf"), or GNMT's ((5 +
-    length)/6)^alpha.
+    """What a beam's score is divided by: t^alpha ("hf"), or GNMT's ((5 + t) / 6)^alpha.
 
     alpha 0 divides by 1: the plain sum of log-probabilities, which likes short texts.
-    Source: Wu et al., "Google's Neural Machine Translation System" (2016).
+    Source: Wu et al., "Google's Neural Machine Translation System" (2016,
+    arXiv:1609.08144).
 
     >>> length_norm(4, 0.5), length_norm(7, 1.0, "gnmt")
     (2.0, 2.0)
@@ -50,20 +73,24 @@ def best_candidates(lp: np.ndarray, scores: Sequence[float], n: int) -> list[Can
     return list(zip(*found, strict=True))
 
 
+@strategy("G2", "beam-search multinomial sampling", kind="part")
+@example(num_beams=2, do_sample=True, seed=3)
 def drawn_candidates(
     lp: np.ndarray, scores: Sequence[float], n: int, context: Context
 ) -> list[Candidate]:
-    """n pairs (beam, token) drawn without replacement from softmax(score + lp).
+    """Candidates of a beam search that are drawn without replacement: the n largest of
+    score + lp + Gumbel noise.
 
-    In the order of drawing, which the Gumbel-top-k trick gives: the n largest of
-    score + lp + Gumbel noise. Source: Kool et al., "Stochastic Beams and Where to Find
-    Them" (2019).
+    In the order of drawing, by the Gumbel-top-k trick. Source: Kool et al., "Stochastic
+    Beams and Where to Find Them" (2019, arXiv:1903.06059).
     """
     totals = (lp.astype(np.float64) + np.asarray(scores)[:, None]).ravel()
     left = np.flatnonzero(totals > -np.inf)
     keys = totals[left] + gumbel_noise(context.uniforms(len(totals))[left])
     order = left[np.argsort(-keys, kind="stable")[:n]]
-    return [(float(totals[i]), *map(int, divmod(i, lp.shape[1]))) for i in order]
+    beam, token = divmod(order, lp.shape[1])
+    found = (totals[order].tolist(), beam.tolist(), token.tolist())
+    return list(zip(*found, strict=True))
 
 
 def log_sum_exp(z: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ in a row; tokenisation is the caller's (" word" and "word" are different tokens)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.searches.beam import BeamSearch
@@ -24,64 +24,47 @@ Phrase = tuple[int, ...]
 Constraint = tuple[Phrase, ...]  # phrases of which one must be said
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a text has come: constraints said, the one in progress, those left."""
+class Progress(NamedTuple):
+    """How far a text has come: constraints said, and those left with what is said."""
 
     said: int
-    current: tuple[Constraint, Phrase] | None
-    pending: tuple[Constraint, ...]
+    left: tuple[tuple[Constraint, Phrase], ...]  # one in progress comes first
 
     @property
-    def completed(self) -> bool:
-        """Whether every constraint has been met."""
-        return self.current is None and not self.pending
+    def begun(self) -> bool:
+        """Whether a constraint is in progress, which then must go on."""
+        return bool(self.left and self.left[0][1])
 
     def bank(self, longest: int) -> int:
         """Tokens of constraints met, each finished one counting as the longest."""
         done = 0
-        if self.current is not None:
-            done = longest - _length(self.current[0]) + len(self.current[1])
+        if self.begun:
+            constraint, so_far = self.left[0]
+            done = longest - max(map(len, constraint)) + len(so_far)
         return self.said * longest + done
 
-    def wanted(self) -> list[int]:
-        """Tokens that would bring a constraint further."""
-        if self.current is not None:
-            constraint, so_far = self.current
-            return _following(constraint, so_far)
-        return [v for constraint in self.pending for v in _following(constraint, ())]
+    def wanted(self) -> dict[int, int]:
+        """Tokens that would bring a constraint further, and the first such."""
+        found: dict[int, int] = {}
+        for i, (constraint, so_far) in enumerate(
+            self.left[:1] if self.begun else self.left
+        ):
+            for phrase in constraint:
+                if phrase[: len(so_far)] == so_far and len(phrase) > len(so_far):
+                    found.setdefault(phrase[len(so_far)], i)
+        return found
 
     def after(self, token: int) -> Progress:
         """The progress once this token has been said."""
-        if self.completed:
-            return self
-        if self.current is not None:
-            constraint, so_far = self.current
-            if token not in _following(constraint, so_far):
-                return Progress(self.said, None, (*self.pending, constraint))
-            return self._advanced(constraint, (*so_far, token), self.pending)
-        for i, constraint in enumerate(self.pending):
-            if token in _following(constraint, ()):
-                others = (*self.pending[:i], *self.pending[i + 1 :])
-                return self._advanced(constraint, (token,), others)
-        return self
-
-    def _advanced(
-        self, constraint: Constraint, so_far: Phrase, pending: tuple[Constraint, ...]
-    ) -> Progress:
+        i = self.wanted().get(token)
+        if i is None:  # what was begun in vain begins anew, as the last
+            again = ((self.left[0][0], ()),) if self.begun else ()
+            return Progress(self.said, self.left[len(again) :] + again)
+        constraint, so_far = self.left[i][0], (*self.left[i][1], token)
+        others = self.left[:i] + self.left[i + 1 :]
         if so_far in constraint:
-            return Progress(self.said + 1, None, pending)
-        return Progress(self.said, (constraint, so_far), pending)
-
-
-def _following(constraint: Constraint, so_far: Phrase) -> list[int]:
-    n = len(so_far)
-    tokens = [p[n] for p in constraint if p[:n] == so_far and len(p) > n]
-    return list(dict.fromkeys(tokens))
-
-
-def _length(constraint: Constraint) -> int:
-    return max(map(len, constraint))
+            return Progress(self.said + 1, others)
+        return Progress(self.said, ((constraint, so_far), *others))
 
 
 def constraint_set(words: Sequence[Any], vocab_size: int) -> tuple[Constraint, ...]:
@@ -119,27 +102,37 @@ def constraint_set(words: Sequence[Any], vocab_size: int) -> tuple[Constraint, .
     return tuple(constraints)
 
 
+@strategy("E15", "constrained beam search", kind="part", also=("num_beams",))
+@parameter(
+    "force_words_ids",
+    None,
+    "Phrases of token ids, or lists of phrases to choose from.",
+    kind="any",
+)
+@example(num_beams=2, force_words_ids=[[3, 2]])
 class ConstrainedBeamSearch(BeamSearch):
-    """Beam search whose texts contain every word of force_words_ids.
+    """Texts that must contain given words: beams filled round-robin over banks of
+    constraint tokens met.
 
     To the best beams of a step are added, for each beam, the tokens that bring one of
     its constraints further. All are sorted by bank (tokens of constraints met), then
     score, and the beams filled round-robin: the best of each bank, the second best, and
     so on. The end of the text is allowed once all constraints are met. If the budget
     ends before, the best texts without all words are returned. Sources: Anderson et
-    al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search" (2016);
-    Post and Vilar, "Fast Lexically Constrained Decoding with Dynamic Beam Allocation"
-    (2018); the details are those of Transformers 4.
+    al., "Guided Open Vocabulary Image Captioning with Constrained Beam Search" (2016,
+    arXiv:1612.00576); Post and Vilar, "Fast Lexically Constrained Decoding with Dynamic
+    Beam Allocation" (2018, arXiv:1804.06609); the details are those of Transformers 4.
     """
 
     by_candidate = True
 
     def __init__(self, job: Job, row: Row):
         super().__init__(job, row)
-        V = job.model.config.vocab_size
+        V = job.config.vocab_size
         words = constraint_set(job.options.force_words_ids, V)
-        self.longest = max(map(_length, words))
-        self._progress: dict[Phrase, Progress] = {(): Progress(0, None, words)}
+        self.longest = max(len(phrase) for word in words for phrase in word)
+        start = Progress(0, tuple((word, ()) for word in words))
+        self._progress: dict[Phrase, Progress] = {(): start}
 
     def progress(self, new: Sequence[int]) -> Progress:
         """How far these new tokens have come; a function of them alone."""
@@ -153,20 +146,20 @@ class ConstrainedBeamSearch(BeamSearch):
         t = len(self.running[0].picks) + 1
         raw, lp = self.processed(z)
         best: list[Candidate] = []
-        for rank, (score, parent, token) in enumerate(self.candidates(lp)):
-            if token in self.ends.eos:
-                said = self.progress(self.running[parent].new)
-                if rank < self.num_beams and said.completed:
-                    self._finish(self.grown(raw, lp, parent, token, score), "eos")
+        for rank, found in enumerate(self.candidates(lp)):
+            if found[2] in self.row.eos:
+                said = self.progress(self.running[found[1]].ids)
+                if rank < self.num_beams and not said.left:
+                    self._finish(self.grown(raw, lp, found), "eos")
             elif len(best) < self.num_beams:
-                best.append((score, parent, token))
+                best.append(found)
         chosen = self._round_robin(best, lp)
-        grown = [self.grown(raw, lp, i, v, score) for score, i, v in chosen]
+        grown = [self.grown(raw, lp, found) for found in chosen]
         self.done, self.running = not self._can_improve(t), []
         for beam in grown:
-            reason = self.ends.reason(beam.new)
-            if not self.progress(beam.new).completed:
-                reason = "length" if len(beam.picks) == self.ends.budget else None
+            reason = self.row.end_after(beam.ids)
+            if self.progress(beam.ids).left:
+                reason = "length" if len(beam.picks) == self.row.most else None
             if not reason:
                 self.running.append(beam)
             elif not self.done:
@@ -177,19 +170,19 @@ class ConstrainedBeamSearch(BeamSearch):
         """Finished texts, those with all words first, then by score."""
         return sorted(
             self.finished,
-            key=lambda text: (not self.progress(text.ids).completed, -text.score),
+            key=lambda text: (bool(self.progress(text.ids).left), -text.score),
         )
 
     def _round_robin(self, best: list[Candidate], lp: np.ndarray) -> list[Candidate]:
         pool = {(parent, token): score for score, parent, token in best}
         for i, beam in enumerate(self.running):
-            for v in self.progress(beam.new).wanted():
+            for v in self.progress(beam.ids).wanted():
                 pool.setdefault((i, v), beam.score + float(lp[i, v]))
         if len(pool) == len(best):
             return best
         banks: dict[int, list[Candidate]] = {}
         for (i, v), score in pool.items():
-            bank = self.progress([*self.running[i].new, v]).bank(self.longest)
+            bank = self.progress([*self.running[i].ids, v]).bank(self.longest)
             banks.setdefault(bank, []).append((score, i, v))
         shelves = [
             sorted(banks[bank], key=lambda c: -c[0]) for bank in sorted(banks)[::-1]

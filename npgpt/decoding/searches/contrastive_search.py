@@ -8,31 +8,31 @@ every row side by side, so it costs a reading of k tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.job import Job, Prompts, search_job
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Step, record
 from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.rules.penalties import degeneration
 from npgpt.errors import ContextOverflowError, DecodingError
 
 
-def contrastive_search(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """At each step, of the top_k most probable tokens v the one with the largest
+@strategy("G5", "contrastive search", kind="search", also=("top_k",), uses=("top_k",))
+@parameter("penalty_alpha", 0.0, "Weight of it; 0 is off.", 0, 1)
+@example(penalty_alpha=0.6, top_k=3)
+def contrastive_search(job: Job) -> Iterator[Step]:
+    """Probable, and unlike what the text has said: over the top k, (1 - penalty_alpha)
+    p_v - penalty_alpha max_j cos(h_v, h_j).
 
-        (1 - penalty_alpha) p_v - penalty_alpha max_j cos(h_v, h_j),
-
-    h_v being the last hidden state (after ln_f) of v and h_j those of the text so far.
+    h_v is the last hidden state (after ln_f) of v, the h_j those of the text so far.
     Deterministic; top_k 1 is greedy search. Sources: Su et al., "A Contrastive
-    Framework for Neural Text Generation" (2022); Su and Collier, "Contrastive Search Is
-    What You Need" (2022).
+    Framework for Neural Text Generation" (2022, arXiv:2202.06417); Su and Collier,
+    "Contrastive Search Is What You Need" (2022).
     """
-    job = search_job(model, prompts, options, cache, "contrastive search")
+    options, model = job.options, job.model
+    job.check_search("contrastive search")
     if options.do_sample:
         raise DecodingError(
             "penalty_alpha (contrastive search) excludes do_sample=True"
@@ -45,28 +45,28 @@ def contrastive_search(
         raise DecodingError(
             "contrastive search needs hidden states, which this guidance does not have"
         )
-    for prompt in prompts:  # the last candidates are read too, to be compared
+    for prompt in job.prompts:  # the last candidates are read too, to be compared
         more = 1 if options.overflow == "stop" else options.max_new_tokens
         if len(prompt) + more > job.room:
             raise ContextOverflowError(
                 f"contrastive search of {more} tokens after {len(prompt)} needs "
                 f"{len(prompt) + more} positions, the model has {job.room}"
             )
-    return _steps(job, prompts)
+    return _steps(job)
 
 
-def _steps(job: Job, prompts: Prompts) -> Iterator[Step]:
+def _steps(job: Job) -> Iterator[Step]:
     if not job.options.max_new_tokens:
         return
-    rows, model = job.rows(prompts), job.model
+    rows, model = job.rows(), job.model
     for row in rows:
         row.most = min(row.most, job.room - row.prompt_length)
     k = min(job.options.top_k, model.config.vocab_size)
-    cache = job.new_cache(prompts)
-    z, hidden = model.next_hidden(prompts, cache)
+    cache = job.new_cache(job.prompts)
+    z, hidden = model.next_hidden(job.prompts, cache)
     cache = cache.repeat(k)
     while True:
-        made = [job.processed(row, logits) for row, logits in zip(rows, z, strict=True)]
+        made = [row.processed(logits) for row, logits in zip(rows, z, strict=True)]
         p = np.stack([probabilities(scores) for scores in made])
         best = np.argsort(-p, axis=1, kind="stable")[:, :k]
         z_next, h_next = model.next_hidden(best.reshape(-1, 1).tolist(), cache)

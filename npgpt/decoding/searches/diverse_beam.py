@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Rule
-from npgpt.decoding.rules.penalties import hamming
-from npgpt.decoding.searches.beam import Beam, BeamSearch
+from npgpt.decoding.rules.penalties import frequency
+from npgpt.decoding.searches.beam import BeamSearch
 from npgpt.decoding.searches.hypotheses import Hypothesis
 
 
+@strategy("D12", "Hamming diversity", kind="part")
+@example(num_beams=2, num_beam_groups=2, diversity_penalty=2.0)
+@strategy("G3", "diverse beam search", kind="part", also=("num_beams",))
+@parameter("num_beam_groups", 1, "Groups; 1 is off.", 1)
+@parameter("diversity_penalty", 0.0, "lambda.", 0)
+@example(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, num_return_sequences=2)
 class DiverseBeamSearch:
-    """num_beams in groups: in each step one group after another takes its beam step.
+    """Groups of beams kept apart from each other: log p_v - lambda (times v was chosen
+    by earlier groups).
+
+    num_beams in groups: in each step one group after another takes its beam step.
 
     Group g scores log p_v - diversity_penalty (times v was chosen at this step by
     groups before g), and the penalty stays in its sums. A group has ended when it holds
@@ -26,7 +36,7 @@ class DiverseBeamSearch:
     what it would choose then counts no more (`count_ended`, a token id, counts it as
     often as the group has beams, as Transformers 4 did with its padding). The texts of
     all groups are ranked together. Source: Vijayakumar et al., "Diverse Beam Search"
-    (2016).
+    (2016, arXiv:1610.02424).
     """
 
     def __init__(self, job: Job, row: Row, count_ended: int | None = None):
@@ -35,7 +45,7 @@ class DiverseBeamSearch:
         away = Rule(
             "diversity",
             str(o.diversity_penalty),
-            lambda ids, z, c: hamming(z, self.chosen, o.diversity_penalty),
+            lambda ids, z, c: frequency(z, self.chosen, o.diversity_penalty),
         )
         self.width = o.num_beams // o.num_beam_groups
         self.groups = [
@@ -46,7 +56,7 @@ class DiverseBeamSearch:
         for group in self.groups[1:]:
             group.chain = [away, *job.chain]
         self.count_ended = count_ended
-        self.running = [Beam(list(row.ids))]
+        self.running = [Hypothesis()]
         self.place = [[0] for _ in self.groups]  # each group's beams among `running`
         self.done = False
 

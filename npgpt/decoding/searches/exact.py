@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts, check_room
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, CHOICE
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
@@ -48,24 +49,29 @@ class _Choice(NamedTuple):
     z: np.ndarray
 
 
-def exact_sampling(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """Steps of texts y ~ p(y | y fits the constraint and ends in max_new_tokens).
+@strategy("E19", "exact constrained sampling", kind="search")
+@parameter("exact_constraint", ("off", "rejection", "asap", "smc"), "How.")
+@parameter(
+    "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
+)
+@parameter("smc_particles", 16, "Particles of smc.", 1)
+@example(lambda show, _: _example(show))
+def exact_sampling(job: Job) -> Iterator[Step]:
+    """The model's law given the constraint, which masking alone distorts: y ~ p(y | y
+    fits it and ends within max_new_tokens).
 
     p is the model's law after the rules of the chain that are no constraints. Source:
-    Park et al., "Grammar-Aligned Decoding" (2024); Lew et al., "Sequential Monte Carlo
-    Steering" (2023).
+    Park et al., "Grammar-Aligned Decoding" (2024, arXiv:2405.21047); Lew et al.,
+    "Sequential Monte Carlo Steering" (2023, arXiv:2306.03081).
     """
-    if options.greedy:
+    if job.options.greedy:
         raise DecodingError("exact_constraint needs do_sample=True")
-    if cache is not None or options.overflow == "slide":
+    if job.cache is not None or job.options.overflow == "slide":
         raise DecodingError(
             "exact_constraint goes back and forth: it takes no cache and no "
             "overflow='slide'"
         )
-    check_room(model, prompts, options)
-    job = Job(model, options)
+    job.check_room()
     constraints = [rule for rule in job.chain if rule.name in CONSTRAINTS]
     if not constraints or not job.eos:
         raise DecodingError(
@@ -73,8 +79,8 @@ def exact_sampling(
             "and an end-of-text id"
         )
     rules = [rule for rule in job.chain if rule.name not in CONSTRAINTS]
-    tasks = [_Task(job, row, rules, constraints) for row in job.rows(prompts)]
-    return _steps(tasks if options.max_new_tokens else [])
+    tasks = [_Task(job, row, rules, constraints) for row in job.rows()]
+    return _steps(tasks if job.options.max_new_tokens else [])
 
 
 def _steps(tasks: Sequence[_Task]) -> Iterator[Step]:
@@ -233,3 +239,20 @@ def smc(task: _Task) -> list[_Choice]:
     u = task.context(0).uniform(CHOICE) * weights.sum()
     i = int(np.searchsorted(np.cumsum(weights), u, side="right"))
     return texts[min(i, n - 1)]
+
+
+def _example(show: Any) -> str:
+    """Two texts: the law given the constraint, what masking makes of it, and draws."""
+    texts, n = [[1, 3, 4], [3, 4]], 300
+    setting = {"exact_constraint": "rejection", "choice": [[1, 3], [3]], "seed": 1}
+    given = {"do_sample": True, "max_new_tokens": 4, "num_return_sequences": n}
+    found = show.FiveWords().generate("the", **given, **setting)
+    p = [[show.TABLE[a][b] for a, b in pairwise([0, *text])] for text in texts]
+    law, first = [np.prod(one) for one in p], [one[0] for one in p]
+    columns = {
+        "law": law / np.sum(law),
+        "masked": first / np.sum(first),  # behind the first token all is settled
+        "drawn": [sum(one.ids == text for one in found) / n for text in texts],
+    }
+    head = f"{show.settings(setting)}: {n} texts after 'the'"
+    return f"{head}\n\n{show.table(columns, [show.say(text) for text in texts])}"

@@ -1,4 +1,4 @@
-"""What searches over whole sequences share: finished texts, why they end, their Steps.
+"""What searches over whole sequences share: their texts, the Steps of the best ones.
 
 A search keeps several texts in the making and knows the best only at its end; then
 `steps_of` turns them into the Steps that sampling yields one by one.
@@ -6,22 +6,22 @@ A search keeps several texts in the making and knows the best only at its end; t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.job import Job
-from npgpt.decoding.row import Pick, Row, Step, most_probable
+from npgpt.decoding.row import Pick, Row, Step, by_row, most_probable
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """One text of a search, with the score that ranked it."""
+class Hypothesis(NamedTuple):
+    """A text of a search, in the making or finished."""
 
-    picks: tuple[Pick, ...]
-    score: float | None = None
-    finish_reason: str = "length"
+    picks: tuple[Pick, ...] = ()
+    score: float = 0.0
+    finish_reason: str | None = None
+    parent: int = 0  # which of the texts before it is one token shorter
 
     @property
     def ids(self) -> list[int]:
@@ -48,24 +48,6 @@ def pick(
     return Pick(int(id), float(lp[id] - norm), float(processed), rank, best)
 
 
-class Ends:
-    """Tells why a text ends with its newest token: "eos", "stop", "length" or None."""
-
-    def __init__(self, job: Job, row: Row):
-        self.eos, self.budget = job.eos, row.most
-        self.stops, self.tokenizer = job.options.stop_strings, job.model.tokenizer
-
-    def reason(self, new_ids: Sequence[int]) -> str | None:
-        """Why it ends, from the new tokens alone."""
-        if new_ids[-1] in self.eos:
-            return "eos"
-        if self.stops:
-            text = self.tokenizer.decode(list(new_ids))
-            if any(stop in text for stop in self.stops):
-                return "stop"
-        return "length" if len(new_ids) >= self.budget else None
-
-
 def steps_of(row: Row, text: Hypothesis) -> Iterator[Step]:
     """A row takes a finished text; its last step carries the score."""
     for i, taken in enumerate(text.picks, 1):
@@ -76,12 +58,18 @@ def steps_of(row: Row, text: Hypothesis) -> Iterator[Step]:
 
 
 def ranked(
-    rows: Sequence[Sequence[Step]], scores: Sequence[float], n: int, keep: int
+    steps: Iterable[Step],
+    score: Callable[[Sequence[Step]], float],
+    rows: int,
+    n: int,
+    keep: int,
 ) -> Iterator[Step]:
     """Of every n rows of steps the `keep` ones of the highest scores, best first."""
-    for first in range(0, len(rows), n):
+    texts = by_row(steps, rows)
+    scores = [score(text) if text else 0.0 for text in texts]
+    for first in range(0, rows, n):
         order = sorted(range(first, first + n), key=lambda j: -scores[j])
         for place, j in enumerate(order[:keep]):
-            for step in rows[j]:
-                score = scores[j] if step.finish_reason else None
-                yield replace(step, row=first // n * keep + place, score=score)
+            for step in texts[j]:
+                last = scores[j] if step.finish_reason else None
+                yield replace(step, row=first // n * keep + place, score=last)

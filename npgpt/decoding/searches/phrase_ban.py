@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts, check_room
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.stopping import undecided
 from npgpt.errors import DecodingError
@@ -32,27 +32,28 @@ class _Place:
     z: np.ndarray | None = None
 
 
-def sample_without_phrases(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """Steps of the sampling loop in which no banned string ever occurs.
+@strategy("E17", "phrase ban", kind="search")
+@parameter("banned_strings", (), "Texts, in any case.", kind="texts")
+@example(banned_strings=["cat the"])
+def sample_without_phrases(job: Job) -> Iterator[Step]:
+    """Phrases that never occur, by going back before them: when one completes, ban its
+    first token there and draw again.
 
     Rows are written one after the other. Source: Paech, "AntiSlop" (2024).
     """
-    if model.tokenizer is None:
+    if job.tokenizer is None:
         raise DecodingError("banned_strings need a tokenizer, and this model has none")
-    if options.overflow == "slide":
+    if job.options.overflow == "slide":
         raise DecodingError("banned_strings cannot go back with overflow='slide'")
-    if cache is not None:
+    if job.cache is not None:
         raise DecodingError("banned_strings cannot continue a cache; leave it out")
-    check_room(model, prompts, options)
-    job = Job(model, options)
-    rows = job.rows(prompts) if options.max_new_tokens else []
+    job.check_room()
+    rows = job.rows() if job.options.max_new_tokens else []
     return (step for row in rows for step in _write(job, row))
 
 
 def _write(job: Job, row: Row) -> Iterator[Step]:
-    model, tokenizer = job.model, job.model.tokenizer
+    model, tokenizer = job.model, job.tokenizer
     cache, base, context = model.new_cache(1), list(row.ids), row.context
     phrases = [phrase.lower() for phrase in job.options.banned_strings]
     z = model.next_logits([base], cache)[0]

@@ -8,18 +8,16 @@ power_steps rewritten texts for every power_block tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.cache import keep_common
-from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts, search_job
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
-from npgpt.decoding.rules.base import Context, log_probabilities
-from npgpt.decoding.searches.hypotheses import Ends, Hypothesis, pick, steps_of
+from npgpt.decoding.rules.base import log_probabilities
+from npgpt.decoding.searches.hypotheses import Hypothesis, pick, steps_of
 from npgpt.decoding.selectors import inverse_cdf
 
 MOVE = 1 << 20  # random numbers of move n have purposes from MOVE * n on
@@ -33,43 +31,41 @@ class Draw(NamedTuple):
     proposal: list[float]
 
 
-def power_sampling(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """G12: texts from p^alpha, p what the chain makes of the model.
+@strategy("G12", "power sampling", kind="search", sampling=True)
+@parameter("power_alpha", 1.0, "alpha; 1 is off.", 1e-3)
+@parameter("power_block", 16, "Tokens added between moves.", 1)
+@parameter("power_steps", 10, "Moves after each block.", 0)
+@example(do_sample=True, power_alpha=4.0, seed=1)
+def power_sampling(job: Job) -> Iterator[Step]:
+    """Draws from p^alpha of whole texts, by Markov chain: Metropolis-Hastings, a new
+    suffix with probability min(1, A).
 
-    Block by block: power_block tokens are added from the proposal (temperature
-    1/alpha), then power_steps times a place m is drawn evenly from the new text x and
-    everything from m on proposed anew; the proposal x' replaces x with probability
-    min(1, A), A = (p(x')/p(x))^alpha q(x | x')/q(x' | x) |x|/|x'|. Source: Karan and
-    Du, "Reasoning with Sampling: Your Base Model is Smarter Than You Think" (2025).
+    p is what the chain makes of the model. Block by block: power_block tokens are added
+    from the proposal (temperature 1/alpha), then power_steps times a place m is drawn
+    evenly from the new text x and everything from m on proposed anew; the proposal x'
+    replaces x with probability min(1, A), A = (p(x')/p(x))^alpha q(x | x')/q(x' | x)
+    |x|/|x'|. Source: Karan and Du, "Reasoning with Sampling: Your Base Model is Smarter
+    Than You Think" (2025, arXiv:2510.14901).
     """
-    return _steps(search_job(model, prompts, options, cache, "power sampling"), prompts)
-
-
-def _steps(job: Job, prompts: Prompts) -> Iterator[Step]:
-    if job.options.max_new_tokens:
-        for row in job.rows(prompts):
-            chain = _Chain(job, row)
-            yield from steps_of(row, chain.hypothesis(chain.run()))
+    job.check_search("power sampling")
+    chains = (_Chain(job, row) for row in job.rows() if job.options.max_new_tokens)
+    return (step for c in chains for step in steps_of(c.row, c.hypothesis(c.run())))
 
 
 class _Chain:
     """One Markov chain over the texts of one row."""
 
     def __init__(self, job: Job, row: Row):
-        self.job, self.options, self.start = job, job.options, row.context
-        self.prompt, self.alpha = list(row.ids), job.options.power_alpha
-        self.ends = Ends(job, row)
-        self.cache = job.new_cache([self.prompt])
+        self.job, self.row, self.options = job, row, job.options
+        self.alpha, self.cache = job.options.power_alpha, job.new_cache([row.ids])
         self.moves = 0
 
     def run(self) -> Draw:
         """Grow block by block, with moves after each."""
         draw, size = Draw([], [], []), self.options.power_block
-        for length in range(size, self.ends.budget + size, size):
-            length = min(length, self.ends.budget)
-            if not draw.ids or self.ends.reason(draw.ids) is None:
+        for length in range(size, self.row.most + size, size):
+            length = min(length, self.row.most)
+            if not draw.ids or self.row.end_after(draw.ids) is None:
                 draw = self.propose(draw, len(draw.ids), length)
             for _ in range(self.options.power_steps):
                 draw = self.move(draw, length)
@@ -78,7 +74,7 @@ class _Chain:
     def move(self, x: Draw, length: int) -> Draw:
         """One Metropolis-Hastings move on texts of at most `length` new tokens."""
         self.moves += 1
-        where, chance = self._context(0).uniforms(2, MOVE * self.moves)
+        where, chance = self.row.context_at(0).uniforms(2, MOVE * self.moves)
         m = int(where * len(x.ids))
         y = self.propose(x, m, length)
         ratio = (
@@ -93,15 +89,15 @@ class _Chain:
         """x up to place m, then tokens from the proposal p^alpha of each step."""
         y = Draw(x.ids[:m], x.logp[:m], x.proposal[:m])
         while len(y.ids) < length:
-            text, context = self.prompt + y.ids, self._context(len(y.ids))
-            z = run_chain(self.job.chain, text, self._logits(text), context)
+            context = self.row.context_at(len(y.ids))
+            z = self.row.processed(self._logits(self.row.ids + y.ids), y.ids)
             lp = log_probabilities(z).astype(np.float64)
             q = log_probabilities(np.where(lp > -np.inf, self.alpha * lp, lp))
             id = inverse_cdf(q, context.uniforms(1, MOVE * self.moves + 2)[0])
             y.ids.append(id)
             y.logp.append(float(lp[id]))
             y.proposal.append(float(q[id]))
-            if self.ends.reason(y.ids) in ("eos", "stop"):
+            if self.row.end_after(y.ids) in ("eos", "stop"):
                 break
         return y
 
@@ -109,13 +105,10 @@ class _Chain:
         """The finished text, scored by its log p."""
         picks = []
         for i, (id, logp) in enumerate(zip(draw.ids, draw.logp, strict=True)):
-            lp = log_probabilities(self._logits(self.prompt + draw.ids[:i]))
+            lp = log_probabilities(self._logits(self.row.ids + draw.ids[:i]))
             picks.append(pick(lp, id, logp, self.options.top_logprobs))
-        reason = self.ends.reason(draw.ids) or "length"
+        reason = self.row.end_after(draw.ids) or "length"
         return Hypothesis(tuple(picks), float(sum(draw.logp)), reason)
-
-    def _context(self, step: int) -> Context:
-        return replace(self.start, step=step)
 
     def _logits(self, ids: Sequence[int]) -> np.ndarray:
         return self.job.model.next_logits(

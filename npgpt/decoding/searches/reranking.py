@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.job import Job, Prompts, search_job
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.sampling import sample, write
@@ -24,31 +24,30 @@ from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError
 
 
-def best_of(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """G8: of best_of samples the likeliest under the model, by mean or sum of logprobs.
+@strategy("G8", "best of n", kind="search", sampling=True)
+@parameter("best_of", 1, "n; 1 is off.", 1)
+@parameter(
+    "best_of_by", ("mean", "sum"), "Log-probability a token, or of the whole text."
+)
+@example(best_of=4, do_sample=True, num_return_sequences=2, seed=2)
+def best_of(job: Job) -> Iterator[Step]:
+    """Draws n texts, returns the likeliest: argmax_i (1/t_i) sum log p, or sum log p.
 
     num_return_sequences of them, best first; the mean is a token's, the sum a whole
-    text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021).
+    text's, which likes short ones. Source: Nakano et al., "WebGPT" (2021,
+    arXiv:2112.09332).
     """
-    search_job(model, prompts, options, cache, "best_of")
-    n, keep = options.best_of, options.num_return_sequences
+    job.check_search("best_of")
+    n, keep = job.options.best_of, job.options.num_return_sequences
     if keep > n:
         raise DecodingError(f"num_return_sequences {keep} is more than best_of {n}")
-    drawn = options.but(best_of=None, best_of_by=None, num_return_sequences=n)
-    return _best(sample(model, prompts, drawn), len(prompts), options)
+    drawn = job.options.but(best_of=None, best_of_by=None, num_return_sequences=n)
+    steps = sample(Job(job.model, job.prompts, drawn))
 
+    def score(text: Sequence[Step]) -> float:
+        return likelihood([step.logprob for step in text], job.options.best_of_by)
 
-def _best(
-    steps: Iterator[Step], prompts: int, options: GenerationConfig
-) -> Iterator[Step]:
-    rows: list[list[Step]] = [[] for _ in range(prompts * options.best_of)]
-    for step in steps:
-        rows[step.row].append(step)
-    by = options.best_of_by
-    scores = [likelihood([step.logprob for step in text], by) for text in rows]
-    yield from ranked(rows, scores, options.best_of, options.num_return_sequences)
+    return ranked(steps, score, len(job.prompts) * n, n, keep)
 
 
 def likelihood(logprobs: Sequence[float], by: str = "mean") -> float:
@@ -71,13 +70,16 @@ def last_number(text: str) -> str:
     return numbers[-1] if numbers else text.strip()
 
 
+@strategy("G9", "self-consistency", kind="after")
+@example(lambda show, vote: show.texts(vote, lambda text: text.split()[-1]))
 def self_consistency(
     texts: Sequence[Any], extract: Callable[[str], Any] = last_number
 ) -> tuple[Any, float]:
-    """G9: the answer that most texts give, and the share of texts that give it.
+    """The answer that most of n texts give: argmax_a (number of texts that answer a).
 
-    Texts are strings or Generations; of equally frequent answers the first one wins.
-    Source: Wang et al., "Self-Consistency Improves Chain of Thought Reasoning" (2022).
+    Returned with the share of texts that give it. Texts are strings or Generations; of
+    equally frequent answers the first one wins. Source: Wang et al., "Self-Consistency
+    Improves Chain of Thought Reasoning" (2022, arXiv:2203.11171).
 
     >>> self_consistency(["so 7", "it is 8", "7"])
     ('7', 0.6666666666666666)
@@ -100,13 +102,16 @@ def overlap(a: str, b: str) -> float:
     return 2 * (x & y).total() / total if total else 1.0
 
 
+@strategy("G10", "minimum Bayes risk", kind="after")
+@example(lambda show, best: show.texts(best))
 def minimum_bayes_risk(
     texts: Sequence[Any], utility: Callable[[str, str], float] = overlap
 ) -> int:
-    """G10: index of the text most like the others: argmax_i sum_j u(text_i, text_j).
+    """The text most like the other texts: argmax_i sum_j u(y_i, y_j).
 
-    The samples stand for the law of the model; n^2 calls of the utility; the first of
-    equals. Source: Eikema and Aziz, "Is MAP Decoding All You Need?" (2020).
+    Returned as its index. The samples stand for the law of the model; n^2 calls of the
+    utility; the first of equals. Sources: Eikema and Aziz, "Is MAP Decoding All You
+    Need?" (2020); Freitag et al., 2021 (arXiv:2108.04718).
 
     >>> minimum_bayes_risk(["a b c", "a b", "x y"])
     0
@@ -121,44 +126,42 @@ def _text(text: Any) -> str:
     return text if isinstance(text, str) else text.text
 
 
-def cot_decoding(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
-    """G11: greedy texts from each of the cot_branches best first tokens, surest first.
+@strategy("G11", "CoT-decoding", kind="search")
+@parameter("cot_branches", 0, "k first tokens; 0 is off.", 1)
+@example(cot_branches=3, num_return_sequences=3)
+def cot_decoding(job: Job) -> Iterator[Step]:
+    """Branches at the first token, keeps the surest answer: the branch with the largest
+    mean gap p_1 - p_2.
 
-    The score is the mean gap p_1 - p_2 between the two most probable tokens. The paper
-    takes it over the answer's tokens alone, which only a parser of answers knows; here
-    it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
-    Without Prompting" (2024).
+    Greedy texts from each of the cot_branches best first tokens, surest first. The
+    paper takes it over the answer's tokens alone, which only a parser of answers knows;
+    here it is over all new tokens. Source: Wang and Zhou, "Chain-of-Thought Reasoning
+    Without Prompting" (2024, arXiv:2402.10200).
     """
-    job = search_job(model, prompts, options, cache, "cot_branches")
+    options, k = job.options, job.options.cot_branches
+    job.check_search("cot_branches")
     if not options.greedy:
         raise DecodingError("cot_branches excludes do_sample=True: branches are greedy")
-    if options.cot_branches > model.config.vocab_size:
-        raise DecodingError(
-            f"cot_branches {options.cot_branches} is more than the vocabulary"
-        )
-    if options.num_return_sequences > options.cot_branches:
+    if k > job.config.vocab_size:
+        raise DecodingError(f"cot_branches {k} is more than the vocabulary")
+    if options.num_return_sequences > k:
         raise DecodingError("num_return_sequences is more than cot_branches")
-    return _branches(job, prompts)
-
-
-def _branches(job: Job, prompts: Prompts) -> Iterator[Step]:
-    k, rows = job.options.cot_branches, job.rows(prompts, job.options.cot_branches)
-    steps: list[list[Step]] = [[] for _ in rows]
+    rows = job.rows(k)
     gaps: list[list[float]] = [[] for _ in rows]
 
     def choose(row: Row, logits: np.ndarray) -> Step:
-        z = job.processed(row, logits)
+        z = row.processed(logits)
         gaps[row.index].append(probability_gap(z))
         return record(row, greedy(z) if row.step else _nth(z, row.index % k), logits, z)
 
     for row in rows:
         row.sequence = 0  # branches are of one text
-    for step in write(job, rows, choose, k):
-        steps[step.row].append(step)
-    scores = [float(np.mean(gap or 0)) for gap in gaps]
-    yield from ranked(steps, scores, k, job.options.num_return_sequences)
+    steps = write(job, rows, choose)
+
+    def score(text: Sequence[Step]) -> float:
+        return float(np.mean(gaps[text[0].row]))
+
+    return ranked(steps, score, len(rows), k, options.num_return_sequences)
 
 
 def _nth(z: np.ndarray, n: int) -> int:

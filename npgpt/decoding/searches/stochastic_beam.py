@@ -6,12 +6,12 @@ the law of whole texts, in the order of drawing; no length penalty belongs to it
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from npgpt.decoding import randomness
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.searches.beam import BeamSearch
@@ -20,28 +20,31 @@ from npgpt.decoding.selectors import gumbel_noise
 from npgpt.ops import log_softmax
 
 
+@strategy("G4", "stochastic beam search", kind="part", also=("num_beams",))
+@parameter("stochastic_beams", False, "On or off.")
+@example(num_beams=3, stochastic_beams=True, num_return_sequences=3)
 class StochasticBeamSearch(BeamSearch):
-    """Keep the k beams of the largest perturbed log-probability G.
+    """Different texts, drawn without replacement: the k largest Gumbel-perturbed sums G
+    of log p.
 
     A beam carries phi = log p(text so far) and G, a Gumbel variable with location phi.
     Its children v get G_v ~ Gumbel(phi_v), conditioned on their maximum being G:
     g_v = phi_v + Gumbel, Z = max g, u = G - g_v + log(1 - exp(g_v - Z)),
     G_v = G - max(0, u) - log(1 + exp(-|u|)). Finished texts keep their G and stay in
     the competition. The score of a text is its G. Source: Kool, van Hoof and Welling,
-    "Stochastic Beams and Where to Find Them" (2019).
+    "Stochastic Beams and Where to Find Them" (2019, arXiv:1903.06059).
     """
 
     def __init__(self, job: Job, row: Row):
         super().__init__(job, row)  # a beam's score is phi
-        u = self.start.uniforms(1, randomness.PROCESSOR)
+        u = row.context.uniforms(1, randomness.PROCESSOR)
         self.keys = gumbel_noise(u).tolist()  # G, one a beam
 
     def advance(self, z: np.ndarray) -> None:
         """Children of all beams, and the k best of them and of the finished texts."""
         raw, lp = self.processed(z)
         lp = log_softmax(lp.astype(np.float64))  # a law: what the chain left sums to 1
-        here = self.context()
-        u = replace(here, step=here.step + 1).uniforms(lp.size)
+        u = self.row.context_at(len(self.running[0].picks) + 1).uniforms(lp.size)
         noise = gumbel_noise(u).reshape(lp.shape)
         found: list[tuple[float, Any]] = [(text.score, text) for text in self.finished]
         for i, beam in enumerate(self.running):
@@ -55,10 +58,11 @@ class StochasticBeamSearch(BeamSearch):
                 self.finished.append(entry)
                 continue
             i, v = entry
-            beam = self.grown(raw, lp, i, v, self.running[i].score + float(lp[i, v]))
-            reason = self.ends.reason(beam.new)
+            score = self.running[i].score + float(lp[i, v])
+            beam = self.grown(raw, lp, (score, i, v))
+            reason = self.row.end_after(beam.ids)
             if reason:
-                self.finished.append(Hypothesis(beam.picks, key, reason))
+                self.finished.append(beam._replace(score=key, finish_reason=reason))
             else:
                 running.append(beam)
                 self.keys.append(key)

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.randomness import ACCEPT
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy
 
 # (p, q, drafted token, context) -> the token that stands at this position
-Rule = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
+Accept = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
 
 
 class Verdict(NamedTuple):
@@ -39,22 +40,26 @@ def draw(p: np.ndarray, context: Context) -> int:
     return int(np.searchsorted(F, context.uniform() * F[-1], side="right"))
 
 
+@strategy("H3", "sample and match", kind="part")
+@example(assistant_model="smaller", verification="match", do_sample=True)
 def match(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
-    """Sample and match: the token is drawn from p, the draft stands if it is the same.
+    """The token is drawn from p, the draft x compared: y ~ p; go on while y = x.
 
     Lossless whatever the drafter does. The draw is the one that plain sampling with the
-    same seed would make, so the text is the same too.
+    same seed would make, so the text is the same too. Source: llama.cpp.
     """
     return draw(p, context)
 
 
 def speculative(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
-    """Accept x, drawn from q, with probability min(1, p(x)/q(x)); else max(p - q, 0).
+    """A smaller model drafts, the model verifies: keep x ~ q with probability
+    min(1, p/q), else draw from max(p - q, 0).
 
     The token has the law p: q(x) min(1, p/q) + (1 - a) max(p - q, 0)/(1 - a) = p. A
     draft without q was certain of itself: q is one-hot. Sources: Leviathan et al.,
-    "Fast Inference from Transformers via Speculative Decoding" (2022); Chen et al.,
-    "Accelerating Large Language Model Decoding with Speculative Sampling" (2023).
+    "Fast Inference from Transformers via Speculative Decoding" (2022,
+    arXiv:2211.17192); Chen et al., "Accelerating Large Language Model Decoding with
+    Speculative Sampling" (2023, arXiv:2302.01318).
     """
     q_x = 1.0 if q is None else q[x]
     if context.uniform(ACCEPT) * q_x < p[x]:
@@ -76,12 +81,16 @@ def residual(p: np.ndarray, q: np.ndarray | None, x: int = 0) -> np.ndarray:
     return rest / total if total > 0 else p
 
 
-def ensemble(weight: float) -> Rule:
-    """Lossy: the token has the law w p + (1 - w) q, not p.
+@strategy("H11", "ensemble verification", kind="part")
+@parameter("assistant_ensemble_weight", 1.0, "w; 1 is off.", 1e-9, 1)
+@example(assistant_model="smaller", do_sample=True, assistant_ensemble_weight=0.5)
+def ensemble(weight: float) -> Accept:
+    """LOSSY, a mixture of both models' laws: keep x with (1 - w) + w p/q; the law is
+    w p + (1 - w) q, greedy its argmax.
 
-    Accept x with probability min(1, (1 - w) + w p(x)/q(x)). Every token is drafted, so
-    that q is known; where the drafter has no room left, the law is p. Source: the
-    option assistant_ensemble_weight of Transformers 5 (2604.07622).
+    The weight is w. Every token is drafted, so that q is known; where the drafter has
+    no room left, the law is p. Source: the option assistant_ensemble_weight of
+    Transformers 5 (arXiv:2604.07622).
     """
 
     def rule(p: np.ndarray, q: np.ndarray | None, x: int, context: Context) -> int:
@@ -93,7 +102,7 @@ def ensemble(weight: float) -> Rule:
     return rule
 
 
-def ensemble_greedy(weight: float) -> Rule:
+def ensemble_greedy(weight: float) -> Accept:
     """Lossy: the token is the argmax of w p + (1 - w) q, the draft stands if it is it.
 
     >>> rule = ensemble_greedy(0.5)
@@ -108,11 +117,17 @@ def ensemble_greedy(weight: float) -> Rule:
     return rule
 
 
-def typical(epsilon: float, delta: float) -> Rule:
-    """Lossy: accept x if p(x) > min(epsilon, delta exp(-H(p))), else draw from p.
+@strategy("H10", "typical acceptance", kind="part")
+@parameter("typical_acceptance", 0.0, "epsilon; 0 is off.", 0, 1)
+@parameter("typical_delta", 0.3, "delta.", 0)
+@example(assistant_model="smaller", do_sample=True, typical_acceptance=0.3)
+def typical(epsilon: float, delta: float) -> Accept:
+    """LOSSY, what is likely enough may stand: keep x if p(x) > min(epsilon, delta
+    exp(-H)).
 
-    The more uncertain the target, the less probable a token may be. Source: Cai et al.,
-    "Medusa: Simple LLM Inference Acceleration Framework" (2024), as their code has it
+    Else draw from p, whose entropy is H. The more uncertain the target, the less
+    probable a token may be. Source: Cai et al., "Medusa: Simple LLM Inference
+    Acceleration Framework" (2024, arXiv:2401.10774), as their code has it
     (FasterDecoding/Medusa, medusa/model/utils.py, evaluate_posterior: epsilon is called
     posterior_threshold, delta posterior_alpha; what follows the accepted tokens is
     greedy there).
@@ -135,7 +150,7 @@ def typical_threshold(p: np.ndarray, epsilon: float, delta: float) -> float:
 
 
 def verify(
-    rule: Rule,
+    rule: Accept,
     z: Callable[[int, Sequence[int]], np.ndarray],
     draft: Sequence[int],
     q: Sequence[np.ndarray] | None,
@@ -161,14 +176,20 @@ def verify(
     return Verdict(tokens, len(draft))
 
 
+@strategy("H2", "assisted greedy decoding", kind="part")
+@example(
+    assistant_model="smaller",
+    num_assistant_tokens=3,
+    assistant_confidence_threshold=0.0,
+)
 def verify_greedy(
     z: Callable[[int, Sequence[int]], np.ndarray],
     draft: Sequence[int],
     bonus: bool = True,
 ) -> Verdict:
-    """The draft as long as it is the target's argmax, then the target's own token.
+    """The draft as long as it is the argmax: keep x while x = argmax p; then argmax p.
 
-    Without `bonus` a draft that stands whole is followed by none.
+    Without `bonus` a draft that stands whole is followed by none. Source: transformers.
     """
     tokens: list[int] = []
     for i, x in enumerate([*draft, None] if bonus else draft):

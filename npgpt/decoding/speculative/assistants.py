@@ -12,25 +12,51 @@ from typing import Any
 import numpy as np
 
 from npgpt.cache import keep_common
-from npgpt.decoding.chain import run_chain
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.guidance.guided import check_same_vocabulary
-from npgpt.decoding.job import Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row, Step
-from npgpt.decoding.rules.base import Rule, probabilities
+from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.selectors import inverse_cdf
-from npgpt.decoding.speculative.loop import Draft, Drafter, speculate
+from npgpt.decoding.speculative.acceptance import speculative
+from npgpt.decoding.speculative.loop import Draft, Drafter, check_speculative, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
 from npgpt.errors import DecodingError
 
+BESIDE = (  # what may be set beside a drafter that is a model
+    "typical_acceptance",
+    "typical_delta",
+    "assistant_ensemble_weight",
+    "num_assistant_tokens",
+    "num_assistant_tokens_schedule",
+    "assistant_confidence_threshold",
+    "verification",
+)
 
+
+@strategy("H12", "dynamic draft length", kind="part")
+@parameter(
+    "num_assistant_tokens_schedule",
+    ("constant", "heuristic"),
+    "Fixed, or longer after a draft that stood.",
+)
+@parameter(
+    "assistant_confidence_threshold",
+    0.4,
+    "A draft ends with a token less probable; 0: never.",
+    0,
+    1,
+)
+@example(assistant_model="smaller", assistant_confidence_threshold=0.45)
 class Pace:
-    """How many tokens to draft for each row: constant, or by how the last draft went.
+    """Drafts as long as they are likely to stand: stop where q(x) < threshold; +2 / -1
+    tokens.
 
     The heuristic of Transformers: two more after a draft that stood whole, else one
     fewer, at least one. (Transformers can also re-tune the confidence threshold while
-    it runs; here that is fixed.)
+    it runs; here that is fixed.) Source: Mamou et al., "Dynamic Speculation Lookahead"
+    (2024, arXiv:2405.04304).
     """
 
     def __init__(self, tokens: int, schedule: str = "constant"):
@@ -62,20 +88,15 @@ class ModelDrafter(Drafter):
     threshold (dynamic draft length).
     """
 
-    def __init__(
-        self,
-        assistant: Any,
-        options: GenerationConfig,
-        model: Any,
-        chain: Sequence[Rule],
-    ):
-        check_same_vocabulary(model, assistant)
-        self.model, self.chain, self.greedy = assistant, chain, options.greedy
-        self.tells = not self.greedy or options.assistant_ensemble_weight != 1
-        self.threshold = options.assistant_confidence_threshold
-        self.pace = Pace(
-            options.num_assistant_tokens, options.num_assistant_tokens_schedule
+    def __init__(self, job: Job, assistant: Any):
+        check_same_vocabulary(job.model, assistant)
+        self.model, o = assistant, job.options
+        self.greedy, self.tells = (
+            o.greedy,
+            not o.greedy or o.assistant_ensemble_weight != 1,
         )
+        self.threshold = o.assistant_confidence_threshold
+        self.pace = Pace(o.num_assistant_tokens, o.num_assistant_tokens_schedule)
         self.cache: Any = None
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
@@ -87,7 +108,7 @@ class ModelDrafter(Drafter):
         ]
         drafts = [Draft([], [] if self.tells else None) for _ in rows]
         going = [i for i, limit in enumerate(limits) if limit]
-        self._start(rows, room)
+        self._start(rows)
         while going:
             z = self._read(rows, drafts, going)
             going = [
@@ -98,7 +119,7 @@ class ModelDrafter(Drafter):
             ]
         return drafts
 
-    def _start(self, rows: Sequence[Row], room: int) -> None:
+    def _start(self, rows: Sequence[Row]) -> None:
         if self.cache is None:
             self.cache = self.model.new_cache(len(rows))
         for i, row in enumerate(rows):
@@ -120,9 +141,9 @@ class ModelDrafter(Drafter):
 
     def _draw(self, row: Row, draft: Draft, logits: np.ndarray) -> bool:
         """Add one token to a draft; whether to go on."""
-        context = row.context_at(len(draft.tokens))
-        z = run_chain(self.chain, row.ids + draft.tokens, logits, context)
-        x = int(z.argmax()) if self.greedy else inverse_cdf(z, context.uniform(DRAFT))
+        z, here = row.processed(logits, draft.tokens), len(draft.tokens)
+        u = row.context_at(here).uniform(DRAFT)
+        x = int(z.argmax()) if self.greedy else inverse_cdf(z, u)
         draft.tokens.append(x)
         if not self.tells and not self.threshold:
             return True
@@ -131,37 +152,40 @@ class ModelDrafter(Drafter):
             draft.q.append(q)
         return bool(q[x] >= self.threshold)
 
-    def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
+    def observe(
+        self, place: int, row: Row, draft: Draft, accepted: int, z: np.ndarray
+    ) -> None:
         """Adapt the draft length."""
-        self.pace.observe(index, len(draft.tokens), accepted)
+        self.pace.observe(place, len(draft.tokens), accepted)
 
-    def select(self, rows: Sequence[int]) -> None:
+    def select(self, places: Sequence[int]) -> None:
         """Only these rows go on."""
-        self.pace.select(rows)
-        self.cache = self.cache.select(rows)
+        self.pace.select(places)
+        self.cache = self.cache.select(places)
 
 
 class EarlyExit(ModelDrafter):
-    """The model's own first layers, with ln_f and the output head after them.
+    """The model's own first layers draft: q = softmax(head(ln_f(h_L))).
 
     Each layer reads each token once: the first ones leave their keys and values in the
     model's cache, and what they made of the draft is where the others go on to verify.
     So a draft that stands whole is followed by no token of the model's own: the first
     layers have not read its end. GPT-2 was not trained to speak from its middle layers,
-    so little of the draft stands. Source: Elhoushi et al., "LayerSkip" (2024).
+    so little of the draft stands. Source: Elhoushi et al., "LayerSkip" (2024,
+    arXiv:2404.16710).
     """
 
     bonus = False
 
-    def __init__(self, options: GenerationConfig, model: Any, chain: Sequence[Rule]):
-        super().__init__(model, options, model, chain)
-        self.layers = options.assistant_early_exit
-        if self.layers >= model.config.n_layer:
+    def __init__(self, job: Job):
+        super().__init__(job, job.model)
+        self.layers, n = job.options.assistant_early_exit, job.model.config.n_layer
+        if self.layers >= n:
             raise DecodingError(
-                f"assistant_early_exit {self.layers} must be below the model's "
-                f"{model.config.n_layer} layers"
+                f"assistant_early_exit {self.layers} must be below the model's {n} "
+                "layers"
             )
-        if not hasattr(model, "first_logits"):
+        if not hasattr(job.model, "first_logits"):
             raise DecodingError("assistant_early_exit does not go with guidance")
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
@@ -180,49 +204,51 @@ class EarlyExit(ModelDrafter):
             return self.model.all_logits(unread, cache, keep)
         return self.model.rest_logits(unread, self.states, cache, self.layers, keep)
 
-    def _start(self, rows: Sequence[Row], room: int) -> None:
+    def _start(self, rows: Sequence[Row]) -> None:
         pass  # the model's cache holds what stands
 
     def _read(
         self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
     ) -> np.ndarray:
-        unread = [
-            (row.ids + draft.tokens)[len(self.cache.ids[i]) :]
-            for i, (row, draft) in enumerate(zip(rows, drafts, strict=True))
-        ]
-        for i, new in enumerate(unread):
-            if not new:  # a row that has stopped reads its end again
-                unread[i] = self.cache.ids[i][-1:]
-                self.cache.crop_row(i, len(self.cache.ids[i]) - 1)
+        unread = []
+        for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
+            text, held = row.ids + draft.tokens, len(self.cache.ids[i])
+            if held == len(text):  # a row that has stopped reads its end again
+                held -= 1
+                self.cache.crop_row(i, held)
+            unread.append(text[held:])
         z, states = self.model.first_logits(unread, self.cache, self.layers)
         for row, state in zip(self.states, states, strict=True):
             row.append(state)
         return z
 
-    def select(self, rows: Sequence[int]) -> None:
+    def select(self, places: Sequence[int]) -> None:
         """Only these rows go on; the model's cache is the loop's to select."""
-        self.pace.select(rows)
+        self.pace.select(places)
 
 
-def assisted(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("H1", "speculative sampling", kind="search", also=(*BESIDE, "assistant_tree"))
+@fields(explains=speculative)
+@parameter("assistant_model", None, "The smaller model.", kind="model")
+@parameter("num_assistant_tokens", 20, "Tokens a draft.", 1)
+@parameter(
+    "verification",
+    ("speculative", "match"),
+    "Accept by p/q, or draw from p and compare.",
+)
+@example(assistant_model="smaller", do_sample=True)
+def assisted(job: Job) -> Iterator[Step]:
     """H1 and H2: a smaller model drafts; with `assistant_tree`, trees."""
-    if options.assistant_tree:
-        return assisted_tree(model, prompts, options, cache)
-
-    def drafter(chain: Sequence[Rule]) -> Drafter:
-        return ModelDrafter(options.assistant_model, options, model, chain)
-
-    return speculate(model, prompts, options, cache, "assistant_model", drafter)
+    if job.options.assistant_tree:
+        return assisted_tree(job)
+    check_speculative(job, "assistant_model")
+    return speculate(job, ModelDrafter(job, job.options.assistant_model))
 
 
-def early_exit(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("H6", "early exit", kind="search", also=BESIDE, explains=EarlyExit)
+@parameter("assistant_early_exit", 0, "Layers; 0 is off.", 1)
+@example(assistant_early_exit=1)
+def early_exit(job: Job) -> Iterator[Step]:
     """H6: the model's own first layers draft, the others verify."""
-
-    def drafter(chain: Sequence[Rule]) -> Drafter:
-        return EarlyExit(options, model, chain)
-
-    return speculate(model, prompts, options, cache, "assistant_early_exit", drafter)
+    check_speculative(job, "assistant_early_exit")
+    return speculate(job, EarlyExit(job))

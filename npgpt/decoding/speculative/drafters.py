@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.job import Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
-from npgpt.decoding.rules.base import Rule
-from npgpt.decoding.speculative.loop import Draft, Drafter, speculate
+from npgpt.decoding.speculative.loop import Drafter, check_speculative, speculate
 
 
 class PromptLookup(Drafter):
-    """Prompt lookup: finds the text's last tokens earlier in it, drafts what followed.
+    """What followed the last tokens before is the draft: the longest n-gram at the end,
+    found earlier; what followed it.
 
     The longest n-gram that ends the text (n = max_ngram .. 1) is searched in the text;
     the latest place with enough tokens behind it is taken (Transformers takes the first
@@ -30,12 +29,9 @@ class PromptLookup(Drafter):
     def __init__(self, num_tokens: int, max_ngram: int = 2):
         self.num_tokens, self.max_ngram = num_tokens, max_ngram
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+    def guess(self, row: Row, limit: int) -> list[int]:
         """What followed the same tokens before."""
-        return [
-            Draft(lookup(row.ids, min(self.num_tokens, limit), self.max_ngram))
-            for row, limit in zip(rows, limits, strict=True)
-        ]
+        return lookup(row.ids, min(self.num_tokens, limit), self.max_ngram)
 
 
 def lookup(ids: Sequence[int], n: int, max_ngram: int) -> list[int]:
@@ -60,74 +56,62 @@ def lookup(ids: Sequence[int], n: int, max_ngram: int) -> list[int]:
 
 
 class NgramCache(Drafter):
-    """Counts of which token followed which n-gram, in the texts seen so far.
+    """The most frequent followers in the text are the draft: argmax_v count(context,
+    v), of the longest known context.
 
     The draft goes on with the most frequent follower of the longest known context, the
     latest of equals, until none is known. Counts grow with the text, and each row has
-    its own. Sources: llama.cpp's ngram-cache; Oliaro et al., "SuffixDecoding" (2024).
+    its own. Sources: llama.cpp's ngram-cache; Oliaro et al., "SuffixDecoding" (2024,
+    arXiv:2411.04975).
     """
 
     def __init__(self, num_tokens: int, size: int = 3):
         self.num_tokens, self.size = num_tokens, size
-        self.tables: list[dict[tuple[int, ...], Counter]] = []
-        self.read: list[int] = []
+        self.tables: dict[int, dict[tuple[int, ...], Counter]] = {}  # one a row
+        self.read: dict[int, int] = {}
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
-        """The most frequent continuation of every row."""
-        if not self.tables:
-            self.tables, self.read = [{} for _ in rows], [0] * len(rows)
-        drafts = []
-        for i, (row, limit) in enumerate(zip(rows, limits, strict=True)):
-            self._learn(i, row.ids)
-            draft: list[int] = []
-            while len(draft) < min(limit, self.num_tokens):
-                x = self._next(i, (*row.ids[-self.size :], *draft))
-                if x is None:
-                    break
-                draft.append(x)
-            drafts.append(Draft(draft))
-        return drafts
-
-    def _learn(self, i: int, ids: Sequence[int]) -> None:
-        for at in range(max(1, self.read[i]), len(ids)):
+    def guess(self, row: Row, limit: int) -> list[int]:
+        """The most frequent continuation of the row."""
+        table = self.tables.setdefault(row.index, {})
+        for at in range(max(1, self.read.get(row.index, 0)), len(row.ids)):
             for n in range(1, min(self.size, at) + 1):
-                context = tuple(ids[at - n : at])
-                self.tables[i].setdefault(context, Counter())[ids[at]] += 1
-        self.read[i] = len(ids)
-
-    def _next(self, i: int, end: tuple[int, ...]) -> int | None:
-        for n in range(min(self.size, len(end)), 0, -1):
-            followers = self.tables[i].get(end[-n:])
-            if followers:
-                most = max(followers.values())
-                return [x for x, count in followers.items() if count == most][-1]
-        return None
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Only these rows go on."""
-        self.tables = [self.tables[i] for i in rows]
-        self.read = [self.read[i] for i in rows]
+                context = tuple(row.ids[at - n : at])
+                table.setdefault(context, Counter())[row.ids[at]] += 1
+        self.read[row.index] = len(row.ids)
+        draft: list[int] = []
+        while len(draft) < min(limit, self.num_tokens):
+            text = (row.ids[-self.size :] + draft)[-self.size :]
+            ends = (tuple(text[i:]) for i in range(len(text)))
+            known = next((table[end] for end in ends if end in table), None)
+            if known is None:
+                break
+            most = max(known.values())
+            draft.append([x for x, count in known.items() if count == most][-1])
+        return draft
 
 
-def prompt_lookup(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("H4", "prompt lookup", kind="search", explains=PromptLookup)
+@fields(also=("typical_acceptance", "typical_delta"))
+@parameter("prompt_lookup_num_tokens", 0, "Tokens; 0 is off.", 1)
+@parameter("max_matching_ngram_size", 2, "Tokens matched.", 1)
+@example(prompt_lookup_num_tokens=3)
+def prompt_lookup(job: Job) -> Iterator[Step]:
     """H4: what followed the last tokens earlier in the text is drafted again."""
-    tokens, ngram = options.prompt_lookup_num_tokens, options.max_matching_ngram_size
-
-    def drafter(chain: Sequence[Rule]) -> Drafter:
-        return PromptLookup(tokens, ngram)
-
-    what = "prompt_lookup_num_tokens"
-    return speculate(model, prompts, options, cache, what, drafter)
+    o = job.options
+    check_speculative(job, "prompt_lookup_num_tokens")
+    drafter = PromptLookup(o.prompt_lookup_num_tokens, o.max_matching_ngram_size)
+    return speculate(job, drafter)
 
 
-def ngram_cache(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("H5", "n-gram cache", kind="search", explains=NgramCache)
+@fields(also=("typical_acceptance", "typical_delta"))
+@parameter("ngram_cache_num_tokens", 0, "Tokens; 0 is off.", 1)
+@parameter("ngram_cache_size", 3, "Longest context counted.", 1)
+@example(ngram_cache_num_tokens=2)
+def ngram_cache(job: Job) -> Iterator[Step]:
     """H5: counts of n-grams of the text so far draft."""
-
-    def drafter(chain: Sequence[Rule]) -> Drafter:
-        return NgramCache(options.ngram_cache_num_tokens, options.ngram_cache_size)
-
-    return speculate(model, prompts, options, cache, "ngram_cache_num_tokens", drafter)
+    check_speculative(job, "ngram_cache_num_tokens")
+    drafter = NgramCache(
+        job.options.ngram_cache_num_tokens, job.options.ngram_cache_size
+    )
+    return speculate(job, drafter)

@@ -7,18 +7,17 @@ tokens, sampling the same draws (sample and match).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.job import Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.speculative.loop import (
     Draft,
     Drafter,
+    check_speculative,
     speculate,
-    speculative_job,
 )
 from npgpt.decoding.speculative.token_tree import (
     Tree,
@@ -26,52 +25,47 @@ from npgpt.decoding.speculative.token_tree import (
     choose_matching,
     run_trees,
 )
-from npgpt.errors import DecodingError
 
 
 class Jacobi(Drafter):
-    """A block of guesses, improved all at once: y_i <- argmax p(. | x, y_<i).
+    """A block of guesses, all improved in every reading: y_i <- argmax p(. | x, y_<i)
+    until nothing changes.
 
     Each reading of the block is one Jacobi iteration; what agrees with its own reading
     is final, so n tokens take at most n readings. Source: Santilli et al.,
-    "Accelerating Transformer Inference for Translation via Parallel Decoding" (2023).
+    "Accelerating Transformer Inference for Translation via Parallel Decoding" (2023,
+    arXiv:2305.10427).
     """
 
     def __init__(self, num_tokens: int):
         self.num_tokens = num_tokens
-        self.guesses: list[list[int]] = []
+        self.guesses: dict[int, list[int]] = {}  # of each row
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
-        """The guesses of every row, the last one repeated where there are too few."""
-        if not self.guesses:
-            self.guesses = [[] for _ in rows]
-        drafts = []
-        for guess, row, limit in zip(self.guesses, rows, limits, strict=True):
-            last = (guess or row.ids)[-1]
-            block = guess + [last] * (self.num_tokens - len(guess))
-            drafts.append(Draft(block[: min(self.num_tokens, limit)]))
-        return drafts
+    def guess(self, row: Row, limit: int) -> list[int]:
+        """The guesses of the row, the last one repeated where there are too few."""
+        known = self.guesses.get(row.index, [])
+        last = (known or row.ids)[-1]
+        block = known + [last] * (self.num_tokens - len(known))
+        return block[: min(self.num_tokens, limit)]
 
-    def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
+    def observe(
+        self, place: int, row: Row, draft: Draft, accepted: int, z: np.ndarray
+    ) -> None:
         """What the model said behind the token that follows the accepted ones."""
-        self.guesses[index] = z[accepted + 1 :].argmax(axis=-1).tolist()
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Only these rows go on."""
-        self.guesses = [self.guesses[i] for i in rows]
+        self.guesses[row.index] = z[accepted + 1 :].argmax(axis=-1).tolist()
 
 
 class Lookahead:
-    """A window of Jacobi trajectories that fills a pool of n-grams, and its best
-    guesses.
+    """Jacobi trajectories fill a pool of n-grams: window and guesses in one pass, by a
+    tree mask.
 
     The window has `levels` = ngram - 1 rows of `window` tokens: row 0 continues the
     text, the token below another follows it. A reading adds a new last row; a column
     with it is an n-gram of the model's own, and goes into the pool under its first
     token. The pool's n-grams that begin with the text's last token are the draft. All
     of it is one token tree. Source: Fu et al., "Break the Sequential Dependency of LLM
-    Inference Using Lookahead Decoding" (2024); the window is not moved by more than one
-    place when several tokens were accepted.
+    Inference Using Lookahead Decoding" (2024, arXiv:2402.02057); the window is not
+    moved by more than one place when several tokens were accepted.
     """
 
     def __init__(self, window: int, ngram: int, guesses: int):
@@ -98,17 +92,13 @@ class Lookahead:
             self.rows = [cycle[i :: self.levels] for i in range(self.levels)]
         before = -1
         for column in zip(*self.rows, strict=True):
-            tree.tokens.append(column[0])
-            tree.parents.append(before)
-            before = len(tree.tokens) - 1
+            before = tree.add(column[0], before)
             self.columns.append(self._hang(tree, before, column[1:]))
         return tree
 
     def _hang(self, tree: Tree, node: int, tokens: Sequence[int]) -> int:
         for token in tokens:
-            tree.tokens.append(token)
-            tree.parents.append(node)
-            node = len(tree.tokens) - 1
+            node = tree.add(token, node)
         return node
 
     def observe(self, row: Row, tree: Tree, z: np.ndarray) -> None:
@@ -126,28 +116,24 @@ class Lookahead:
         self.rows = [*self.rows[1:], new]
 
 
-def jacobi(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("H7", "Jacobi decoding", kind="search", explains=Jacobi)
+@parameter("jacobi_num_tokens", 0, "Tokens; 0 is off.", 1)
+@example(jacobi_num_tokens=4)
+def jacobi(job: Job) -> Iterator[Step]:
     """H7: the model's own guesses of the last reading are the next draft."""
-
-    def drafter(chain: Any) -> Drafter:
-        return Jacobi(options.jacobi_num_tokens)
-
-    return speculate(model, prompts, options, cache, "jacobi_num_tokens", drafter)
+    check_speculative(job, "jacobi_num_tokens")
+    return speculate(job, Jacobi(job.options.jacobi_num_tokens))
 
 
-def lookahead(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+@strategy("H8", "lookahead decoding", kind="search", explains=Lookahead)
+@parameter("lookahead_window", 0, "W: columns; 0 is off.", 1)
+@parameter("lookahead_ngram", 4, "N: tokens of an n-gram.", 2)
+@parameter("lookahead_guesses", 4, "G: n-grams verified.", 1)
+@example(lookahead_window=2, lookahead_ngram=3)
+def lookahead(job: Job) -> Iterator[Step]:
     """H8: lookahead decoding."""
-    speculative_job(model, prompts, options, cache, "lookahead decoding")
-    o = options
-    if o.lookahead_ngram < 2:
-        raise DecodingError("lookahead_ngram must be at least 2")
-
-    def drafter(chain: Any) -> Lookahead:
-        return Lookahead(o.lookahead_window, o.lookahead_ngram, o.lookahead_guesses)
-
+    o = job.options
+    check_speculative(job, "lookahead decoding")
+    settings = (o.lookahead_window, o.lookahead_ngram, o.lookahead_guesses)
     choose = choose_greedy if o.greedy else choose_matching
-    return run_trees(model, prompts, options, drafter, drafter(None).nodes, choose)
+    return run_trees(job, lambda: Lookahead(*settings), choose)

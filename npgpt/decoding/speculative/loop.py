@@ -8,17 +8,15 @@ own pace. Which drafters there are is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts, search_job
+from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
-from npgpt.decoding.rules.base import Rule as ChainRule
 from npgpt.decoding.speculative import acceptance
 from npgpt.errors import DecodingError
 
@@ -31,31 +29,39 @@ class Draft:
     q: list[np.ndarray] | None = None
 
 
-class Drafter(Protocol):
+class Drafter:
     """What proposes tokens: for each row as many as its limit allows, or fewer.
 
-    A drafter that has nothing to learn or to keep leaves `observe` and `select` out.
+    Whatever looks at one text at a time, and is certain of it, defines `guess` alone.
     """
 
-    tells: bool = False  # the probabilities q of what it drafts
-    bonus: bool = True  # one more token of the model's follows a draft that stands
+    tells = False  # whether it knows the probabilities q of what it drafts
+    bonus = True  # one more token of the model's follows a draft that stands
     read_draft: Any = None  # reads in the place of model.all_logits, where it is set
 
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """One Draft a row; `cache` is the model's, and must be left as it was."""
+        pairs = zip(rows, limits, strict=True)
+        return [Draft(self.guess(row, limit)) for row, limit in pairs]
 
-    def observe(self, index: int, draft: Draft, accepted: int, z: np.ndarray) -> None:
-        """Row `index` kept so many of its draft; z (len + 1, V): the model's logits."""
+    def guess(self, row: Row, limit: int) -> list[int]:
+        """The next tokens of one row."""
+        raise NotImplementedError
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Only these rows go on."""
+    def observe(
+        self, place: int, row: Row, draft: Draft, accepted: int, z: np.ndarray
+    ) -> None:
+        """The row at this place kept so many; z (len + 1, V): the model's logits."""
+
+    def select(self, places: Sequence[int]) -> None:
+        """Only the rows at these places go on."""
 
 
 def run(
     job: Job,
-    prompts: Prompts,
+    rows: list[Row],
     drafter: Drafter,
-    rule: acceptance.Rule | None,
+    rule: acceptance.Accept | None,
     bonus: bool = True,
 ) -> Iterator[Step]:
     """The loop: draft, read, verify, keep what stands. rule None is greedy.
@@ -66,10 +72,10 @@ def run(
     most, n = job.options.max_new_tokens, job.options.num_return_sequences
     if not most:
         return
-    rows, cache = job.rows(prompts), job.new_cache(prompts)
+    cache = job.new_cache(job.prompts)
     read = drafter.read_draft or job.model.all_logits
     if n > 1 or drafter.read_draft:
-        heads = [list(prompt[:-1]) for prompt in prompts]
+        heads = [list(prompt[:-1]) for prompt in job.prompts]
         if all(heads) and not hasattr(cache, "parts"):
             job.model.next_logits(heads, cache)  # once for all texts of a prompt
         cache = cache.repeat(n) if n > 1 else cache
@@ -87,8 +93,8 @@ def run(
         ]
         z = read(unread, cache, [len(head) + 1 for head in heads])
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            steps, accepted = _advance(job, row, draft, z[i], rule, bonus)
-            drafter.observe(i, draft, accepted, z[i])
+            steps, accepted = _advance(row, draft, z[i], rule, bonus)
+            drafter.observe(i, row, draft, accepted, z[i])
             yield from steps
             cache.crop_row(i, min(len(row.ids) - 1, len(cache.ids[i])))
         alive = [i for i, row in enumerate(rows) if row.finish_reason is None]
@@ -99,23 +105,21 @@ def run(
 
 
 def _advance(
-    job: Job,
     row: Row,
     draft: Draft,
     logits: np.ndarray,
-    rule: acceptance.Rule | None,
+    rule: acceptance.Accept | None,
     bonus: bool,
 ) -> tuple[list[Step], int]:
     """The steps of the tokens that stand, and how many of the draft do."""
     rows, made = list(logits), []  # one array a position: `record` knows an unprocessed
 
     def z(i: int, tokens: Sequence[int]) -> np.ndarray:
-        text = row.ids + list(tokens)
-        made.append(run_chain(job.chain, text, rows[i], row.context_at(i)))
+        made.append(row.processed(rows[i], tokens))
         return made[-1]
 
     bonus = bonus or not draft.tokens
-    if rule is None or (job.options.greedy and not draft.tokens):
+    if rule is None or (row.options.greedy and not draft.tokens):
         verdict = acceptance.verify_greedy(z, draft.tokens, bonus)
     else:
         verdict = acceptance.verify(
@@ -129,12 +133,11 @@ def _advance(
     return steps, min(verdict.accepted, len(steps))
 
 
-def speculative_job(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any, what: str
-) -> Job:
-    """The job of speculative decoding; raises what it cannot do, before any work."""
-    job, o = search_job(model, prompts, options, cache, what), options
-    if not hasattr(model, "all_logits"):
+def check_speculative(job: Job, what: str) -> None:
+    """Raise what speculative decoding cannot do, before any work."""
+    job.check_search(what)
+    o = job.options
+    if not hasattr(job.model, "all_logits"):
         raise DecodingError(f"{what} needs logits at several positions from the model")
     if o.mirostat or o.is_set("adaptive_target"):
         raise DecodingError(
@@ -149,10 +152,9 @@ def speculative_job(
         raise DecodingError(
             "typical_acceptance (lossy) changes nothing without do_sample=True"
         )
-    return job
 
 
-def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Rule | None:
+def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Accept | None:
     """The verification that the options ask for; None is greedy.
 
     By default speculative sampling where the drafter knows its probabilities, else
@@ -176,18 +178,9 @@ def rule_of(options: GenerationConfig, has_q: bool) -> acceptance.Rule | None:
     return acceptance.speculative
 
 
-def speculate(
-    model: Any,
-    prompts: Prompts,
-    options: GenerationConfig,
-    cache: Any,
-    what: str,
-    make_drafter: Callable[[Sequence[ChainRule]], Drafter],
-) -> Iterator[Step]:
-    """Speculative decoding with the drafter that make_drafter(chain) returns."""
-    job = speculative_job(model, prompts, options, cache, what)
-    drafter = make_drafter(job.chain)
-    rule = rule_of(options, drafter.tells)
+def speculate(job: Job, drafter: Drafter) -> Iterator[Step]:
+    """Speculative decoding with this drafter."""
+    rule = rule_of(job.options, drafter.tells)
     # The mixture of ensemble verification needs a q at every position: no bonus token.
-    bonus = drafter.bonus and options.assistant_ensemble_weight == 1
-    return run(job, prompts, drafter, rule, bonus)
+    bonus = drafter.bonus and job.options.assistant_ensemble_weight == 1
+    return run(job, job.rows(), drafter, rule, bonus)

@@ -7,21 +7,20 @@ cache. Rows are verified one after another, each with its own cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt.cache import keep_common
-from npgpt.decoding.chain import run_chain
-from npgpt.decoding.job import Job, Prompts
-from npgpt.decoding.options import GenerationConfig
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, DRAFT
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.speculative.acceptance import draw, residual
-from npgpt.decoding.speculative.loop import speculative_job
+from npgpt.decoding.speculative.loop import check_speculative
 from npgpt.errors import DecodingError
 
 
@@ -36,12 +35,11 @@ class Tree(NamedTuple):
         """The nodes directly below a node, in the order of drawing."""
         return [i for i, parent in enumerate(self.parents) if parent == node]
 
-    def depth(self) -> int:
-        """Tokens on the longest branch."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(1 if parent < 0 else depths[parent] + 1)
-        return max(depths, default=0)
+    def add(self, token: int, parent: int) -> int:
+        """Hang a token below a node; its own place."""
+        self.tokens.append(token)
+        self.parents.append(parent)
+        return len(self.tokens) - 1
 
 
 # (tree, node, processed logits there, context) -> the token, and its node if drafted
@@ -66,15 +64,20 @@ def _followed(tree: Tree, node: int, y: int) -> tuple[int, int | None]:
     return y, next((i for i in tree.children(node) if tree.tokens[i] == y), None)
 
 
+@strategy("H9", "token tree", kind="part", also=("assistant_model",))
+@parameter(
+    "assistant_tree", (), "Children of a node at each depth, such as 3,2,1.", kind="ids"
+)
+@example(assistant_model="smaller", assistant_tree=[2, 1])
 def choose_recursive(
     tree: Tree, node: int, z: np.ndarray, context: Context
 ) -> tuple[int, int | None]:
-    """Recursive rejection over siblings, all drawn from the same q.
+    """A tree of drafts, verified in one pass: siblings x ~ q in turn, keep with
+    min(1, p/q), else p = max(p - q, 0).
 
-    Each child x in turn is accepted with probability min(1, p(x)/q(x)); after a
-    rejection p becomes max(p - q, 0), normalised, for the next. If none stands, the
-    token is drawn from what p has become: its law is the target's. Source: Miao et al.,
-    "SpecInfer" (2023).
+    p is normalised for the next sibling. If none stands, the token is drawn from what
+    p has become: its law is the target's. Source: Miao et al., "SpecInfer" (2023,
+    arXiv:2305.09781).
     """
     p, children = probabilities(z), tree.children(node)
     for i, u in zip(children, context.uniforms(len(children), ACCEPT), strict=True):
@@ -86,27 +89,18 @@ def choose_recursive(
 
 
 def run_trees(
-    model: Any,
-    prompts: Prompts,
-    options: GenerationConfig,
-    make_drafter: Callable[[Sequence[Any]], Any],
-    nodes: int,
-    choose: Choose,
+    job: Job, make_drafter: Callable[[], Any], choose: Choose
 ) -> Iterator[Step]:
     """The loop: grow a tree, read it, walk it, keep the branch that stands.
 
-    make_drafter(chain) has grow(row, limit) -> Tree of at most `nodes` nodes, and
-    observe(row, tree, logits of all nodes).
+    make_drafter() is for one row: grow(row, limit) -> Tree of at most `nodes` nodes,
+    and observe(row, tree, logits of all nodes).
     """
-    if not options.max_new_tokens:
+    if not job.options.max_new_tokens:
         return
-    if not hasattr(model, "tree_logits"):
+    if not hasattr(job.model, "tree_logits"):
         raise DecodingError("token trees do not go with this guidance")
-    job = Job(model, options)
-    live = [
-        _write(job, row, make_drafter(job.chain), nodes, choose)
-        for row in job.rows(prompts)
-    ]
+    live = [_write(job, row, make_drafter(), choose) for row in job.rows()]
     while live:
         for writer in list(live):
             steps = next(writer, None)
@@ -116,13 +110,11 @@ def run_trees(
                 yield from steps
 
 
-def _write(
-    job: Job, row: Row, drafter: Any, nodes: int, choose: Choose
-) -> Iterator[list[Step]]:
+def _write(job: Job, row: Row, drafter: Any, choose: Choose) -> Iterator[list[Step]]:
     """Lists of steps of one row, one list a reading."""
     longest = min(len(row.ids) + job.options.max_new_tokens, job.room)
     # A tree's nodes lie side by side in the cache, at more places than positions.
-    cache = job.model.new_cache(1, n_positions=longest + nodes + 1)
+    cache = job.model.new_cache(1, n_positions=longest + drafter.nodes + 1)
     if hasattr(cache, "origins"):
         cache.origins = [row.index // job.options.num_return_sequences]
     z = job.model.next_logits([row.ids], cache)  # the text's end, then the tree's nodes
@@ -132,7 +124,7 @@ def _write(
         base = len(cache.ids[0]) - len(tree.tokens)
         while node is not None and row.finish_reason is None:
             logits = z[node + 1]
-            made = job.processed(row, logits)
+            made = row.processed(logits)
             y, node = choose(tree, node, made, row.context)
             steps.append(record(row, y, logits, made))
             kept += [] if node is None else [base + node]
@@ -154,79 +146,52 @@ class AssistantTree:
     greedy decoding.
     """
 
-    def __init__(
-        self,
-        assistant: Any,
-        branches: Sequence[int],
-        options: GenerationConfig,
-        chain: Sequence[Any],
-    ):
-        self.model, self.branches, self.chain = assistant, branches, chain
-        self.greedy = options.greedy
-        self.cache: Any = None
+    def __init__(self, job: Job):
+        self.model, self.job = job.options.assistant_model, job
+        self.branches = job.options.assistant_tree
+        self.nodes = int(np.cumprod(self.branches).sum())
+        self.cache = self.model.new_cache(1)
 
     def grow(self, row: Row, limit: int) -> Tree:
         """A tree no deeper than the limit."""
-        tree = Tree([], [], {})
-        room = self.model.config.n_positions
+        tree, room = Tree([], [], {}), self.model.config.n_positions
         if not limit or len(row.ids) > room:
             return tree
-        cache = self._read_text(row)
+        cache, unread = self.cache, [keep_common(self.cache, 0, row.ids)]
         frontier: list[tuple[int, list[int]]] = [(-1, [])]  # node, its branch
-        z = self.root
         for depth, n in enumerate(self.branches[:limit]):
-            context = row.context_at(depth)
+            if len(row.ids) + depth > room:
+                break
+            z, context = self.model.next_logits(unread, cache), row.context_at(depth)
             u = context.uniforms(n * len(frontier), DRAFT).reshape(-1, n)
             grown, sources = [], []
             for j, (node, branch) in enumerate(frontier):
-                processed = run_chain(self.chain, row.ids + branch, z[j], context)
-                tree.q[node] = q = probabilities(processed)
-                if self.greedy:
+                made = row.processed(z[j], branch)
+                tree.q[node] = q = probabilities(made)
+                if self.job.options.greedy:
                     drawn = np.argsort(-q, kind="stable")[:n].tolist()
                 else:
-                    drawn = [inverse_cdf(processed, float(x)) for x in u[j]]
-                for x in drawn:
-                    tree.tokens.append(x)
-                    tree.parents.append(node)
-                    grown.append((len(tree.tokens) - 1, [*branch, x]))
-                    sources.append(j)
+                    drawn = [inverse_cdf(made, float(x)) for x in u[j]]
+                grown += [(tree.add(x, node), [*branch, x]) for x in drawn]
+                sources += [j] * len(drawn)
+            if depth + 1 < min(len(self.branches), limit):
+                cache, unread = cache.select(sources), [b[-1:] for _, b in grown]
             frontier = grown
-            deeper = depth + 1 < min(len(self.branches), limit)
-            if not deeper or len(row.ids) + depth + 1 > room:
-                break
-            cache = cache.select(sources)
-            z = self.model.next_logits([branch[-1:] for _, branch in grown], cache)
         return tree
-
-    def _read_text(self, row: Row) -> Any:
-        """The assistant's cache of the text, with its logits in self.root."""
-        if self.cache is None:
-            self.cache = self.model.new_cache(1)
-        unread = [keep_common(self.cache, 0, row.ids)]
-        self.root = self.model.next_logits(unread, self.cache)
-        return self.cache
 
     def observe(self, row: Row, tree: Tree, z: np.ndarray) -> None:
         """Nothing to learn."""
 
 
-def assisted_tree(
-    model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
-) -> Iterator[Step]:
+def assisted_tree(job: Job) -> Iterator[Step]:
     """H9: a smaller model drafts a token tree; recursive rejection keeps the law."""
-    speculative_job(model, prompts, options, cache, "assistant_tree")
-    branches = options.assistant_tree
-    if min(branches) < 1:
+    check_speculative(job, "assistant_tree")
+    if min(job.options.assistant_tree) < 1:
         raise DecodingError("assistant_tree must be numbers of children, at least 1")
     for name in ("typical_acceptance", "assistant_ensemble_weight"):
-        if options.is_set(name):
+        if job.options.is_set(name):
             raise DecodingError(f"{name} does not go with assistant_tree")
-    choose = choose_greedy if options.greedy else choose_recursive
-    if options.verification == "match" and not options.greedy:
+    choose = choose_greedy if job.options.greedy else choose_recursive
+    if job.options.verification == "match" and not job.options.greedy:
         choose = choose_matching
-
-    def drafter(chain: Sequence[Any]) -> AssistantTree:
-        return AssistantTree(options.assistant_model, branches, options, chain)
-
-    nodes = int(np.cumprod(branches).sum())
-    return run_trees(model, prompts, options, drafter, nodes, choose)
+    return run_trees(job, lambda: AssistantTree(job), choose)

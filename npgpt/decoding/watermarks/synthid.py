@@ -9,35 +9,49 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from npgpt.decoding.rules.base import check, probabilities
+from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.rules.base import Ids, check, probabilities
+from npgpt.decoding.watermarks.tails import normal_tail
 from npgpt.decoding.watermarks.watermark import Detection
 from npgpt.errors import DecodingError
-from npgpt.shapes import Float, Int64
+from npgpt.shapes import Int64, Logits
 
-Ids = Sequence[int]
+KEYS = (654, 400, 836, 123, 340, 443, 597, 160, 57, 29, 590, 639, 13, 715, 468, 990)
 _MULTIPLIER, _INCREMENT = np.int64(6364136223846793005), np.int64(1)
 
 
+@strategy("I3", "SynthID", element="watermark", when=("watermark", "synthid"))
+@parameter("synthid_keys", KEYS, "One secret a round.", kind="keys")
+@parameter("ngram_len", 5, "Tokens a hash reads.", 2)
+@parameter(
+    "context_history_size",
+    1024,
+    "Contexts remembered: a repeated one is not marked.",
+    1,
+)
+@parameter("sampling_table_size", 65536, "Bits in the table.", 1)
+@example(watermark="synthid")
 def synthid(
-    z: Float[np.ndarray, " V"],
+    z: Logits,
     generated: Ids,
     keys: Ids,
     ngram_len: int,
     context_history_size: int,
     sampling_table_size: int,
     table: np.ndarray | None = None,
-) -> Float[np.ndarray, " V"]:
-    """Log-probabilities after one round a key: p_v <- p_v (1 + g_v - sum g p).
+) -> Logits:
+    """A tournament of secret bits between tokens: in each round p_v <- p_v (1 + g_v -
+    sum g p).
 
-    g_v in {0, 1} is looked up by the hash of the last ngram_len - 1 new tokens (zeros
-    before the first: the prompt takes no part, as in transformers), v and the key. A
-    context seen before in the history is left unmarked. A removed token stays -inf
-    (transformers: the smallest float). Source: Dathathri et al., "Scalable watermarking
-    for identifying large language model outputs" (2024).
+    One round a key, on log-probabilities. g_v in {0, 1} is looked up by the hash of the
+    last ngram_len - 1 new tokens (zeros before the first: the prompt takes no part, as
+    in transformers), v and the key. A context seen before in the history is left
+    unmarked. A removed token stays -inf (transformers: the smallest float). Source:
+    Dathathri et al., "Scalable watermarking for identifying large language model
+    outputs" (2024, Nature 634).
 
     >>> z = synthid(np.zeros(4), [1], [3, 5], 3, 8, 64)
     >>> round(float(np.exp(z).sum()), 6)
@@ -92,7 +106,13 @@ def bits(size: int) -> np.ndarray:
     >>> bits(1 << 16)[:8].tolist()
     [0, 0, 0, 1, 1, 0, 1, 1]
     """
-    return (np.random.Philox(key=0).random_raw(size) >> np.uint64(63)).astype(np.int64)
+    table = (np.random.Philox(key=0).random_raw(size) >> np.uint64(63)).astype(np.int64)
+    if table.min() == table.max():
+        raise DecodingError(
+            f"sampling_table_size {size}: all bits of so small a table are alike, and "
+            "mark nothing; take more"
+        )
+    return table
 
 
 def detect(
@@ -102,10 +122,16 @@ def detect(
     sampling_table_size: int = 65536,
     table: np.ndarray | None = None,
 ) -> Detection:
-    """Whether a text has the mark: the mean of its bits g, 1/2 if unmarked.
+    """Whether a text has the mark: the sum of its bits g, against the table's own mean.
 
-    score z = (mean g - 1/2) 2 sqrt(n) of n bits, about normal in unmarked text. Each
-    context counts once. Needs new tokens only, at least ngram_len of them.
+    Slot b of the table is read C_b times, so g = sum_b C_b t_b. With the table's mean q
+    and variance s^2 (divisor: size - 1), over all orders of the table,
+
+        z = (g - q sum C) / (s sqrt(sum_b (C_b - mean C)^2)),
+
+    about normal in unmarked text; p allows for a g of whole numbers. Slots that are
+    read often, as in a small table, so cost power and accuse nobody. Each context
+    counts once. Needs new tokens only, at least ngram_len of them.
 
     >>> text = np.random.default_rng(0).integers(0, 50, 200).tolist()
     >>> detect(text, [654, 400, 836]).p_value > 0.01
@@ -122,10 +148,14 @@ def detect(
     if table is None:
         table = bits(sampling_table_size)
     hashes = hash_tokens(np.ones(len(ngrams), np.int64), ngrams)
-    g = [
-        table[_slot(hash_tokens(hashes, np.full((len(ngrams), 1), key)), len(table))]
+    slots = [
+        _slot(hash_tokens(hashes, np.full((len(ngrams), 1), key)), len(table))
         for key in synthid_keys
     ]
-    n = len(ngrams) * len(g)
-    z = (float(np.mean(g)) - 0.5) * 2 * math.sqrt(n)
-    return Detection(z, math.erfc(z / math.sqrt(2)) / 2, len(ngrams))
+    C = np.bincount(np.concatenate(slots), minlength=len(table))
+    above = float(np.dot(C - C.mean(), table))
+    deviation = math.sqrt(table.var(ddof=1) * ((C - C.mean()) ** 2).sum())
+    if not deviation:  # every slot was read as often: any table gives this sum
+        return Detection(0.0, 1.0, len(ngrams))
+    p_value = normal_tail((above - 0.5) / deviation)
+    return Detection(above / deviation, p_value, len(ngrams))
