@@ -77,10 +77,17 @@ class Verbs(click.Group):
             ctx.exit(1)
 
 
-def _show(message: Any, category: type, file: str, line: int, *more: Any) -> None:
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
     """A note is one line for the user, another warning what Python makes of it."""
     plain = f"note: {message}"
-    text = warnings.formatwarning(message, category, file, line).rstrip()
+    text = warnings.formatwarning(message, category, filename, lineno).rstrip()
     click.echo(plain if issubclass(category, Note) else text, err=True)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import TokenizerError
+from npgpt.storage.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from npgpt.storage.tokenizer_files import TOKENIZER, library_errors, read_tokenizer
 from npgpt.support.arguments import checked, shown
 

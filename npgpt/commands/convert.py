@@ -62,7 +62,7 @@ def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> Non
         checkpoint.save(params, out, dtype)
     tokenizer = Tokenizer.from_folder(source)
     if tokenizer is not None:
-        tokenizer.save(folder)
+        tokenizer.save(out)
     form = "packed " if packed else ""
     if as_json:
         echo_json({"folder": out, "dtype": dtype, "packed": packed})

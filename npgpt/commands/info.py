@@ -10,7 +10,8 @@ import click
 from npgpt.bench.machine import kernels as kernels_here
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
 from npgpt.config import GENERATION, WITHOUT_EFFECT, GPT2Config
-from npgpt.decoding import defaults
+from npgpt.decoding.defaults import WITHOUT_EFFECT as NO_TOKEN
+from npgpt.decoding.defaults import known_option, own_options
 from npgpt.errors import BackendError
 from npgpt.scaling.sizes import describe, find_config
 
@@ -71,13 +72,15 @@ def command(name: str, as_json: bool) -> None:
 
 def _notes(config: GPT2Config) -> list[str]:
     """What of the model's files has no effect here, though one might think so."""
-    known = WITHOUT_EFFECT | defaults.WITHOUT_EFFECT | set(defaults.KNOWN)
-    unknown = sorted(set(config.unused) - known)
+    silent = WITHOUT_EFFECT | NO_TOKEN
+    unknown = [
+        k for k in sorted(config.unused) if k not in silent and not known_option(k)
+    ]
     notes = [
         *config.notes,
         *(f"config.json: {key} is not known here" for key in unknown),
     ]
-    own = defaults.own_options(config).notes
+    own = own_options(config).notes
     return [*notes, *(f"{GENERATION}: {sentence}" for sentence in own)]
 
 

@@ -69,13 +69,13 @@ def own_options(model: GPT2Config) -> Own:
         said = {
             key: value
             for key, value in model.unused.items()
-            if _known(key) and value != _FILLED_IN.get(key)
+            if known_option(key) and value != _FILLED_IN.get(key)
         }
     own = Own({}, [])
     for key, value in said.items():
         if value is None or key in WITHOUT_EFFECT:
             continue
-        known = _known(key)
+        known = known_option(key)
         if known is None:
             if value:  # false, 0 and empty lists ask for nothing
                 own.notes.append(f"{key} is not known here")
@@ -91,7 +91,8 @@ def own_options(model: GPT2Config) -> Own:
     return own
 
 
-def _known(key: str) -> Parameter | None:
+def known_option(key: str) -> Parameter | None:
+    """What a key of generation_config.json is called and takes here, if anything."""
     return _MAX_LENGTH if key == "max_length" else OPTIONS.get(key)
 
 

@@ -75,14 +75,14 @@ def resolve(name_or_folder: str | Path, weights: bool = True) -> Path:
             f"{name!r} {what}, not a bundled model ({ours}) and not a "
             f"repository of the Hub ({', '.join(ALIASES)}, or owner/name)"
         )
-    folder = _cached(repository, None, weights)
-    if folder is None:
+    here = _cached(repository, None, weights)
+    if here is None:
         return download(name, weights=weights)
-    if not _is_complete(folder):
+    if not _is_complete(here):
         # Another program put it there, or an older npgpt, and left small files out.
         with contextlib.suppress(CheckpointError):
-            return download(name, revision=folder.name, weights=weights)
-    return folder
+            return download(name, revision=here.name, weights=weights)
+    return here
 
 
 @checked(CheckpointError)

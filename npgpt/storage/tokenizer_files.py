@@ -241,9 +241,8 @@ def _mark_special(backend: Any, settings: Mapping[str, Any]) -> None:
     for token in tokens:
         there = backend.get_added_tokens_decoder().values()
         known = next((t for t in there if t.content == token.content), token)
-        if known is token or not known.special:
-            known.special = True
-            backend.add_tokens([known])
+        known.special = True
+        backend.add_tokens([known])
 
 
 def _use_template(backend: Any, settings: Mapping[str, Any]) -> None:
