@@ -18,6 +18,7 @@ def ids(tokenizer):
     return [*tokenizer.begin, *tokenizer.encode(TEXT)]
 
 
+@pytest.mark.filterwarnings("ignore:.* asks for a space before a text")
 @pytest.mark.parametrize("case", CASES)
 def test_ids_are_those_of_transformers(tmp_path, case):
     tokenizer = Tokenizer.from_folder(write(tmp_path, case))
@@ -27,6 +28,7 @@ def test_ids_are_those_of_transformers(tmp_path, case):
     assert text == tokenizer.decode(EXPECTED[case])
 
 
+@pytest.mark.filterwarnings("ignore:.* asks for a space before a text")
 @pytest.mark.parametrize("case", CASES)
 def test_saved_with_all_its_files_it_is_the_same(tmp_path, case):
     folder, copy = tmp_path / "a", tmp_path / "b"
@@ -125,6 +127,13 @@ def test_what_ends_a_text_does_not_end_a_prompt(tmp_path):
     with pytest.warns(Note, match=r"ends texts with <\|endoftext\|>; a prompt"):
         tokenizer = Tokenizer.from_folder(tmp_path)
     assert ids(tokenizer) == EXPECTED["bos of a pair"]
+
+
+def test_a_prefix_that_only_tokenizer_json_asks_for_is_named(tmp_path):
+    write(tmp_path, "prefix, not gpt2's")
+    with pytest.warns(Note, match=r"tokenizer\.json: asks for a space before a text"):
+        tokenizer = Tokenizer.from_folder(tmp_path)
+    assert ids(tokenizer) == EXPECTED["alone"]
 
 
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.model", "spiece.model"])

@@ -43,6 +43,12 @@ CASES = {  # change of tokenizer.json (None: a pair of files), other files by na
     "a pair": (None, {}),
     "prefix, as its class": (with_prefix, {"tokenizer_config": FAST}),
     "prefix, not gpt2's": (with_prefix, {"tokenizer_config": GPT2}),
+    "prefix, of no class": (with_prefix, {}),
+    "a role in the place of gpt2's": (
+        None,
+        {"tokenizer_config": {"bos_token": "[PAD]", "eos_token": "</s>",
+                              "unk_token": "[PAD]"}},
+    ),
     "prefix by setting": (
         dict, {"tokenizer_config": {**GPT2, "add_prefix_space": True}},
     ),

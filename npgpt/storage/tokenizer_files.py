@@ -56,7 +56,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles | None:
     beside = {name: _read(folder / name) for name in BESIDE if _is_there(folder, name)}
     settings = _settings(folder, beside)
     with library_errors(f"{folder}: {SETTINGS} and what is beside it cannot be used"):
-        _use_prefix_space(backend, settings)
+        _use_prefix_space(backend, settings, path)
         for id, token in sorted(_added(settings).items()):
             _add(backend, token, id, folder)
         _mark_special(backend, settings)
@@ -162,21 +162,25 @@ def _object(folder: Path, name: str, beside: Mapping[str, bytes]) -> dict[str, A
     return found
 
 
-def _use_prefix_space(backend: Any, settings: Mapping[str, Any]) -> None:
+def _use_prefix_space(backend: Any, settings: Mapping[str, Any], path: Path) -> None:
     """Let GPT-2's tokenizer put a space before a text, or not, as its settings say.
 
-    Another class takes tokenizer.json as it is. GPT-2's means False where its name, but
-    no setting, is given.
+    Where they say nothing it puts none, whatever tokenizer.json has; a tokenizer of
+    another class takes tokenizer.json as it is.
     """
     from tokenizers import pre_tokenizers
 
-    kind = settings.get("tokenizer_class")
-    default = None if kind is None else False
-    wanted = settings.get("add_prefix_space", default)
-    if kind not in GPT2_CLASSES or not isinstance(wanted, bool):
+    splitter, wanted = backend.pre_tokenizer, settings.get("add_prefix_space")
+    if settings.get("tokenizer_class") not in GPT2_CLASSES:
         return
-    if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
-        backend.pre_tokenizer.add_prefix_space = wanted
+    if not isinstance(splitter, pre_tokenizers.ByteLevel):
+        return
+    if wanted is None and splitter.add_prefix_space:
+        note(
+            f"{path}: asks for a space before a text, and {SETTINGS} does not; as in "
+            'transformers there is none: say "add_prefix_space" there'
+        )
+    splitter.add_prefix_space = bool(wanted)
 
 
 def _added(settings: Mapping[str, Any]) -> dict[int, Any]:
@@ -234,15 +238,15 @@ def _add(backend: Any, token: Any, id: int, folder: Path) -> None:
 
 def _mark_special(backend: Any, settings: Mapping[str, Any]) -> None:
     """Add or mark the tokens that have a role; how one is found in a text stays."""
-    tokens = _special(settings)
-    has_end = backend.token_to_id(END_OF_TEXT) is not None
-    if has_end and settings.get("tokenizer_class") in GPT2_CLASSES:
-        tokens.append(_token(END_OF_TEXT, special=True))  # also if no file says so
-    for token in tokens:
-        there = backend.get_added_tokens_decoder().values()
-        known = next((t for t in there if t.content == token.content), token)
-        known.special = True
-        backend.add_tokens([known])
+    there = {t.content: t for t in backend.get_added_tokens_decoder().values()}
+    is_gpt2 = settings.get("tokenizer_class") in GPT2_CLASSES
+    if is_gpt2 and backend.token_to_id(END_OF_TEXT) is not None:
+        roles = ("bos_token", "eos_token", "unk_token")  # its own, if none is named
+        settings = {**settings, **{k: settings.get(k) or END_OF_TEXT for k in roles}}
+    for token in _special(settings):
+        token = there.get(token.content, token)
+        token.special = True
+        backend.add_tokens([token])
 
 
 def _use_template(backend: Any, settings: Mapping[str, Any]) -> None:
