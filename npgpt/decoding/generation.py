@@ -87,7 +87,7 @@ class Generator(Reader):
         Takes what `generate` takes; a batch's steps carry their row. A search that
         compares whole texts yields its steps when it has ended.
         """
-        prompts, _ = self._prompts(prompt)
+        prompts, _ = encode_prompts(self, prompt)
         config = _config(self.config, prompts, defaults, options)
         return decode(self, prompts, config, cache)
 
@@ -125,7 +125,7 @@ class Generator(Reader):
         num_return_sequences is above 1; a list gives a list, the sequences of each
         prompt side by side.
         """
-        prompts, single = self._prompts(prompts)
+        prompts, single = encode_prompts(self, prompts)
         config = _config(self.config, prompts, defaults, options)
         n = config.num_return_sequences
         steps = by_row(decode(self, prompts, config, cache), len(prompts) * n)
@@ -133,17 +133,18 @@ class Generator(Reader):
         results = [_collect(row, read[i // n]) for i, row in enumerate(steps)]
         return results[0] if single and n == 1 else results
 
-    def _prompts(self, prompts: Any) -> tuple[list[list[int]], bool]:
-        """Ids of every prompt, and whether there was just one, not in a list."""
-        if isinstance(prompts, str):
-            return [self.encode(prompts)], True
-        if not is_list(prompts):
-            raise DecodingError(PROMPT)
-        if not len(prompts):
-            raise DecodingError("no prompts: the list is empty")
-        if isinstance(prompts[0], int | np.integer):
-            return [self.encode(prompts)], True
-        return [self.encode(prompt) for prompt in prompts], False
+
+def encode_prompts(model: Model, prompts: Any) -> tuple[list[list[int]], bool]:
+    """Ids of every prompt, and whether there was just one, not in a list."""
+    if isinstance(prompts, str):
+        return [model.encode(prompts)], True
+    if not is_list(prompts):
+        raise DecodingError(PROMPT)
+    if not len(prompts):
+        raise DecodingError("no prompts: the list is empty")
+    if isinstance(prompts[0], int | np.integer):
+        return [model.encode(prompts)], True
+    return [model.encode(prompt) for prompt in prompts], False
 
 
 def _config(

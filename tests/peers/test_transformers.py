@@ -44,8 +44,9 @@ def rms(x, reference):
 
 
 # Error against float64, in units of transformers' own. The reference comes to 1.24; the
-# kernels, which add up sums of 64 products, to 0.68.
-WORSE = {"numpy": 1.25, "numba": 1.0, "cupy": 4.0}
+# kernels, which add up sums of 64 products, to 0.68 beside torch on Intel processors,
+# to 1.01 on AMD's, where torch itself is more exact. 1.25 is the contract.
+WORSE = {"numpy": 1.25, "numba": 1.25, "cupy": 4.0}
 
 
 def assert_as_exact_as_transformers(folder, ids, backend):

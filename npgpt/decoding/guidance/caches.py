@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from npgpt.cache import KVCache
+from npgpt.interface import Cache
 
 
 class Caches:
@@ -14,7 +14,7 @@ class Caches:
 
     def __init__(
         self,
-        parts: list[KVCache],
+        parts: list[Cache],
         widths: list[int],
         origins: list[int],
         n_positions: int,
@@ -52,7 +52,7 @@ class Caches:
         for row, length in enumerate(lengths):
             self.crop_row(row, length)
 
-    def _rows(self, row: int) -> list[tuple[KVCache, int]]:
+    def _rows(self, row: int) -> list[tuple[Cache, int]]:
         """The rows of all parts that make up one row: (part, its row)."""
         return [
             (part, i)

@@ -8,14 +8,16 @@ models.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from npgpt.cache import KVCache
+from npgpt.config import GPT2Config
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.guided import Wrapper
 from npgpt.errors import DecodingError
+from npgpt.interface import DeepModel
+from npgpt.shapes import Logits
 
 
 class Dola(Wrapper):
@@ -26,13 +28,15 @@ class Dola(Wrapper):
     (Transformers 4 left it out: norm=False).
     """
 
+    main: DeepModel
+
     def __init__(
         self,
-        model: Any,
+        model: DeepModel,
         layers: str | Sequence[int] = "high",
         alpha: float = 0.1,
         norm: bool = True,
-        divergence: Callable | None = None,
+        divergence: Callable[[Logits, Logits], float] | None = None,
     ):
         super().__init__(model)
         self.layers = dola_layers(model.config, layers)
@@ -63,7 +67,7 @@ class Dola(Wrapper):
         ]
 
 
-def dola_layers(config: Any, layers: str | Sequence[int]) -> list[int]:
+def dola_layers(config: GPT2Config, layers: str | Sequence[int]) -> list[int]:
     """The candidate layers of DoLa: Transformers' "low" and "high", or a checked list.
 
     Every second layer of the lower or the upper half; of more than 40 layers, of the 20

@@ -17,6 +17,9 @@ import numpy as np
 from npgpt.decoding.generation import Generator
 from npgpt.decoding.guidance.caches import Caches
 from npgpt.errors import DecodingError
+from npgpt.interface import Model, able
+
+DEEP = "a guided model has no hidden states or token trees that its models have not"
 
 # What a reading has in place of prompt number `origin`: (origin, prompt ids) -> ids
 Opening = Callable[[int, Sequence[int]], Sequence[int]]
@@ -29,14 +32,17 @@ class Part:
     None stands for the real prompt; tokens generated after it are the same everywhere.
     """
 
-    model: Any
+    model: Model
     openings: tuple[Opening | None, ...] = (None,)
+
+
+Read = tuple[Part, list[list[int]], Any]  # its rows of new ids, and its cache
 
 
 class Wrapper(Generator):
     """A model around another one, whose config and tokens it has."""
 
-    def __init__(self, main: Any):
+    def __init__(self, main: Model):
         self.main, self.config, self.tokenizer = main, main.config, main.tokenizer
 
     def encode(self, prompt: Any) -> list[int]:
@@ -97,7 +103,8 @@ class Guided(Wrapper):
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Combined logits, and the hidden states of the first reading."""
         (part, rows, one), *others = self._readings(ids, cache, [1] * len(ids))
-        z, hidden = part.model.next_hidden(rows, one)
+        model = able(part.model, "next_hidden", DEEP)
+        z, hidden = model.next_hidden(rows, one)
         return self._next(others, z), hidden[:: len(part.openings)]
 
     def tree_logits(
@@ -105,17 +112,19 @@ class Guided(Wrapper):
     ) -> np.ndarray:
         """Combined logits after each node of a token tree, (B, T, V)."""
         z = [
-            part.model.tree_logits(ids, parents, one)
+            able(part.model, "tree_logits", DEEP).tree_logits(ids, parents, one)
             for part, one in zip(self.parts, cache.parts, strict=True)
         ]
         return np.stack(self._combined(z))
 
-    def _next(self, readings: Sequence[tuple], *z: np.ndarray) -> np.ndarray:
+    def _next(self, readings: Sequence[Read], *z: np.ndarray) -> np.ndarray:
         """The logits of these readings, behind others (B * n, V), combined: (B, V)."""
         read = [part.model.next_logits(rows, one) for part, rows, one in readings]
         return np.concatenate(self._combined([x[:, None] for x in (*z, *read)]))
 
-    def _combined(self, z: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    def _combined(
+        self, z: Sequence[Sequence[np.ndarray] | np.ndarray]
+    ) -> list[np.ndarray]:
         """One (T, V) a row; z[part][row * n + i] are a reading's logits (T, V)."""
         widths, rows = [len(part.openings) for part in self.parts], []
         for row in range(len(z[0]) // widths[0]):
@@ -129,7 +138,7 @@ class Guided(Wrapper):
 
     def _readings(
         self, ids: Sequence[Sequence[int]], cache: Caches, keep: Sequence[int]
-    ) -> list[tuple[Part, list[list[int]], Any]]:
+    ) -> list[Read]:
         """Each part, its rows of new ids and its cache.
 
         An opening is put in place of an unread prompt.
@@ -153,7 +162,7 @@ class Guided(Wrapper):
         return readings
 
 
-def check_same_vocabulary(model: Any, other: Any) -> None:
+def check_same_vocabulary(model: Model, other: Model) -> None:
     """Raise DecodingError unless two models share their tokens."""
     a, b = model.config.vocab_size, other.config.vocab_size
     if a != b:

@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
+from npgpt.decoding.generation import encode_prompts
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.dola import Dola
 from npgpt.decoding.guidance.guided import Guided, Opening, Part
 from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import ContextOverflowError, DecodingError
+from npgpt.interface import Model, able
+from npgpt.shapes import Logits
 
 
 @strategy("F1", "classifier-free guidance", kind="guidance")
@@ -27,7 +30,9 @@ from npgpt.errors import ContextOverflowError, DecodingError
     kind="any",
 )
 @example(guidance_scale=1.5, negative_prompt="cat")
-def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
+def classifier_free(
+    model: Model, prompts: Prompts, options: GenerationConfig
+) -> Guided:
     """F1: away from the negative prompt, or from the prompt's last token alone."""
     opening = negative_opening(model, prompts, options.negative_prompt, options)
     parts = [Part(model, (None, opening))]
@@ -39,7 +44,7 @@ def classifier_free(model: Any, prompts: Prompts, options: GenerationConfig) -> 
 @parameter("context_aware_alpha", 0.0, "Strength; 0 is off.")
 @parameter("prompt_without_context", None, "The question alone.", kind="any")
 @example(context_aware_alpha=0.5, prompt_without_context="cat")
-def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
+def context_aware(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F2: towards what only the prompt with its context says."""
     question = options.prompt_without_context
     if question is None:
@@ -67,7 +72,7 @@ def context_aware(model: Any, prompts: Prompts, options: GenerationConfig) -> Gu
 @fields(also=("amateur_model", "contrastive_alpha"))
 @parameter("contrastive_beta", 0.0, "Weight; 0 is F3. Needs amateur_model.", 0)
 @example(amateur_model="smaller", contrastive_beta=0.5)
-def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
+def contrastive(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F3 and F4: an expert against a smaller amateur."""
     o, parts = options, [Part(model), Part(options.amateur_model)]
     alpha, beta = o.contrastive_alpha, o.contrastive_beta
@@ -85,14 +90,13 @@ def contrastive(model: Any, prompts: Prompts, options: GenerationConfig) -> Guid
 @strategy("F5", "DoLa", kind="guidance", explains=formulas.dola)
 @parameter("dola_layers", None, "'low', 'high', or a list of layers.", kind="any")
 @example(dola_layers=[1])
-def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
+def layers(model: Model, prompts: Prompts, options: GenerationConfig) -> Dola:
     """F5: the last layer against its early ones."""
-    if not hasattr(model, "layer_logits"):
-        raise DecodingError(
-            "dola_layers needs a plain model: its layers cannot be seen through "
-            "another guidance"
-        )
-    return Dola(model, options.dola_layers)
+    sentence = (
+        "dola_layers needs a plain model: its layers cannot be seen through another "
+        "guidance"
+    )
+    return Dola(able(model, "layer_logits", sentence), options.dola_layers)
 
 
 @strategy("F6", "DExperts", kind="guidance", explains=formulas.dexperts)
@@ -100,7 +104,7 @@ def layers(model: Any, prompts: Prompts, options: GenerationConfig) -> Dola:
 @parameter("anti_expert_model", None, "Writes as not wanted.", kind="model")
 @parameter("dexperts_alpha", 1.0, "Strength.")
 @example(expert_model="model", anti_expert_model="smaller")
-def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
+def experts(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, DExperts: steered by an expert and an anti-expert."""
     if options.anti_expert_model is None:
         raise DecodingError("expert_model needs anti_expert_model beside it")
@@ -113,7 +117,7 @@ def experts(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
 @parameter("ensemble_weights", None, "One a model, its own first.", kind="any")
 @parameter("ensemble", ("product", "mixture"), "How they are combined.")
 @example(ensemble_models=["smaller"])
-def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
+def ensemble(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, ensembles: a product or a mixture of models."""
     models = [model, *options.ensemble_models]
     weights = options.ensemble_weights
@@ -125,7 +129,7 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
         )
     if min(weights) < 0 or sum(weights) <= 0:
         raise DecodingError("ensemble_weights must be positive numbers")
-    combine: Callable = formulas.product
+    combine = formulas.product
     if options.ensemble == "mixture":
         if abs(sum(weights) - 1) > 1e-6:
             raise DecodingError("ensemble_weights of a mixture must sum to 1")
@@ -142,7 +146,7 @@ def ensemble(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     kind="model",
 )
 @example(anti_lm_weight=0.5, anti_lm_model="smaller")
-def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
+def anti_lm(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
     """F6, anti-LM: away from what is likely without the prompt, or elsewhere."""
     if options.anti_lm_model is not None:
         parts = [Part(model), Part(options.anti_lm_model)]
@@ -151,13 +155,15 @@ def anti_lm(model: Any, prompts: Prompts, options: GenerationConfig) -> Guided:
     return guided(parts, formulas.anti_lm, options.anti_lm_weight)
 
 
-def guided(parts: Sequence[Part], formula: Callable, *settings: float) -> Guided:
+def guided(
+    parts: Sequence[Part], formula: Callable[..., Logits], *settings: float
+) -> Guided:
     """The model of a formula of each reading's logits and these settings."""
     return Guided(parts, lambda z: formula(*z, *settings))
 
 
 def negative_opening(
-    model: Any, prompts: Prompts, negative: Any, options: GenerationConfig
+    model: Model, prompts: Prompts, negative: Any, options: GenerationConfig
 ) -> Opening:
     """What stands in place of each prompt: one text for all, a list of them, or
     nothing.
@@ -170,7 +176,7 @@ def negative_opening(
         )
     if negative is None:
         return lambda origin, prompt: prompt[-1:]
-    rows, single = model._prompts(negative)
+    rows, single = encode_prompts(model, negative)
     if single:
         rows = rows * len(prompts)
     if len(rows) != len(prompts):

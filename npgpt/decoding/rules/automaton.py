@@ -165,15 +165,6 @@ def _class(items: Any) -> Ranges:
     return _invert(ranges) if negate else ranges
 
 
-_RANGES: dict[Any, Callable[[Any], Ranges]] = {  # of each kind of node
-    op.LITERAL: lambda code: [(code, code)],
-    op.NOT_LITERAL: lambda code: _invert([(code, code)]),
-    op.RANGE: lambda pair: [pair],
-    op.CATEGORY: lambda name: _category(_CATEGORIES[name]),
-    op.IN: _class,
-}
-
-
 @cache
 def _category(escape: str) -> tuple[tuple[int, int], ...]:
     """The ranges of \\d, \\s, \\w as Python's re sees them in Unicode."""
@@ -186,6 +177,15 @@ def _category(escape: str) -> tuple[tuple[int, int], ...]:
             else:
                 ranges.append([code, code])
     return tuple((low, high) for low, high in ranges)
+
+
+_RANGES: dict[Any, Callable[[Any], Ranges]] = {  # of each kind of node
+    op.LITERAL: lambda code: [(code, code)],
+    op.NOT_LITERAL: lambda code: _invert([(code, code)]),
+    op.RANGE: lambda pair: [pair],
+    op.CATEGORY: lambda name: list(_category(_CATEGORIES[name])),
+    op.IN: _class,
+}
 
 
 def _invert(ranges: Ranges) -> Ranges:

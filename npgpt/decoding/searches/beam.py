@@ -122,7 +122,8 @@ class BeamSearch:
             norm, lp = log_sum_exp(z), z
         candidates = self.candidates(lp, norm)
         running: list[Hypothesis] = []
-        self.chosen = []  # what groups of a diverse search keep away from
+        # what groups of a diverse search keep away from
+        self.chosen: list[int] = []
         best = self.options.greedy and not self.chain
         for place, (score, parent, token) in enumerate(candidates):
             if place >= self.num_beams == len(running):

@@ -62,7 +62,8 @@ class DiverseBeamSearch:
 
     def advance(self, z: np.ndarray) -> None:
         """One step of every group, in order."""
-        self.chosen, running = [], []
+        self.chosen = []
+        running: list[Hypothesis] = []
         for group, place in zip(self.groups, self.place, strict=True):
             if group.done:
                 if self.count_ended is not None:

@@ -103,10 +103,13 @@ def allowed_mass(
 
 
 def _write(
-    task: _Task, attempt: int, choose: Callable[[list[int], np.ndarray, Context], int]
+    task: _Task,
+    attempt: int,
+    choose: Callable[[list[int], np.ndarray, Context], tuple[int | None, np.ndarray]],
 ) -> list[_Choice] | None:
     """One text, token by token; None if it does not end in time or choose gives up."""
-    model, ids, choices = task.job.model, list(task.row.ids), []
+    model, ids = task.job.model, list(task.row.ids)
+    choices: list[_Choice] = []
     cache, unread = model.new_cache(1), ids
     for step in range(task.job.options.max_new_tokens):
         logits = model.next_logits([unread], cache)[0]

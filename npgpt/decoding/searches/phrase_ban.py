@@ -29,7 +29,7 @@ class _Place:
     state: Any  # the selector's, before this token
     banned: list[int] = field(default_factory=list)
     id: int = -1
-    z: np.ndarray | None = None
+    z: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @strategy("E17", "phrase ban", kind="search")

@@ -190,7 +190,8 @@ class EarlyExit(ModelDrafter):
     def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
         """Drafts by the first layers, in the model's own cache, cropped after."""
         held = cache.lengths.tolist()
-        self.cache, self.states = cache, [[] for _ in rows]
+        self.cache = cache
+        self.states: list[list[Any]] = [[] for _ in rows]
         drafts = super().propose(rows, limits, cache)
         cache.crop(held)
         return drafts
@@ -217,8 +218,8 @@ class EarlyExit(ModelDrafter):
                 self.cache.crop_row(i, held)
             unread.append(text[held:])
         z, states = self.model.first_logits(unread, self.cache, self.layers)
-        for row, state in zip(self.states, states, strict=True):
-            row.append(state)
+        for known, state in zip(self.states, states, strict=True):
+            known.append(state)
         return z
 
     def select(self, places: Sequence[int]) -> None:

@@ -121,7 +121,8 @@ def _write(job: Job, row: Row, drafter: Any, choose: Choose) -> Iterator[list[St
     z = job.model.next_logits([row.ids], cache)  # the text's end, then the tree's nodes
     tree = Tree([], [], {})
     while True:
-        steps, kept, node = [], [], -1
+        steps, kept = [], []
+        node: int | None = -1
         base = len(cache.ids[0]) - len(tree.tokens)
         while node is not None and row.finish_reason is None:
             logits = z[node + 1]
