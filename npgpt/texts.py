@@ -143,7 +143,7 @@ def following(model: Model, text: Any) -> list[int]:
 
     >>> from npgpt import GPT2
     >>> following(GPT2.from_pretrained("tales"), " a time")
-    [294, 479]
+    [263, 563]
     """
     if isinstance(text, str) and model.tokenizer is not None:
         text = model.tokenizer.encode(text) or text

@@ -69,8 +69,12 @@ def test_texts_end_at_each_of_several_ends(folder):
     long = ids(PLAIN, max_new_tokens=12)
     end = long[4]
     asked = model(folder, eos_token_id=[39, end])
-    assert ids(asked, max_new_tokens=12) == long[: long.index(end) + 1]
-    assert asked.generate(PROMPT, max_new_tokens=12).finish_reason == "eos"
+    for defaults in (True, False):
+        found = asked.generate(PROMPT, max_new_tokens=12, defaults=defaults)
+        assert found.ids == long[: long.index(end) + 1]
+        assert found.finish_reason == "eos"
+    assert asked.config.eos_token_ids == (39, end)
+    assert asked.config.eos_token_id is None  # config.json stays as it was
 
 
 def test_the_end_of_config_json_holds_where_no_other_is_named(folder):

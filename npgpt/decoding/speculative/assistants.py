@@ -89,7 +89,8 @@ class ModelDrafter(Drafter):
     """
 
     def __init__(self, job: Job, assistant: Any):
-        self.model, o = sized_as(job.model, assistant), job.options
+        self.model: Any = sized_as(job.model, assistant)
+        o = job.options
         self.greedy, self.tells = (
             o.greedy,
             not o.greedy or o.assistant_ensemble_weight != 1,
