@@ -89,6 +89,11 @@ def test_another_tokenizer_is_refused(mini):
             mini.generate("Once", assistant_model=other)
 
 
+def test_guidance_says_that_a_model_is_padded(mini):
+    with pytest.raises(DecodingError, match="tokens, but are padded to 4096"):
+        mini.generate("Once", amateur_model=padded("tales", 4160))
+
+
 # Token healing
 
 HEAL = GenerationConfig(token_healing=True)
