@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
 
 from npgpt import __version__
 from npgpt.errors import NpgptError
+from npgpt.support.notes import Note
 
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
@@ -75,6 +77,20 @@ class Verbs(click.Group):
             ctx.exit(1)
 
 
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """A note is one line for the user, another warning what Python makes of it."""
+    plain = f"note: {message}"
+    text = warnings.formatwarning(message, category, filename, lineno).rstrip()
+    click.echo(plain if issubclass(category, Note) else text, err=True)
+
+
 @click.group(cls=Verbs, epilog="`npgpt VERB --help` explains a verb, with an example.")
 @click.version_option(__version__, prog_name="npgpt")
 def main() -> None:
@@ -82,6 +98,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 still gets text
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    warnings.showwarning = _show
 
 
 if __name__ == "__main__":

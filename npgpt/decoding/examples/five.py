@@ -53,11 +53,11 @@ class Words:
         """The end of a text, where there is one."""
         return {i for i, word in enumerate(self.words) if word == "<end>"}
 
-    def token_bytes(self, id: int) -> bytes:
+    def token_bytes(self, id: int, first: bool = False, last: bool = False) -> bytes:
         """A space and the word."""
         return self.words[id].encode()
 
-    def stream(self) -> Words:
+    def stream(self, after: Sequence[int] = ()) -> Words:
         """Decodes word by word."""
         return self
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from npgpt.decoding.generation import Generator
 from npgpt.decoding.guidance.caches import Caches
+from npgpt.decoding.vocabulary import same_tokens
 from npgpt.errors import DecodingError
 from npgpt.interface import Model, able
 
@@ -164,6 +165,11 @@ class Guided(Wrapper):
 def check_same_vocabulary(model: Model, other: Model) -> None:
     """Raise DecodingError unless two models share their tokens."""
     a, b = model.config.vocab_size, other.config.vocab_size
+    if a != b and same_tokens(model.tokenizer, other.tokenizer):
+        raise DecodingError(
+            f"the models share their tokens, but are padded to {a} and {b} ids; "
+            "guidance needs as many logits of both"
+        )
     if a != b:
         raise DecodingError(
             f"the models have different vocabularies ({a} and {b} tokens); both must "

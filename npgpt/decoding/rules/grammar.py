@@ -16,9 +16,8 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import Ids, keep
-from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.rules.triggers import LazyMask
-from npgpt.decoding.vocabulary import all_bytes
+from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits

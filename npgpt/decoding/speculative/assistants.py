@@ -13,7 +13,6 @@ import numpy as np
 
 from npgpt.cache import keep_common
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.guidance.guided import check_same_vocabulary
 from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row, Step
@@ -22,6 +21,7 @@ from npgpt.decoding.selectors import inverse_cdf
 from npgpt.decoding.speculative.acceptance import speculative
 from npgpt.decoding.speculative.loop import Draft, Drafter, check_speculative, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
+from npgpt.decoding.vocabulary import sized_as
 from npgpt.errors import DecodingError
 from npgpt.interface import Model, Rows, able
 from npgpt.shapes import Array
@@ -91,8 +91,8 @@ class ModelDrafter(Drafter):
     """
 
     def __init__(self, job: Job, assistant: Model):
-        check_same_vocabulary(job.model, assistant)
-        self.model, o = assistant, job.options
+        self.model: Model = sized_as(job.model, assistant)
+        o = job.options
         self.greedy, self.tells = (
             o.greedy,
             not o.greedy or o.assistant_ensemble_weight != 1,

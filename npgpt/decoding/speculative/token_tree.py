@@ -22,6 +22,7 @@ from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.speculative.acceptance import draw, residual
 from npgpt.decoding.speculative.loop import check_speculative
+from npgpt.decoding.vocabulary import sized_as
 from npgpt.errors import DecodingError
 from npgpt.interface import able
 
@@ -150,7 +151,7 @@ class AssistantTree:
     """
 
     def __init__(self, job: Job):
-        self.model, self.job = job.options.assistant_model, job
+        self.model, self.job = sized_as(job.model, job.options.assistant_model), job
         self.branches = job.options.assistant_tree
         self.nodes = int(np.cumprod(self.branches).sum())
         self.cache = self.model.new_cache(1)
