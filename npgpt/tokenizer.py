@@ -284,7 +284,7 @@ CONTEXT = 16  # ids that decide how the next one is written, with much to spare
 _OF_TEXT = {"Fuse", "Strip", "Replace"}
 _SPACING = {"Join", "Metaspace", "WordPiece", "BPEDecoder"}
 _OF_TOKENS = _OF_TEXT | _SPACING | {"ByteFallback"}
-_WITH_BYTES = ([], ["Metaspace"])
+_WITH_BYTES: tuple[list[str], ...] = ([], ["Metaspace"])
 
 
 def _description(part: Any) -> dict[str, Any]:
