@@ -146,7 +146,12 @@ class Tokenizer:
     @cached_property
     def _tokenwise(self) -> bool:
         """Whether each token is decoded by itself, so that text only grows."""
-        joined = False
+        kinds, joined = [step["type"] for step in self._steps], False
+        if "ByteLevel" in kinds:
+            return kinds[0] == "ByteLevel" and {"Fuse", "Strip"}.issuperset(kinds[1:])
+        spacing = [kind for kind in kinds if kind in _SPACING]
+        if len(spacing) > 1 or ("ByteFallback" in kinds and spacing not in _WITH_BYTES):
+            return False
         for step in self._steps:
             if step["type"] not in (_OF_TEXT if joined else _OF_TOKENS):
                 return False
@@ -154,7 +159,7 @@ class Tokenizer:
             pattern = step.get("pattern", {"String": "x"}).get("String", "")
             if not pattern or (joined and len(pattern) > 1):
                 return False
-            joined = joined or step["type"] in ("Fuse", "ByteLevel")
+            joined = joined or step["type"] == "Fuse"
         return True
 
     def _joined(self, tokens: list[str]) -> str:
@@ -275,9 +280,11 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_alphabet()
 _BYTE = re.compile("<0x[0-9a-fA-F]{2}>")
 CONTEXT = 16  # ids that decide how the next one is written, with much to spare
-# Steps of a decoder that work token by token, and those that do so on joined text too.
-_OF_TEXT = {"ByteLevel", "Fuse", "Strip", "Replace"}
-_OF_TOKENS = _OF_TEXT | {"Join", "ByteFallback", "Metaspace", "WordPiece", "BPEDecoder"}
+# Steps of a decoder that work token by token, on joined text too, or by their place.
+_OF_TEXT = {"Fuse", "Strip", "Replace"}
+_SPACING = {"Join", "Metaspace", "WordPiece", "BPEDecoder"}
+_OF_TOKENS = _OF_TEXT | _SPACING | {"ByteFallback"}
+_WITH_BYTES: tuple[list[str], ...] = ([], ["Metaspace"])
 
 
 def _description(part: Any) -> dict[str, Any]:

@@ -62,6 +62,9 @@ WHOLE = {  # what comes later changes what came before
     "Replace by pattern": tokenizer(
         d.Sequence([d.Replace(tokenizers.Regex("a."), "x"), d.Fuse()])
     ),
+    "ByteLevel of a text": tokenizer(d.Sequence([d.Fuse(), d.ByteLevel()])),
+    "two that space": tokenizer(d.Sequence([d.BPEDecoder(), d.WordPiece()])),
+    "bytes between words": tokenizer(d.Sequence([d.WordPiece(), d.ByteFallback()])),
     "Metaspace of a text": tokenizer(d.Sequence([d.Fuse(), d.Metaspace()])),
 }
 EVERY = TOKENWISE | WHOLE
