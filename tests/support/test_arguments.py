@@ -451,7 +451,7 @@ def test_the_annotation_is_the_rule():
 def test_every_public_name_is_tried():
     """A new public function belongs into CALLS, or here with a reason."""
     results = {"Generation", "Score", "Step"}  # are given back, and hold what they hold
-    elsewhere = {"GenerationConfig"}  # tests/test_damage.py, through generate
+    elsewhere = {"GenerationConfig"}  # test_bytes_and_arguments.py, through generate
     names = {name for name in npgpt.__all__ if not name.endswith("Error")}
     tried = {name for area in CALLS.values() for name in area}
     assert names - results - elsewhere <= tried

@@ -304,7 +304,7 @@ words = st.sampled_from([*WORDS.split(), ""])
 
 @given(verb=st.sampled_from(sorted(VERBS)), words=st.lists(words, max_size=4))
 def test_wild_command_lines_end_in_one_sentence(verb, words):
-    # Long, or a network: these are in tests/test_wild_verbs.py.
+    # Long, or a network: these are in tests/fuzzing/test_command_lines.py.
     assume(verb not in ("bench", "warmup", "train", "compare", "download"))
     words = [*words, "--max-new-tokens", "2"] if verb == "generate" else words
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
