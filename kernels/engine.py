@@ -19,5 +19,5 @@ ENGINE = Engine(
     attention_means=backward.attention_means,
     attention=backward.attention,
     update=optim.update,
-    rounded=(mixed.linear, mixed.linear_backward),
+    products=(mixed.linear, mixed.linear_backward),
 )

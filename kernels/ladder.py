@@ -3,8 +3,8 @@
 What each rung does differently. `linear_loops` is the definition, three loops.
 `linear_panels` reads weights in the order of memory (npgpt.kernels.packed), 16 columns
 as one vector, on all threads. npgpt.kernels.linear keeps tiles of the result in
-registers. Each is tested against ops.linear (tests/test_kernels.py), and `npgpt bench`
-checks each before it times it.
+registers. Each is tested against ops.linear (tests/kernels/test_kernels.py), and
+`npgpt bench` checks each before it times it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ columns while it is still in the cache.
 
 For few rows every thread normalises (and quantises) all of them for itself, which is
 cheaper than to agree on who does which. Logits are computed after each row's last
-token only. Equal to the plain path up to rounding: tests/test_kernels_step.py.
+token only. Equal to the plain path up to rounding: tests/kernels/test_kernels_step.py.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ import click
 from npgpt import __version__
 from npgpt.commands import _streams
 from npgpt.errors import NpgptError
+from npgpt.support.notes import Note
 
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
@@ -99,10 +101,25 @@ def _write_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """A note is one line for the user, another warning what Python makes of it."""
+    plain = f"note: {message}"
+    text = warnings.formatwarning(message, category, filename, lineno).rstrip()
+    click.echo(plain if issubclass(category, Note) else text, err=True)
+
+
 @click.group(cls=Verbs, epilog="`npgpt VERB --help` explains a verb, with an example.")
 @click.version_option(__version__, prog_name="npgpt")
 def main() -> None:
     """GPT-2 in plain NumPy: generate text, look inside, measure."""
+    warnings.showwarning = _show
 
 
 if __name__ == "__main__":

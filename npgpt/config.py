@@ -84,8 +84,11 @@ class GPT2Config:
                 self._need(isinstance(value, bool), one.name, "true or false")
         if isinstance(self.eos_token_id, list):
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
-        bos = () if self.bos_token_id is None else (self.bos_token_id,)
-        for name, ids in (("bos_token_id", bos), ("eos_token_id", self.eos_token_ids)):
+        bos = [] if self.bos_token_id is None else [self.bos_token_id]
+        for name, ids in (
+            ("bos_token_id", bos),
+            ("eos_token_id", _list(self.eos_token_id)),
+        ):
             self._need(
                 all(_is_int(id) and 0 <= id < self.vocab_size for id in ids),
                 name,
@@ -110,11 +113,13 @@ class GPT2Config:
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """All ids that end a text, possibly none."""
-        eos = self.eos_token_id
-        if eos is None:
-            return ()
-        return tuple(eos) if isinstance(eos, tuple | list) else (eos,)
+        """All ids that end a text, possibly none.
+
+        Those of generation_config.json, if it names any; they count in transformers.
+        """
+        said = (self.generation or {}).get("eos_token_id")
+        ids = [id for id in _list(said) if _is_int(id) and 0 <= id < self.vocab_size]
+        return tuple(ids or _list(self.eos_token_id))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "config.json") -> GPT2Config:
@@ -266,11 +271,16 @@ def _within(ids: Any, V: Any) -> tuple[Any, list[int]]:
     """Ids without those that no token has, and these."""
     if not _is_int(V):
         return None, []  # the config will be refused for it
-    each = ids if isinstance(ids, list | tuple) else [ids]
+    each = _list(ids)
     strange = [id for id in each if _is_int(id) and not 0 <= id < V]
     if not strange:
         return ids, []
     return tuple(id for id in each if id not in strange) or None, strange
+
+
+def _list(ids: Any) -> list[Any]:
+    """One id, several or none as a list."""
+    return [] if ids is None else list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
 def _is_int(value: Any) -> TypeGuard[int]:

@@ -46,14 +46,14 @@ class Tokens(Protocol):
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """Text of ids."""
 
-    def token_bytes(self, id: int) -> bytes:
-        """The bytes that an id stands for."""
+    def token_bytes(self, id: int, first: bool = False, last: bool = False) -> bytes:
+        """The bytes that an id stands for, at the beginning or end of a text or not."""
 
     def special_ids(self) -> set[int]:
         """Ids of tokens that are marks, not text."""
 
-    def stream(self) -> TokenStream:
-        """A decoder for ids that come one by one."""
+    def stream(self, after: Sequence[int] = ()) -> TokenStream:
+        """A decoder for ids that come one by one, after others."""
 
     def __hash__(self) -> int:
         """What follows from a vocabulary is remembered by it."""

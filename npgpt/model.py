@@ -91,13 +91,16 @@ class GPT2(Generator):
             self.tokenizer.save(folder)
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """Token ids of a prompt; an empty one is the model's <|endoftext|>."""
+        """Token ids of a prompt; an empty one is the model's <|endoftext|>.
+
+        A text begins with what the tokenizer puts there (Tokenizer.begin).
+        """
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise TokenizerError(
                     "this model has no tokenizer files; give the prompt as token ids"
                 )
-            ids = self.tokenizer.encode(prompt)
+            ids = [*self.tokenizer.begin, *self.tokenizer.encode(prompt)]
         else:
             ids = [int(id) for id in _one_row(prompt)]
         if not ids:

@@ -12,9 +12,10 @@ import codecs
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from npgpt.errors import TokenizerError
-from npgpt.interface import Tokens
+from npgpt.interface import Model, Tokens
 from npgpt.support.arguments import Stream, checked
 
 BLOCK = 2**16  # bytes read and, at least, characters encoded at once
@@ -157,6 +158,18 @@ def join_words(pieces: Iterable[str], block: int = BLOCK) -> Iterator[str]:
             rest, searched = rest[found.end() :], 0
     if rest:
         yield rest
+
+
+def following(model: Model, text: Any) -> list[int]:
+    """Ids of a text that follows another: nothing is put at its beginning.
+
+    >>> from npgpt import GPT2
+    >>> following(GPT2.from_pretrained("tales"), " a time")
+    [263, 563]
+    """
+    if isinstance(text, str) and model.tokenizer is not None:
+        text = model.tokenizer.encode(text) or text
+    return model.encode(text)
 
 
 def can_be_cut(tokenizer: Tokens) -> bool:

@@ -11,7 +11,7 @@ import click
 
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import SECTIONS
-from npgpt.decoding.catalogue.parameter import KINDS, Parameter
+from npgpt.decoding.catalogue.kinds import KINDS, Parameter
 from npgpt.decoding.options import OPTIONS
 from npgpt.errors import TokenizerError
 from npgpt.texts import read_text

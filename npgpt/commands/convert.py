@@ -11,7 +11,6 @@ from npgpt.commands._shared import (
     out_option,
     placed,
 )
-from npgpt.errors import CheckpointError
 from npgpt.storage import checkpoint, hub
 from npgpt.tokenizer import Tokenizer
 
@@ -41,7 +40,8 @@ def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> Non
     """Write MODEL into FOLDER in another dtype, or packed for the Numba kernels.
 
     A packed folder loads with --backend numba and the same --dtype only; any other
-    folder is read by npgpt and by transformers.
+    folder is read by npgpt and by transformers. The tokenizer's files go along, and so
+    do generation_config.json and what else config.json says.
 
     Example: npgpt convert gpt2 gpt2-int8 --dtype int8 --packed
     """
@@ -50,7 +50,7 @@ def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> Non
     if not packed and dtype not in PLAIN:
         raise click.UsageError("int8 needs --packed")
     source = hub.resolve(name)
-    params = checkpoint.load(source)
+    params = checkpoint.load(source, dtype if packed else "float32")
     if packed:
         from npgpt.backend import get_backend
 
@@ -62,10 +62,7 @@ def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> Non
         checkpoint.save(params, out, dtype)
     tokenizer = Tokenizer.from_folder(source)
     if tokenizer is not None:
-        try:
-            tokenizer.save(out)
-        except OSError as error:
-            raise CheckpointError(f"{out}: cannot be written ({error})") from None
+        tokenizer.save(out)
     form = "packed " if packed else ""
     if as_json:
         echo_json({"folder": out, "dtype": dtype, "packed": packed})

@@ -17,10 +17,10 @@ def command(name: str, revision: str | None, as_json: bool) -> None:
     """Download MODEL and print the folder it is in.
 
     MODEL is gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, or owner/name on the
-    Hub. Only config.json, the tokenizer and safetensors weights are fetched, into
-    huggingface_hub's cache (HF_HOME); what is there already is not fetched again, and
-    an interrupted download goes on where it stopped. HF_TOKEN, HF_ENDPOINT and
-    HF_HUB_OFFLINE hold.
+    Hub. Only config.json, generation_config.json, the tokenizer's files and safetensors
+    weights are fetched, into huggingface_hub's cache (HF_HOME); what is there already
+    is not fetched again, and an interrupted download goes on where it stopped.
+    HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE hold.
 
     Example: npgpt download gpt2
     """

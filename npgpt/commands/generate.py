@@ -21,13 +21,12 @@ from npgpt.commands._shared import (
 )
 from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.commands._streams import read_stdin
-from npgpt.decoding import GenerationConfig
+from npgpt.decoding import GenerationConfig, Step
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.options import OPTIONS, OVERFLOW
-from npgpt.decoding.sampling import Step
 from npgpt.decoding.selection import build_selector
 from npgpt.model import GPT2
 from npgpt.scaling.sizes import matrix_numbers

@@ -9,6 +9,9 @@ import click
 
 from npgpt.bench.machine import kernels as kernels_here
 from npgpt.commands._shared import MODEL, echo_json, json_option, placed
+from npgpt.config import GENERATION, WITHOUT_EFFECT, GPT2Config
+from npgpt.decoding.defaults import WITHOUT_EFFECT as NO_TOKEN
+from npgpt.decoding.defaults import known_option, own_options
 from npgpt.errors import BackendError
 from npgpt.scaling.sizes import describe, find_config
 
@@ -23,7 +26,8 @@ def command(name: str, as_json: bool) -> None:
     MODEL is a bundled model, a folder, a repository of the Hub (owner/name, of which
     only the config is fetched), or a published size (gpt2, gpt2-medium, gpt2-large,
     gpt2-xl, distilgpt2), which needs no file at all. The last line says which vector
-    instructions the Numba kernels use on this machine, where Numba is installed.
+    instructions the Numba kernels use on this machine, where Numba is installed. Notes
+    name what of config.json and generation_config.json has no effect here.
 
     Example: npgpt info gpt2
     """
@@ -31,14 +35,8 @@ def command(name: str, as_json: bool) -> None:
     info = describe(config)
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
-        echo_json(
-            {
-                "model": name,
-                "config": config.to_dict(),
-                **sizes,
-                "kernels": _kernels(),
-            }
-        )
+        more = {"notes": _notes(config), "kernels": _kernels()}
+        echo_json({"model": name, "config": config.to_dict(), **sizes, **more})
         return
     rows = [
         ("layers", f"{config.n_layer}"),
@@ -58,6 +56,7 @@ def command(name: str, as_json: bool) -> None:
     if config.tie_word_embeddings:
         at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")
         rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
+    rows += [("note", sentence) for sentence in _notes(config)]
     kernels = _kernels()
     if kernels is not None:
         rows.append(
@@ -69,6 +68,20 @@ def command(name: str, as_json: bool) -> None:
         )
     for label, value in rows:
         click.echo(f"{label:<22} {value}")
+
+
+def _notes(config: GPT2Config) -> list[str]:
+    """What of the model's files has no effect here, though one might think so."""
+    silent = WITHOUT_EFFECT | NO_TOKEN
+    unknown = [
+        k for k in sorted(config.unused) if k not in silent and not known_option(k)
+    ]
+    notes = [
+        *config.notes,
+        *(f"config.json: {key} is not known here" for key in unknown),
+    ]
+    own = own_options(config).notes
+    return [*notes, *(f"{GENERATION}: {sentence}" for sentence in own)]
 
 
 def _kernels() -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import click
 from npgpt.commands._shared import echo_json, json_option
 from npgpt.decoding.catalogue import find, strategies
 from npgpt.decoding.catalogue.entry import SECTIONS, Strategy
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.decoding.examples import worked_example
 
 

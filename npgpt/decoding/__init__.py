@@ -1,26 +1,17 @@
 """Decoding: from logits to text. One idea a file; the model is never looked into.
 
-rules        what a rule is, its context, how a token is removed
-reshaping    temperature and its kin
-truncation, entropy                  which tokens may be drawn at all
-penalties, dry, fsd                  rules against repetition
-bias, trie, constraints, grammar, triggers   bans, forced tokens, the form of the text
-watermark, synthid, tails            marks in the text, their detectors and p-values
-selectors, feedback, selection       how one token is taken
-row          one text in the making, and what is reported of each token
-sampling     the loop
-phrase_ban, exact                    loops that go back, or over several texts
-beam and its kin, contrastive_search searches over texts
-guidance, guided, dola, steering     several distributions a step
-speculative, drafters, verification, lookahead, tree   fewer readings, the same law
-choosing, power                      choosing among whole texts
-generation   results of generate, for a model and for a guided one
-decode       which loop runs
-stopping     when a row ends
-chain        which rules run, in which order
-registry, catalogue                  every strategy with its parameters
-options      what a user may ask for
-randomness   numbers that depend on seed, row, position and purpose alone
+options, catalogue   what a user may ask for; every strategy stands beside its function
+chain, rules/        which rules run on the logits, in which order
+selection, selectors, feedback      how one token is taken
+row, job, stopping   one text in the making, and what is reported of each token
+sampling             the loop; decode says which loop runs
+searches/            loops over texts
+guidance/            several distributions a step
+speculative/         fewer readings, the same law
+watermarks/          marks in the text, and their detectors
+generation, defaults results of generate, and what a model's own files ask for
+healing, vocabulary, randomness     what all of them share
+examples/            every strategy on five words
 """
 
 from npgpt.decoding.decode import decode

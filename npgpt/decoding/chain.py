@@ -21,7 +21,7 @@ import numpy as np
 
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
-from npgpt.decoding.catalogue.parameter import KINDS
+from npgpt.decoding.catalogue.kinds import KINDS
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.decoding.randomness import PROCESSOR
 from npgpt.decoding.rules.base import Context, Rule
@@ -182,8 +182,9 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     values = list(passed.values())
     if strategy.prepare:
         values = [strategy.prepare(*values, setup)]
-    function = strategy.called
-    sources = [SOURCES[name] for name in leading(function, SOURCES)]
+    function = strategy.call or strategy.function
+    names, n = leading(function, SOURCES)
+    sources, values = [SOURCES[name] for name in names], values[:n]
 
     def apply(ids: Sequence[int], z: np.ndarray, context: Context) -> np.ndarray:
         return function(*(get(ids, z, context, setup) for get in sources), *values)
@@ -191,14 +192,17 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     return Rule(strategy.chain_name, ", ".join(settings), apply)
 
 
-def leading(function: Callable[..., Any], known: Mapping[str, Any]) -> list[str]:
-    """The first arguments of a function, as far as they have known names.
+def leading(
+    function: Callable[..., Any], known: Mapping[str, Any]
+) -> tuple[list[str], int]:
+    """The first arguments of a function that have known names, and how many follow.
 
     >>> leading(lambda z, ids, alpha: z, SOURCES)
-    ['z', 'ids']
+    (['z', 'ids'], 1)
     """
     names = inspect.signature(function).parameters
-    return list(itertools.takewhile(lambda name: name in known, names))
+    first = list(itertools.takewhile(lambda name: name in known, names))
+    return first, len(names) - len(first)
 
 
 def short(value: Any) -> str:

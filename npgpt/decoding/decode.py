@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from npgpt.cache import KVCache
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
 from npgpt.decoding.sampling import sample
 from npgpt.errors import DecodingError
+from npgpt.interface import Cache, Model, Rows
 
 
 def decode(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    options: GenerationConfig,
-    cache: KVCache | None = None,
+    model: Model, prompts: Rows, options: GenerationConfig, cache: Cache | None = None
 ) -> Iterator[Step]:
     """Steps of every row under these options.
 
@@ -34,7 +30,7 @@ def decode(
         model = guidance.function(model, prompts, options)
     for search in options.active("search"):
         return search.function(Job(model, prompts, options, cache))
-    return sample(Job(model, prompts, options, cache))
+    return sample(model, prompts, options, cache)
 
 
 def _check_parts(options: GenerationConfig) -> None:

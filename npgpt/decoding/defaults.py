@@ -3,7 +3,8 @@
 As in transformers, every key that has a meaning here is a default of `generate` and
 `stream`: below the arguments that are given, above npgpt's own. A default that has no
 effect under those arguments (a temperature without sampling) or contradicts them is
-left out. So is what no loop here does (max_time), which a note names once.
+left out. So is what no loop here does (max_time), which a note names once. The ids that
+end a text are GPT2Config.eos_token_ids.
 
 What it does differently: where generation_config.json names no end of text, config.json
 still does; what it leaves out has npgpt's default, so sampling keeps all tokens where
@@ -16,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from npgpt.config import GENERATION, GPT2Config
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.decoding.options import OPTIONS, GenerationConfig
 from npgpt.errors import DecodingError
 from npgpt.support.notes import note
@@ -57,33 +58,29 @@ def own_options(model: GPT2Config) -> Own:
     kept them before version 4.26.
 
     >>> from dataclasses import replace
-    >>> said = {"do_sample": True, "eos_token_id": [5, 99999], "max_time": 9}
+    >>> said = {"do_sample": True, "temperature": 0.7, "max_time": 9}
     >>> own = own_options(replace(GPT2Config(), generation=said))
-    >>> own.options
-    {'do_sample': True, 'eos_token_id': (5,)}
-    >>> own.notes
-    ['max_time is not known here']
+    >>> own.options, own.notes
+    ({'do_sample': True, 'temperature': 0.7}, ['max_time is not known here'])
     """
     said = model.generation
     if said is None:
         said = {
             key: value
             for key, value in model.unused.items()
-            if _known(key) and value != _FILLED_IN.get(key)
+            if known_option(key) and value != _FILLED_IN.get(key)
         }
     own = Own({}, [])
     for key, value in said.items():
         if value is None or key in WITHOUT_EFFECT:
             continue
-        known = _known(key)
+        known = known_option(key)
         if known is None:
             if value:  # false, 0 and empty lists ask for nothing
                 own.notes.append(f"{key} is not known here")
             continue
-        if key == "eos_token_id":
-            value = _occurring(value, model.vocab_size)
-            if value == ():
-                continue  # config.json's hold
+        if key == "eos_token_id" and _are_ids(value):
+            continue  # it is read by GPT2Config.eos_token_ids
         try:
             own.options[key] = known.checked(value)
         except DecodingError as error:
@@ -91,7 +88,8 @@ def own_options(model: GPT2Config) -> Own:
     return own
 
 
-def _known(key: str) -> Parameter | None:
+def known_option(key: str) -> Parameter | None:
+    """What a key of generation_config.json is called and takes here, if anything."""
     return _MAX_LENGTH if key == "max_length" else OPTIONS.get(key)
 
 
@@ -160,9 +158,6 @@ def _holds(options: Mapping[str, Any]) -> bool:
     return True
 
 
-def _occurring(ids: Any, V: int) -> Any:
-    """An id, or those of a list, that the vocabulary has; else what it was."""
+def _are_ids(ids: Any) -> bool:
     each = ids if isinstance(ids, list | tuple) else [ids]
-    if not all(isinstance(id, int) and not isinstance(id, bool) for id in each):
-        return ids
-    return tuple(id for id in each if 0 <= id < V)
+    return all(isinstance(id, int) and not isinstance(id, bool) for id in each)

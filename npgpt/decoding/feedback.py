@@ -15,7 +15,7 @@ from npgpt.decoding.rules.base import log_probabilities, probabilities
 from npgpt.decoding.rules.entropy import minimal_surprise
 from npgpt.decoding.rules.truncation import top_k
 from npgpt.decoding.selectors import inverse_cdf
-from npgpt.shapes import Logits
+from npgpt.shapes import Float, Logits
 
 
 @strategy("C15", "mirostat", kind="selector", sampling=True, when=("mirostat", 1))
@@ -47,7 +47,7 @@ def mirostat(
     return _surprised(top_k(z, k), u, mu, tau, eta)
 
 
-def mirostat_k(p: Logits, mu: float, m: int) -> int:
+def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
     """The k of mirostat for probabilities sorted down.
 
     >>> mirostat_k(np.array([0.6, 0.2, 0.1, 0.06, 0.04]), 2.0, 100)

@@ -7,6 +7,7 @@ are not shown again. A hard constraint, as in `guidance` (transformers adds a bi
 
 from __future__ import annotations
 
+import codecs
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, Ids, keep
-from npgpt.decoding.vocabulary import all_bytes
+from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.interface import Tokens
 from npgpt.shapes import Logits
 
@@ -30,7 +31,8 @@ def heal(prompt: Ids, tokenizer: Tokens | None, options: GenerationConfig) -> Pr
     """The prompt without its last token, if token_healing asks for it.
 
     More is taken back where the last token begins inside a character. A prompt of one
-    token, and one that ends with a special token, stay as they are.
+    token, and one that ends with a special token or an id without text, stay as they
+    are.
 
     >>> from npgpt import GPT2
     >>> tokenizer = GPT2.from_pretrained("tales").tokenizer
@@ -43,13 +45,22 @@ def heal(prompt: Ids, tokenizer: Tokens | None, options: GenerationConfig) -> Pr
         return Prompt(ids)
     prefix = b""
     while len(ids) > 1:
-        token = all_bytes(tokenizer)[ids[-1]]
+        token = padded(all_bytes(tokenizer), ids[-1] + 1)[-1]
         if not token:
             break
         ids, prefix = ids[:-1], token + prefix
         if prefix[0] & 0xC0 != 0x80:  # not the middle of a UTF-8 character
             return Prompt(ids, prefix)
     return Prompt(list(prompt))
+
+
+def characters(data: bytes) -> int:
+    """How many characters bytes show: an unfinished one at the end is none yet.
+
+    >>> characters("né".encode()), characters("né".encode()[:-1])
+    (2, 1)
+    """
+    return len(codecs.getincrementaldecoder("utf-8")("replace").decode(data))
 
 
 @strategy("E16", "token healing", stage="ban", rank=70, element="token_healing")
@@ -60,7 +71,7 @@ def heal(prompt: Ids, tokenizer: Tokens | None, options: GenerationConfig) -> Pr
     "Take back the last token; the new text begins with its bytes.",
 )
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"token_healing": True}, words=(" t", " ti", " time", "me", " old"), ids=[4, 1]
     )
 )
@@ -73,7 +84,7 @@ def begin_with_prefix(
     A token agrees if one of its bytes and what is left of the prefix begins with the
     other. Source: guidance.
     """
-    table = all_bytes(tokenizer)
+    table = padded(all_bytes(tokenizer), len(z))
     left = context.prefix[sum(len(table[id]) for id in generated) :]
     if not left:
         return z

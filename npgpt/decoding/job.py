@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,15 +14,18 @@ from npgpt.decoding.row import Row
 from npgpt.decoding.rules.base import Rule
 from npgpt.decoding.selection import build_selector
 from npgpt.errors import ContextOverflowError, DecodingError
-
-Prompts = Sequence[Sequence[int]]
+from npgpt.interface import Cache, Model, Rows
 
 
 class Job:
     """A model, prompts, options, and what they amount to: chain, ends, positions."""
 
     def __init__(
-        self, model: Any, prompts: Prompts, options: GenerationConfig, cache: Any = None
+        self,
+        model: Model,
+        prompts: Rows,
+        options: GenerationConfig,
+        cache: Cache | None = None,
     ):
         self.model, self.prompts, self.options = model, prompts, options
         self.cache = cache  # that of an earlier call, if it was given
@@ -50,7 +51,9 @@ class Job:
                 rows.append(row)
         return rows
 
-    def read(self, prompts: Prompts, cache: Any = None) -> tuple[np.ndarray, Any]:
+    def read(
+        self, prompts: Rows, cache: Cache | None = None
+    ) -> tuple[np.ndarray, Cache]:
         """Logits after each prompt, (B, V), and the cache that holds the prompts."""
         half = self.room // 2
         texts = [list(p) if len(p) <= self.room else list(p)[-half:] for p in prompts]
@@ -59,7 +62,7 @@ class Job:
         unread = [keep_common(cache, i, text) for i, text in enumerate(texts)]
         return self.model.next_logits(unread, cache), cache
 
-    def new_cache(self, prompts: Prompts) -> Any:
+    def new_cache(self, prompts: Rows) -> Cache:
         """An empty cache with room for these prompts and the new tokens."""
         longest = max(map(len, prompts)) + self.options.max_new_tokens
         return self.model.new_cache(len(prompts), n_positions=min(longest, self.room))

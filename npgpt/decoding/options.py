@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import parameters, strategies
 from npgpt.decoding.catalogue.entry import Strategy
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import shown
 
@@ -38,7 +38,7 @@ LOOP = (
 _LOOP = {p.name: p for p in LOOP}
 
 
-class _Options(Mapping):
+class _Options(Mapping[str, Parameter]):
     """Every option by its name: the loop's own, and those that are entered by now."""
 
     def __getitem__(self, name: str) -> Parameter:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.decoding.chain import run_chain
-from npgpt.decoding.healing import Prompt
+from npgpt.decoding.healing import Prompt, characters
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, Rule, check
 from npgpt.decoding.stopping import StopStrings, repeats
@@ -78,13 +78,13 @@ class Row:
         self.index, self.sequence = index, sequence
         self.ids, self.prompt_length = list(prompt.ids), len(prompt.ids)
         self.prefix = prompt.prefix  # bytes of the prompt that are written anew
-        self._known = len(prompt.prefix.decode())  # characters that are not news
+        self._known = characters(prompt.prefix)  # those are not news
         self.options, self.eos = options, eos
         self.most = options.max_new_tokens
         if options.overflow != "slide":  # the last token is not read
             self.most = min(self.most, room + 1 - self.prompt_length)
         self.tokenizer = tokenizer
-        self.stream = None if tokenizer is None else tokenizer.stream()
+        self.stream = None if tokenizer is None else tokenizer.stream(prompt.ids)
         self.stop = StopStrings(
             options.stop_strings, options.include_stop_str_in_output
         )
@@ -149,7 +149,8 @@ class Row:
         if new_ids[-1] in self.eos:
             return "eos"
         if self.options.stop_strings:
-            text = self.tokenizer.decode(list(new_ids))
+            stream = self.tokenizer.stream(self.ids[: self.prompt_length])
+            text = "".join(map(stream.push, new_ids)) + stream.flush()
             if any(stop in text for stop in self.options.stop_strings):
                 return "stop"
         return "length" if len(new_ids) >= self.most else None

@@ -11,24 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from npgpt.cache import KVCache
 from npgpt.decoding.job import Job
+from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
 from npgpt.errors import DecodingError
+from npgpt.interface import Cache, Model, Rows
 
 
-def sample(job: Job) -> Iterator[Step]:
+def sample(
+    model: Model, prompts: Rows, options: GenerationConfig, cache: Cache | None = None
+) -> Iterator[Step]:
     """Steps of every row, row by row within a step, until all rows have ended.
 
     Row i * num_return_sequences + j is sequence j of prompt i. A cache from
     `model.new_cache(len(prompts))` keeps what it has read for the next call. What
     cannot work is refused here, before the first step is asked for.
     """
+    job, n = Job(model, prompts, options, cache), len(prompts)
     job.check_room()
-    for name in ("stop_strings", "token_healing", "regex"):
-        if job.options.is_set(name) and job.tokenizer is None:
+    for name in ("stop_strings", "token_healing"):
+        if options.is_set(name) and job.tokenizer is None:
             raise DecodingError(f"{name} need a tokenizer, and this model has none")
-    cache, n = job.cache, len(job.prompts)
     if cache is not None and cache.batch != n:
         raise DecodingError(f"a cache of {cache.batch} rows for {n} prompts")
     if cache is not None and cache.n_positions < job.room:
@@ -69,7 +72,7 @@ def write(
         z = job.model.next_logits(unread, cache)
 
 
-def _unread(row: Row, index: int, cache: KVCache) -> list[int]:
+def _unread(row: Row, index: int, cache: Cache) -> list[int]:
     """What the model has to read next for this row: the last token, as a rule.
 
     When the row has filled all positions, its cache is dropped and the last half of the

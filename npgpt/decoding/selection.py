@@ -22,7 +22,9 @@ SOURCES: dict[str, Callable[..., Any]] = {  # what a selector's arguments are ca
     "z": lambda ids, z, c: z,
     "ids": lambda ids, z, c: ids,
     "context": lambda ids, z, c: c,
+    "step": lambda ids, z, c: c.step,
     "u": lambda ids, z, c: c.uniform(),
+    "us": lambda ids, z, c: c.uniforms(len(z)),
 }
 
 
@@ -57,8 +59,8 @@ def build_selector(options: GenerationConfig) -> Selector:
     """
     active = list(options.active("selector"))
     chosen = ([s for s in active if not s.default] or active)[-1]
-    function, start = chosen.called, chosen.start
-    names = leading(function, SOURCES)
+    function, start = chosen.call or chosen.function, chosen.start
+    names, _ = leading(function, SOURCES)
     values = [getattr(options, name) for name in chosen.passed]
 
     def choose(

@@ -13,7 +13,7 @@ import numpy as np
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.randomness import CODE
 from npgpt.decoding.rules.base import Context, Ids, check, probabilities
-from npgpt.shapes import Logits
+from npgpt.shapes import Float, Logits
 
 
 @strategy("A1", "greedy search", kind="selector", default=True)
@@ -78,24 +78,18 @@ def _cumulative(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @strategy("A3", "Gumbel-max", kind="selector", sampling=True)
 @fields(when=("selector", "gumbel_max"))
-@fields(call=lambda gumbel_max, z, context: gumbel_max(z, context.uniforms(len(z))))
-@example(
-    lambda show, gumbel_max: show.step(
-        {"u": show.U, "z + g": show.Z + gumbel_noise(show.U)},
-        gumbel_max(show.Z, show.U),
-    )
-)
-def gumbel_max(z: Logits, u: Logits) -> int:
+@example(selector="gumbel_max")
+def gumbel_max(z: Logits, us: Float[np.ndarray, " V"]) -> int:
     """The largest logit after adding Gumbel noise: argmax (z + g), g = -log(-log u).
 
-    Over uniform u (V,) in [0, 1) the token is a draw from softmax(z), with no need to
+    Over uniform us (V,) in [0, 1) the token is a draw from softmax(z), with no need to
     normalise. Source: Gumbel, "Statistical Theory of Extreme Values" (1954).
 
     >>> gumbel_max(np.array([0.0, 1.0]), np.array([0.9, 0.5]))
     0
     """
     check(z)
-    return int(np.argmax(z + gumbel_noise(u)))
+    return int(np.argmax(z + gumbel_noise(us)))
 
 
 def gumbel_noise(u: np.ndarray) -> np.ndarray:
@@ -109,9 +103,9 @@ def gumbel_noise(u: np.ndarray) -> np.ndarray:
 
 @strategy("A6", "sampling without replacement", kind="selector", sampling=True)
 @fields(when=("selector", "without_replacement"))
-@fields(call=lambda _, z, context: _first_without_replacement(z, context))
+@fields(call=lambda z, context: _first_without_replacement(z, context))
 @example(selector="without_replacement", num_return_sequences=3)
-def without_replacement(z: Logits, u: Logits, k: int) -> list[int]:
+def without_replacement(z: Logits, us: Float[np.ndarray, " V"], k: int) -> list[int]:
     """Sequences whose first tokens are drawn without replacement: the k largest of z +
     g.
 
@@ -123,18 +117,14 @@ def without_replacement(z: Logits, u: Logits, k: int) -> list[int]:
     [0, 1]
     """
     check(z)
-    order = np.argsort(-(z + gumbel_noise(u)), kind="stable")
+    order = np.argsort(-(z + gumbel_noise(us)), kind="stable")
     return order[: min(k, int((z > -np.inf).sum()))].tolist()
 
 
 @strategy("A5", "arithmetic sampling", kind="selector", sampling=True)
 @fields(when=("selector", "arithmetic"), also=("num_return_sequences",))
 @fields(start=lambda context, n: (_shared(context).uniform() + context.row / n) % 1)
-@fields(
-    call=lambda arithmetic, z, context, code, n: arithmetic(
-        z, code, context.uniform(CODE)
-    )
-)
+@fields(call=lambda z, context, code, n: _with_bits(z, context, code))
 @example(selector="arithmetic", num_return_sequences=2)
 def arithmetic(z: Logits, code: float, u: float) -> tuple[int, float]:
     """Sequences that share one evenly spaced code c, each an exact sample: v with
@@ -161,12 +151,11 @@ def arithmetic(z: Logits, code: float, u: float) -> tuple[int, float]:
 
 @strategy("E9", "teacher forcing", kind="selector")
 @parameter("trace_decode_token_ids", (), "The tokens to write.", kind="ids")
-@fields(call=lambda forced, z, context, given: forced(z, given, context.step))
 @example(trace_decode_token_ids=[3, 0])
-def forced(z: Logits, given: Ids, step: int) -> int:
+def forced(z: Logits, step: int, given: Ids) -> int:
     """Given tokens, with the model's probabilities: y_t given; then greedy search.
 
-    >>> forced(np.array([0.0, 1.0]), [0], 0), forced(np.array([0.0, 1.0]), [0], 1)
+    >>> forced(np.array([0.0, 1.0]), 0, [0]), forced(np.array([0.0, 1.0]), 1, [0])
     (0, 1)
     """
     return given[step] if step < len(given) else greedy(z)
@@ -175,6 +164,11 @@ def forced(z: Logits, given: Ids, step: int) -> int:
 def _shared(context: Context) -> Context:
     """The context of sequence 0: numbers that all sequences of a prompt share."""
     return Context(context.prompt_length, context.step, context.seed, 0)
+
+
+def _with_bits(z: np.ndarray, context: Context, code: float) -> tuple[int, float]:
+    """Arithmetic sampling, whose codes are filled up by numbers of their own."""
+    return arithmetic(z, code, context.uniform(CODE))
 
 
 def _first_without_replacement(z: np.ndarray, context: Context) -> int:

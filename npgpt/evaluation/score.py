@@ -23,7 +23,7 @@ from npgpt.interface import Model
 from npgpt.shapes import Float, Int
 from npgpt.support.arguments import Stream, checked
 from npgpt.support.notebook import coloured_tokens, table
-from npgpt.texts import encode_pieces, read_text, split_documents
+from npgpt.texts import encode_pieces, following, read_text, split_documents
 
 CHUNK = 128  # positions whose hidden states or logits are held at once
 
@@ -121,7 +121,7 @@ def score(
     """
     options = _Options.of(model, bos, window, stride)
     empty = not (len(text) if isinstance(text, str | Sequence) else np.size(text))
-    ids = [] if empty else model.encode(text)
+    ids = [] if empty else following(model, text)
     tokens = list(_tokens(model, _document(model, ids, options)))
     total = _total(tokens)
     return replace(
@@ -197,14 +197,16 @@ class _Options(NamedTuple):
 
 def _tokens(model: Model, scored: Iterable[tuple[int, float]]) -> Iterator[TokenScore]:
     """Ids with their texts; a character of several tokens comes with the last."""
-    tokenizer = model.tokenizer
+    tokenizer, scored = model.tokenizer, iter(scored)
     if tokenizer is None:
         yield from (TokenScore(id, "", logprob, 0) for id, logprob in scored)
         return
-    stream = tokenizer.stream()
-    for id, logprob in scored:
-        size = len(tokenizer.token_bytes(id))
+    stream, first, here = tokenizer.stream(), True, next(scored, None)
+    while here is not None:
+        (id, logprob), after = here, next(scored, None)
+        size = len(tokenizer.token_bytes(id, first, after is None))
         yield TokenScore(id, stream.push(id), logprob, size)
+        first, here = False, after
 
 
 def _total(tokens: Iterable[TokenScore]) -> Score:

@@ -18,6 +18,7 @@ from npgpt.evaluation.formats import Question, at_least_one
 from npgpt.evaluation.score import token_logprobs
 from npgpt.interface import Model
 from npgpt.support.arguments import check_fields, checked, shown
+from npgpt.texts import following
 
 NORMS = ("tokens", "characters")
 
@@ -121,7 +122,7 @@ def multiple_choice(
 
 def _answers(model: Model, context: str, endings: Sequence[str]) -> list[_Answer]:
     """Log P of each ending's tokens after the context, which is read once."""
-    targets = [model.encode(ending) for ending in endings]
+    targets = [following(model, ending) for ending in endings]
     # What does not fit is cut from the context's beginning, as both harnesses do.
     room = model.config.n_positions - max(map(len, targets)) + 1
     if room < 1:
@@ -144,7 +145,9 @@ def _answers(model: Model, context: str, endings: Sequence[str]) -> list[_Answer
     return answers
 
 
-def _watched(items: Iterable[Any], progress: Callable | None) -> Iterator[Any]:
+def _watched(
+    items: Iterable[Any], progress: Callable[[int], object] | None
+) -> Iterator[Any]:
     for item in items:
         yield item
         if progress is not None:

@@ -77,7 +77,7 @@ def attention_weights(
         lambda name: name.endswith(".attn.weights"),
         lambda array: np.array(model.backend.to_numpy(array)[0]),
     )
-    model.logits(np.asarray([ids]), recorder)
+    model.logits([ids], recorder)
     return np.stack(list(recorder.arrays.values()))
 
 

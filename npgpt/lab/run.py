@@ -21,6 +21,7 @@ from npgpt.lab.plan import MOST_SEEDS, Plan, Text
 from npgpt.lab.results import Results, header
 from npgpt.model import GPT2
 from npgpt.support.arguments import checked, shown
+from npgpt.texts import following
 
 MOST_JOBS = 256  # processes, which all start at once
 BUNDLE = 64  # texts that come back at once where they cannot come one by one
@@ -110,7 +111,7 @@ def write(plan: Plan, setting: Setting, prompt: int, seed: int) -> Text:
             context, target = made.prompt_ids, made.ids
         else:
             context = judge.encode(start)
-            target = judge.encode(made.text) if made.text else []
+            target = following(judge, made.text) if made.text else []
         judged, tokens = continuation_logprob(judge, context, target), len(target)
     return Text(
         setting.name,

@@ -3,23 +3,25 @@
 Only finds or fetches the folder; npgpt.storage.checkpoint and npgpt.tokenizer read it.
 The Hub is asked through huggingface_hub, whose cache and environment variables hold
 here too: HF_HOME and HF_HUB_CACHE (where), HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN.
-Fetched are config.json, the tokenizer and safetensors weights, never a pickle. A model
-that the cache holds whole is used as it is; `download` alone looks for a newer one.
+Fetched are config.json, generation_config.json, the tokenizer's files and safetensors
+weights, never a pickle. A model that the cache holds whole is used as it is; `download`
+alone looks for a newer one.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
+from npgpt.config import GENERATION
 from npgpt.errors import CheckpointError
+from npgpt.storage.fetch import ask, fetch_resumably
+from npgpt.storage.tokenizer_files import BESIDE, OTHERS, PAIRS, TOKENIZER
 from npgpt.storage.weights import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
 from npgpt.support.arguments import checked
-from npgpt.tokenizer import FILES, PAIRS
 
 ALIASES = {
     **{
@@ -28,6 +30,7 @@ ALIASES = {
     },
     "distilgpt2": "distilbert/distilgpt2",
 }
+OPTIONAL = (GENERATION, *BESIDE)  # files that a model may have beside its tokenizer
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -72,7 +75,14 @@ def resolve(name_or_folder: str | Path, weights: bool = True) -> Path:
             f"{name!r} {what}, not a bundled model ({ours}) and not a "
             f"repository of the Hub ({', '.join(ALIASES)}, or owner/name)"
         )
-    return _cached(repository, None, weights) or download(name, weights=weights)
+    here = _cached(repository, None, weights)
+    if here is None:
+        return download(name, weights=weights)
+    if not _is_complete(here):
+        # Another program put it there, or an older npgpt, and left small files out.
+        with contextlib.suppress(CheckpointError):
+            return download(name, revision=here.name, weights=weights)
+    return here
 
 
 @checked(CheckpointError)
@@ -111,7 +121,7 @@ def download(name: str, revision: str | None = None, weights: bool = True) -> Pa
                 "the folder that holds the cache"
             )
         return folder
-    info = _ask(
+    info = ask(
         repository,
         "its list of files",
         HfApi().model_info,
@@ -122,14 +132,15 @@ def download(name: str, revision: str | None = None, weights: bool = True) -> Pa
     folders = set()
 
     def fetch(file: str) -> Path:
-        _ask(repository, file, _fetch_resumably, repository, file, revision)
+        ask(repository, file, fetch_resumably, repository, file, revision)
         path = Path(
-            _ask(repository, file, hf_hub_download, repository, file, revision=revision)
+            ask(repository, file, hf_hub_download, repository, file, revision=revision)
         )
         folders.add(path.parent)
         return path
 
-    for file in needed(files, repository, weights):
+    wanted = needed(files, repository, weights)
+    for file in wanted:
         path = fetch(file)
         if file == INDEX:
             for shard in sorted(set(read_index(path).values())):
@@ -143,7 +154,9 @@ def download(name: str, revision: str | None = None, weights: bool = True) -> Pa
         raise CheckpointError(
             f"{repository} was changed while it was downloaded; try again"
         )
-    return folders.pop()
+    folder = folders.pop()
+    _note_absent(folder, [file for file in _small_files(wanted) if file not in files])
+    return folder
 
 
 @checked(CheckpointError)
@@ -159,23 +172,29 @@ def needed(files: Collection[str], where: str, weights: bool = True) -> list[str
             f"{where}: no config.json in it; npgpt reads GPT-2 models as transformers "
             "saves them"
         )
-    tokenizer = next(
-        ([*group] for group in (FILES[:1], *PAIRS) if all(f in files for f in group)),
-        [],
-    )
+    small = ["config.json", *(file for file in _small_files(files) if file in files)]
     if not weights:
-        return ["config.json", *tokenizer]
+        return small
     for file in (WEIGHTS, INDEX):
         if file in files:
-            return ["config.json", *tokenizer, file]
+            return [*small, file]
     pickles = [file for file in PICKLES if file in files]
     if pickles:
         raise CheckpointError(how_to_convert(where, where, pickles[0]))
     raise CheckpointError(f"{where}: no {WEIGHTS} in it")
 
 
+def _small_files(files: Collection[str]) -> list[str]:
+    """What a model may have beside config.json and the weights."""
+    pair = next((pair for pair in PAIRS if all(f in files for f in pair)), None)
+    tokenizer = [TOKENIZER]
+    if TOKENIZER not in files:
+        tokenizer += pair or (*PAIRS[0], *OTHERS)  # others, to be named
+    return [*tokenizer, *OPTIONAL]
+
+
 def _cached(repository: str, revision: str | None, weights: bool) -> Path | None:
-    """The cache's folder of a repository if it holds all that is needed."""
+    """The cache's folder of a repository if it holds config.json and the weights."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repository, "config.json", revision=revision)
@@ -188,118 +207,24 @@ def _cached(repository: str, revision: str | None, weights: bool) -> Path | None
         shards = read_index(folder / INDEX).values() if INDEX in wanted else ()
     except CheckpointError:
         return None
-    # The tokenizer comes before the weights, so this misses it only in what another
-    # program has put there, or where the repository has none.
-    has_tokenizer = any(file in FILES for file in wanted)
-    return folder if has_tokenizer and files.issuperset(shards) else None
+    return folder if files.issuperset(shards) else None
 
 
-def _fetch_resumably(repository: str, file: str, revision: str | None) -> None:
-    """Put a file's content into the cache, going on with what is there of it.
-
-    huggingface_hub itself starts anew in every process. The content is checked against
-    the Hub's SHA-256, so a partial file that is not what it should be does no harm.
-    """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.file_download import http_get, repo_folder_name
-    from huggingface_hub.utils import WeakFileLock, build_hf_headers
-
-    url = hf_hub_url(repository, file, revision=revision)
-    remote = get_hf_file_metadata(url)
-    if remote.etag is None or re.fullmatch(r"[\w-]+", remote.etag) is None:
-        return  # no key to file it under: hf_hub_download says what is wrong
-    cache = Path(constants.HF_HUB_CACHE)
-    name = repo_folder_name(repo_id=repository, repo_type="model")
-    blob = cache / name / "blobs" / remote.etag
-    lock = cache / ".locks" / name / f"{remote.etag}.lock"
-    for parent in (blob.parent, lock.parent):
-        parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
-        if blob.exists():
-            return
-        part = blob.with_name(f"{remote.etag}.incomplete")
-        if part.exists() and part.stat().st_size > (remote.size or 0):
-            part.unlink()
-        headers = {**build_hf_headers(), "accept-encoding": "identity"}
-        try:
-            with part.open("ab") as stream:
-                http_get(
-                    url,
-                    stream,
-                    resume_size=stream.tell(),
-                    headers=headers,
-                    expected_size=remote.size,
-                    displayed_filename=file,
-                )
-        except OSError as error:
-            if "Consistency check failed" in str(error):  # no use in going on from it
-                part.unlink()
-            raise
-        if not _is_whole(part, remote.size, remote.etag):
-            part.unlink()
-            raise CheckpointError(
-                f"{repository}: {file} arrived damaged, its content is not what the "
-                "Hub describes; download it again"
-            )
-        os.replace(part, blob)
+def _absent(folder: Path) -> Path:
+    """Where the cache notes which files this commit of a repository does not have."""
+    return folder.parents[1] / ".no_exist" / folder.name
 
 
-def _is_whole(path: Path, size: int | None, etag: str) -> bool:
-    """Whether a file has this size and, where the etag is one, this SHA-256."""
-    if size is not None and path.stat().st_size != size:
-        return False
-    if re.fullmatch(r"[0-9a-f]{64}", etag) is None:
-        return True
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == etag
+def _note_absent(folder: Path, files: Collection[str]) -> None:
+    """Note it as huggingface_hub does, so that nobody asks again."""
+    if files:
+        _absent(folder).mkdir(parents=True, exist_ok=True)
+    for file in files:
+        (_absent(folder) / file).touch()
 
 
-def _ask(
-    repository: str, what: str, function: Callable[..., Any], *args: Any, **kw: Any
-) -> Any:
-    """Call huggingface_hub; what goes wrong becomes one sentence."""
-    try:
-        return function(*args, **kw)
-    except CheckpointError:
-        raise
-    except Exception as error:  # two HTTP libraries' errors, by version, and its own
-        raise CheckpointError(_sentence(repository, what, error)) from None
-
-
-def _sentence(repository: str, what: str, error: Exception) -> str:
-    from huggingface_hub import constants, errors, get_token
-
-    hub = constants.ENDPOINT
-    where = f"{repository}: cannot download {what}"
-    if isinstance(error, errors.GatedRepoError):
-        return (
-            f"{where}, the repository is gated; accept its terms at "
-            f"{hub}/{repository} and set HF_TOKEN to your token"
-        )
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    unknown = isinstance(error, errors.RepositoryNotFoundError)
-    if unknown or (status == 401 and get_token() is None):
-        return (
-            f"{repository}: no such repository at {hub}, or a private one; check "
-            "the name, or set HF_TOKEN to your token"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repository}: no such revision; give a branch, a tag or a commit"
-    if status == 404:
-        return f"{where}, {hub} does not have it"
-    if status in (401, 403):
-        return f"{where}, {hub} refuses the token in use; check HF_TOKEN"
-    if status is not None:
-        return f"{where}, {hub} answered with status {status}; try again later"
-    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    if isinstance(error, PermissionError) or getattr(error, "errno", None) is not None:
-        return (
-            f"{where} into the cache {constants.HF_HUB_CACHE} ({reason}); let "
-            "HF_HOME name a folder with room to write"
-        )
-    if "Consistency check failed" in reason:
-        return f"{where}, what arrived is not of the announced size; try again"
-    return (
-        f"{where} from {hub} ({reason}); check the connection and HF_ENDPOINT, and "
-        "call again: it goes on where it stopped"
-    )
+def _is_complete(folder: Path) -> bool:
+    """Whether each small file is here, or noted as one the repository does not have."""
+    here = {path.name for path in folder.iterdir() if path.exists()}
+    absent = _absent(folder)
+    return all(f in here or (absent / f).exists() for f in _small_files(here))

@@ -3,7 +3,8 @@
 The annotation is the rule, so none is written twice: `n: int | None` takes whole
 numbers and None, `file: str | Path` the name of a file, `model: Model` what reads like
 one. Which numbers are in range is each function's own business, and so are the shapes
-of arrays: what is annotated for jaxtyping is passed over.
+of arrays: what is annotated for jaxtyping is passed over. Of `ids` the first is looked
+at, since npgpt.ids.check_ids reads them all.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
+from itertools import islice
 from pathlib import Path
 from typing import (
     Any,
@@ -30,7 +32,7 @@ import numpy as np
 
 from npgpt.errors import NpgptError
 
-Function = TypeVar("Function", bound=Callable)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @runtime_checkable
@@ -102,7 +104,7 @@ def shown(value: Any) -> str:
 def _check(
     name: str, value: Any, kinds: dict[str, Any], error: type[NpgptError]
 ) -> None:
-    if name in kinds and not _fits(value, kinds[name]):
+    if name in kinds and not _fits(value, kinds[name], first=name == "ids"):
         raise error(f"{name} must be {_words(kinds[name])}, not {shown(value)}")
 
 
@@ -121,14 +123,15 @@ def _kinds(owner: Any) -> dict[str, Any]:
     return kinds
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def _fits(value: Any, kind: Any, first: bool = False) -> bool:
+    """Whether value is of this kind; `first`: a list is judged by its first item."""
     if kind in _PLAIN:
         return _PLAIN[kind](value)
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (types.UnionType, Union):
         if Path in inner and isinstance(value, str | Path):
             return _can_be_path(value)
-        return any(_fits(value, one) for one in inner)
+        return any(_fits(value, one, first) for one in inner)
     if origin is Callable:
         return callable(value)
     if origin is dict:
@@ -136,22 +139,25 @@ def _fits(value: Any, kind: Any) -> bool:
             _fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items()
         )
     if isinstance(origin, type) and issubclass(origin, Iterable):
-        return _holds(value, Sequence if origin in (list, tuple) else origin, inner)
+        kind = Sequence if origin in (list, tuple) else origin
+        return _holds(value, kind, inner, first)
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _holds(value: Any, kind: Any, inner: tuple[Any, ...]) -> bool:
+def _holds(value: Any, kind: Any, inner: tuple[Any, ...], first: bool) -> bool:
     """Whether value is such a collection of what fits; list and tuple pass as one."""
     if isinstance(value, np.ndarray):
         numbers = inner[0] in (int, float) or get_origin(inner[0]) is not None
-        return numbers and value.ndim > 0 and _holds(value.tolist(), kind, inner)
+        few = value[:1] if first and value.ndim else value
+        return numbers and value.ndim > 0 and _holds(few.tolist(), kind, inner, first)
     if not isinstance(value, kind) or isinstance(value, str | bytes):
         return False
     if kind is Iterable:  # looking might use it up
         return True
     if len(inner) > 1 and inner[1] is not ...:  # a pair, and the like
         return len(value) == len(inner) and all(map(_fits, value, inner))
-    return all(_fits(one, inner[0]) for one in value)
+    some = islice(value, 1) if first else value
+    return all(_fits(one, inner[0], first) for one in some)
 
 
 def _can_be_path(value: str | Path) -> bool:

@@ -134,9 +134,8 @@ def embedding(
     [[2.0], [0.0], [5.0]]
     """
     xp = namespace(dy)
-    flat, ids = xp.reshape(dy, (-1, dy.shape[-1])), xp.reshape(ids, (-1,))
-    onehot = ids[None, :] == xp.arange(rows, dtype=ids.dtype)[:, None]  # transposed
-    return xp.astype(onehot, dy.dtype) @ flat
+    onehot = xp.reshape(ids, (-1, 1)) == xp.arange(rows, dtype=ids.dtype)
+    return xp.astype(onehot, dy.dtype).T @ xp.reshape(dy, (-1, dy.shape[-1]))
 
 
 def linear(

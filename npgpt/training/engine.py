@@ -38,8 +38,8 @@ class Engine(NamedTuple):
     attention_means: Callable = backward.attention_means
     attention: Callable = blocked_backward.attention
     update: Callable = optim.update
-    # linear and its derivative in bfloat16, if not those of npgpt.training.mixed
-    rounded: tuple[Callable, Callable] | None = None
+    # linear and its derivative in bfloat16, if not npgpt.training.mixed's
+    products: tuple[Callable, Callable] | None = None
 
 
 def get_engine(backend: str | Backend | Engine) -> Engine:

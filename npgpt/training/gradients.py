@@ -1,11 +1,11 @@
 """The whole model's backward pass: the gradient of the loss for every parameter.
 
-The forward pass is the ordinary one of npgpt.gpt2; a Tape taps it and keeps the
-activations that the derivatives of npgpt.training.backward ask for. Then the same steps
-are taken in the opposite order: the loss and the output head together, the last norm,
-the blocks from the last to the first, the embeddings. Each residual addition x + f(x)
-hands its gradient to both sides, so the gradients of the two paths add up; so do those
-of a table that is read as embedding and as output head.
+The forward pass is the ordinary one of npgpt.gpt2; a Tape (npgpt.training.tape) keeps
+the activations that the derivatives of npgpt.training.backward ask for. Then the same
+steps are taken in the opposite order: the loss and the output head together, the last
+norm, the blocks from the last to the first, the embeddings. Each residual addition
+x + f(x) hands its gradient to both sides, so the gradients of the two paths add up; so
+do those of a table that is read as embedding and as output head.
 
 `through_attention` and `through_mlp` are the halves of a block without their norms: a
 model that normalises after the addition (BERT) calls them in its own order, and
@@ -28,48 +28,13 @@ from npgpt.gpt2 import GPT2Params, Weight, hidden_states
 from npgpt.ids import check_ids
 from npgpt.ops import merge_heads
 from npgpt.shapes import Array, Float, Int
-from npgpt.taps import no_tap, tap_wants
+from npgpt.taps import no_tap
 from npgpt.training.backward import gelu
 from npgpt.training.backward_activations import DERIVATIVES
 from npgpt.training.engine import Engine, get_engine
+from npgpt.training.tape import Tape
 
 HEAD_ROWS = 1024  # positions whose logits exist at the same time
-
-_KEPT = ("embed", "ln_1", "attn.q", "attn.k", "attn.v", "attn.context", "resid_mid",
-         "ln_2", "mlp.pre", "mlp.act", "resid")  # fmt: skip
-
-
-class Tape:
-    """A tap that keeps the activations that a backward pass reads, each until then.
-
-    Another tap (dropout, or any that is None) comes first; what it returns is kept.
-    """
-
-    def __init__(self, tap: Any = no_tap):
-        self.tap = tap
-        self.kept: dict[str, Array] = {}
-
-    def wants(self, name: str) -> bool:
-        """Activations of the backward pass, and what the other tap asks for."""
-        return name.endswith(_KEPT) or tap_wants(self.tap, name)
-
-    def __call__(self, name: str, array: Array) -> Array:
-        """The other tap's result, which is kept where the way back needs it."""
-        if name.endswith("attn.weights"):  # softmax's own derivative needs its result
-            self.kept[f"{name}.before"] = array
-        result = self.tap(name, array)
-        if name.endswith((*_KEPT, "attn.weights")):
-            self.kept[name] = result
-        return result
-
-    def take(self, name: str) -> Array:
-        """The activation, which is forgotten here."""
-        return self.kept.pop(name)
-
-    def backward(self, name: str, gradient: Array) -> Array:
-        """The gradient before the other tap, from the gradient after it."""
-        through = getattr(self.tap, "backward", None)
-        return gradient if through is None else through(name, gradient)
 
 
 def loss_and_gradients(

@@ -30,7 +30,7 @@ def mixed_engine(engine: Engine) -> Engine:
     >>> mixed_engine(get_engine("numpy")).backend.linear is linear
     True
     """
-    forward, back = engine.rounded or (linear, linear_backward)
+    forward, back = engine.products or (linear, linear_backward)
     backend = replace(engine.backend, linear=forward)
     return engine._replace(backend=backend, linear=back)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from npgpt.config import GPT2Config
-from npgpt.training.loop import TrainConfig
+from npgpt.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

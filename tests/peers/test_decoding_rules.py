@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "decoding" / "rules")]
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 pytestmark = pytest.mark.peers

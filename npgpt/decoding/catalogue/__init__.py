@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from npgpt.decoding.catalogue.entry import Strategy
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.errors import DecodingError
 
-Function = TypeVar("Function", bound=Callable)
+Function = TypeVar("Function", bound=Callable[..., Any])
 _entered: list[Strategy] = []  # by code, as the inventory has them
 _known: dict[str, Parameter] = {}
-_noted: dict[Callable, dict[str, Any]] = {}  # of functions that are being decorated
+_noted: dict[
+    Callable[..., Any], dict[str, Any]
+] = {}  # of functions that are being decorated
 
 
 def strategies() -> list[Strategy]:
@@ -101,7 +103,7 @@ def fields(**more: Any) -> Callable[[Function], Function]:
 
 
 def example(
-    show: Callable | None = None, **setting: Any
+    show: Callable[..., str] | None = None, **setting: Any
 ) -> Callable[[Function], Function]:
     """Note the worked example: a setting, or a function that shows one."""
     return fields(example=show or setting)

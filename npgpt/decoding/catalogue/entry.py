@@ -12,10 +12,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from npgpt.decoding.catalogue.parameter import Parameter
+from npgpt.decoding.catalogue.kinds import Parameter
 
 SECTIONS = {
     "A": "Choosing one token",
@@ -46,12 +45,10 @@ class Strategy:
 
     The function of a rule or a selector is called with what its first arguments are
     called (see the SOURCES of chain and selection), then with the values of
-    `parameters` and of `also`, which belong to others, or with what `prepare` makes of
-    those values once. `call` takes the function before all these, and calls it: for
-    arguments that have other names. A selector with `start` has a state: it is passed
-    before the values, and comes back beside the token.
-
-    The example is a setting, or takes npgpt.decoding.examples.show and the function.
+    `parameters` and of `also`, which belong to others, as many as it takes; or with
+    what `prepare` makes of those values once. `call` stands for a function with other
+    arguments. A selector with `start` has a state: it is passed before the values, and
+    comes back beside the token.
     """
 
     code: str  # of the inventory: its letter is the section
@@ -92,11 +89,6 @@ class Strategy:
     def chain_name(self) -> str:
         """What a chain calls it."""
         return self.element or self.function.__name__
-
-    @property
-    def called(self) -> Callable[..., Any]:
-        """What is called with the arguments."""
-        return partial(self.call, self.function) if self.call else self.function
 
     @property
     def passed(self) -> tuple[str, ...]:

@@ -28,9 +28,11 @@ def worked_example(strategy: Strategy) -> str:
 def _shown(strategy: Strategy) -> str:
     setting = strategy.example or {}
     if callable(setting):
-        return setting(show, strategy.function)
+        return setting(show)
     if strategy.kind == "rule":
         return show.rule(setting)
+    if strategy.kind == "after":
+        return show.texts(strategy.function, setting)
     if strategy.kind == "selector":
         return show.selector(setting)
     if any(GenerationConfig(**show.made(setting)).active("guidance")):

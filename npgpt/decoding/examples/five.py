@@ -53,11 +53,11 @@ class Words:
         """The end of a text, where there is one."""
         return {i for i, word in enumerate(self.words) if word == "<end>"}
 
-    def token_bytes(self, id: int) -> bytes:
+    def token_bytes(self, id: int, first: bool = False, last: bool = False) -> bytes:
         """A space and the word."""
         return self.words[id].encode()
 
-    def stream(self) -> Words:
+    def stream(self, after: Sequence[int] = ()) -> Words:
         """Decodes word by word."""
         return self
 
@@ -107,30 +107,30 @@ class FiveWords(Generator):
         """Logits after each row's last id."""
         return np.concatenate(self.all_logits(ids, cache, [1] * len(ids)))
 
-    def all_logits(self, ids: Any, cache: KVCache, keep: Any = None) -> list:
+    def all_logits(self, ids: Any, cache: KVCache, keep: Any = None) -> list[Any]:
         """Logits after each row's last keep[row] ids."""
         self.read.append((len(cache.ids[0]), list(ids[0])))
         return [z[:, 0] for z in self._read([self.z], ids, cache, keep)]
 
     def layer_logits(
         self, ids: Any, cache: KVCache, layers: Any, keep: Any = None, norm: bool = True
-    ) -> list:
+    ) -> list[Any]:
         """Logits of each of these layers, (keep[row], layers, V) a row."""
         tables = [self.z if layer == 2 else self.early for layer in layers]
         return self._read(tables, ids, cache, keep)
 
-    def first_logits(self, ids: Any, cache: KVCache, layers: int) -> tuple:
+    def first_logits(self, ids: Any, cache: KVCache, layers: int) -> tuple[Any, Any]:
         """What the first layers say after each row's last id."""
         z = self._read([self.early], ids, cache, [1] * len(ids))
         return np.concatenate(z)[:, 0], [np.zeros((len(new), 1)) for new in ids]
 
     def rest_logits(
         self, ids: Any, states: Any, cache: KVCache, layers: int, keep: Any
-    ) -> list:
+    ) -> list[Any]:
         """The same as all_logits: the table is all there is to it."""
         return self.all_logits(ids, cache, keep)
 
-    def next_hidden(self, ids: Any, cache: KVCache) -> tuple:
+    def next_hidden(self, ids: Any, cache: KVCache) -> tuple[Any, Any]:
         """Logits, and hidden states: the row of the table of each id."""
         z = self.next_logits(ids, cache)
         return z, [np.exp(self.z[list(new)]) for new in ids]
@@ -139,7 +139,9 @@ class FiveWords(Generator):
         """Logits after each node of a tree."""
         return np.stack(self.all_logits([ids] * cache.batch, cache))
 
-    def _read(self, tables: list, ids: Any, cache: KVCache, keep: Any) -> list:
+    def _read(
+        self, tables: list[Any], ids: Any, cache: KVCache, keep: Any
+    ) -> list[Any]:
         rows = []
         for row, (held, new) in enumerate(zip(cache.ids, ids, strict=True)):
             held.extend(new)

@@ -22,17 +22,17 @@ Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
 P = np.array(TABLE[0])  # what follows "the"
 Z = np.log(P)
-U = Context(prompt_length=3, step=0, seed=7).uniforms(5)
 BEFORE = (0, 1, 0)  # "the cat the"
+NOW = Context(prompt_length=3, step=0)
 TEXTS = ["the old cat", "the cat", "a queen", "the old queen", "the cat"]
 
 
 def made(setting: Mapping[str, Any]) -> dict[str, Any]:
     """The setting, with the models that its names stand for."""
-    models = {"model": FiveWords, "smaller": lambda: FiveWords(SMALLER)}
-    kinds = {
-        "model": lambda name: models[name](),
-        "models": lambda names: [models[name]() for name in names],
+    tables = {"model": TABLE, "smaller": SMALLER}
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "model": lambda name: FiveWords(tables[name]),
+        "models": lambda names: [FiveWords(tables[name]) for name in names],
     }
     return {
         name: kinds.get(OPTIONS[name].kind, lambda value: value)(value)
@@ -90,12 +90,6 @@ def selector(setting: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"  it writes {said}"])
 
 
-def step(columns: Columns, taken: int, head: str = "one step") -> str:
-    """One step in columns, and the token that it takes."""
-    marks = ["<- taken" if id == taken else "" for id in range(5)]
-    return f"{head}\n\n{table({'p': P, **columns, '': marks})}"
-
-
 def guidance(setting: Mapping[str, Any]) -> str:
     """The probabilities of every reading after "the", and what becomes of them."""
     given = made(setting)
@@ -145,20 +139,19 @@ def _drafts(ids: Sequence[int], reads: Sequence[tuple[int, list[int]]]) -> list[
     return ["", f"  reading  {'drafted':<34} what it brings", *lines]
 
 
-def texts(function: Callable[..., Any], *arguments: Any) -> str:
+def texts(function: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
     """What a function makes of five texts."""
-    found = function(TEXTS, *arguments)
     lines = [f"  {i}: {text}" for i, text in enumerate(TEXTS)]
+    found = function(TEXTS, **arguments)
     return "\n".join(["5 texts", "", *lines, "", f"  returned: {found}"])
 
 
-def invalid(function: Callable[..., Any]) -> str:
+def invalid(setting: Mapping[str, Any]) -> str:
     """What a rule makes of numbers that are none."""
     z = np.array([np.nan, 1.0, 2.0, -np.inf, np.inf])
-    y = function(z)
-    return "numbers that are none\n\n" + table(
-        {"z": [str(x) for x in z], "after": [f"{x:.4g}" for x in y]}
-    )
+    y = run_chain(build_chain(GenerationConfig(**setting)), BEFORE, z, NOW)
+    columns = {"z": [str(x) for x in z], "after": [f"{x:.4g}" for x in y]}
+    return f"{settings(setting)}\n\n{table(columns)}"
 
 
 def table(columns: Columns, words: Sequence[str] = WORDS) -> str:

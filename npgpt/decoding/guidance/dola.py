@@ -39,6 +39,7 @@ class Dola(Wrapper):
         divergence: Callable[[Logits, Logits], float] | None = None,
     ):
         super().__init__(model)
+        self.deep = model
         self.layers = dola_layers(model.config, layers)
         self.alpha, self.norm, self.divergence = alpha, norm, divergence
 
@@ -58,7 +59,7 @@ class Dola(Wrapper):
     ) -> list[np.ndarray]:
         """Contrasted logits after each row's last keep[row] ids."""
         layers = [*self.layers, self.config.n_layer]
-        rows = self.main.layer_logits(ids, cache, layers, keep, norm=self.norm)
+        rows = self.deep.layer_logits(ids, cache, layers, keep, norm=self.norm)
         return [
             np.stack(
                 [formulas.dola(z[-1], z[:-1], self.alpha, self.divergence) for z in row]

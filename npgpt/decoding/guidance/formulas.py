@@ -8,7 +8,7 @@ reading rules out (-inf) stays out, whatever the other says of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -101,7 +101,10 @@ def improved_contrastive(
 
 @_undefined_is_out
 def dola(
-    z: Logits, z_layers: Float[np.ndarray, "n V"], alpha: float = 0.1, divergence=None
+    z: Logits,
+    z_layers: Float[np.ndarray, "n V"],
+    alpha: float = 0.1,
+    divergence: Callable[[Logits, Logits], float] | None = None,
 ) -> Logits:
     """The last layer against the early layer least like it: l - l_j where p >= alpha
     max p, j = argmax JS(p, p_j).

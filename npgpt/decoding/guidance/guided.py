@@ -16,10 +16,12 @@ import numpy as np
 
 from npgpt.decoding.generation import Generator
 from npgpt.decoding.guidance.caches import Caches
+from npgpt.decoding.vocabulary import same_tokens
 from npgpt.errors import DecodingError
 from npgpt.interface import Model, able
 
-DEEP = "a guided model has no hidden states or token trees that its models have not"
+NO_STATES = "contrastive search needs hidden states, which this guidance does not have"
+NO_TREES = "token trees do not go with this guidance"
 
 # What a reading has in place of prompt number `origin`: (origin, prompt ids) -> ids
 Opening = Callable[[int, Sequence[int]], Sequence[int]]
@@ -103,7 +105,7 @@ class Guided(Wrapper):
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Combined logits, and the hidden states of the first reading."""
         (part, rows, one), *others = self._readings(ids, cache, [1] * len(ids))
-        model = able(part.model, "next_hidden", DEEP)
+        model = able(part.model, "next_hidden", NO_STATES)
         z, hidden = model.next_hidden(rows, one)
         return self._next(others, z), hidden[:: len(part.openings)]
 
@@ -112,7 +114,7 @@ class Guided(Wrapper):
     ) -> np.ndarray:
         """Combined logits after each node of a token tree, (B, T, V)."""
         z = [
-            able(part.model, "tree_logits", DEEP).tree_logits(ids, parents, one)
+            able(part.model, "tree_logits", NO_TREES).tree_logits(ids, parents, one)
             for part, one in zip(self.parts, cache.parts, strict=True)
         ]
         return np.stack(self._combined(z))
@@ -122,9 +124,7 @@ class Guided(Wrapper):
         read = [part.model.next_logits(rows, one) for part, rows, one in readings]
         return np.concatenate(self._combined([x[:, None] for x in (*z, *read)]))
 
-    def _combined(
-        self, z: Sequence[Sequence[np.ndarray] | np.ndarray]
-    ) -> list[np.ndarray]:
+    def _combined(self, z: Sequence[np.ndarray | list[np.ndarray]]) -> list[np.ndarray]:
         """One (T, V) a row; z[part][row * n + i] are a reading's logits (T, V)."""
         widths, rows = [len(part.openings) for part in self.parts], []
         for row in range(len(z[0]) // widths[0]):
@@ -165,6 +165,11 @@ class Guided(Wrapper):
 def check_same_vocabulary(model: Model, other: Model) -> None:
     """Raise DecodingError unless two models share their tokens."""
     a, b = model.config.vocab_size, other.config.vocab_size
+    if a != b and same_tokens(model.tokenizer, other.tokenizer):
+        raise DecodingError(
+            f"the models share their tokens, but are padded to {a} and {b} ids; "
+            "guidance needs as many logits of both"
+        )
     if a != b:
         raise DecodingError(
             f"the models have different vocabularies ({a} and {b} tokens); both must "

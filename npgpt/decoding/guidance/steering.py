@@ -13,10 +13,9 @@ from npgpt.decoding.generation import encode_prompts
 from npgpt.decoding.guidance import formulas
 from npgpt.decoding.guidance.dola import Dola
 from npgpt.decoding.guidance.guided import Guided, Opening, Part
-from npgpt.decoding.job import Prompts
 from npgpt.decoding.options import GenerationConfig
 from npgpt.errors import ContextOverflowError, DecodingError
-from npgpt.interface import Model, able
+from npgpt.interface import Model, Rows, able
 from npgpt.shapes import Logits
 
 
@@ -30,9 +29,7 @@ from npgpt.shapes import Logits
     kind="any",
 )
 @example(guidance_scale=1.5, negative_prompt="cat")
-def classifier_free(
-    model: Model, prompts: Prompts, options: GenerationConfig
-) -> Guided:
+def classifier_free(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
     """F1: away from the negative prompt, or from the prompt's last token alone."""
     opening = negative_opening(model, prompts, options.negative_prompt, options)
     parts = [Part(model, (None, opening))]
@@ -44,7 +41,7 @@ def classifier_free(
 @parameter("context_aware_alpha", 0.0, "Strength; 0 is off.")
 @parameter("prompt_without_context", None, "The question alone.", kind="any")
 @example(context_aware_alpha=0.5, prompt_without_context="cat")
-def context_aware(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
+def context_aware(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
     """F2: towards what only the prompt with its context says."""
     question = options.prompt_without_context
     if question is None:
@@ -72,7 +69,7 @@ def context_aware(model: Model, prompts: Prompts, options: GenerationConfig) -> 
 @fields(also=("amateur_model", "contrastive_alpha"))
 @parameter("contrastive_beta", 0.0, "Weight; 0 is F3. Needs amateur_model.", 0)
 @example(amateur_model="smaller", contrastive_beta=0.5)
-def contrastive(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
+def contrastive(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
     """F3 and F4: an expert against a smaller amateur."""
     o, parts = options, [Part(model), Part(options.amateur_model)]
     alpha, beta = o.contrastive_alpha, o.contrastive_beta
@@ -90,7 +87,7 @@ def contrastive(model: Model, prompts: Prompts, options: GenerationConfig) -> Gu
 @strategy("F5", "DoLa", kind="guidance", explains=formulas.dola)
 @parameter("dola_layers", None, "'low', 'high', or a list of layers.", kind="any")
 @example(dola_layers=[1])
-def layers(model: Model, prompts: Prompts, options: GenerationConfig) -> Dola:
+def layers(model: Model, prompts: Rows, options: GenerationConfig) -> Dola:
     """F5: the last layer against its early ones."""
     sentence = (
         "dola_layers needs a plain model: its layers cannot be seen through another "
@@ -104,7 +101,7 @@ def layers(model: Model, prompts: Prompts, options: GenerationConfig) -> Dola:
 @parameter("anti_expert_model", None, "Writes as not wanted.", kind="model")
 @parameter("dexperts_alpha", 1.0, "Strength.")
 @example(expert_model="model", anti_expert_model="smaller")
-def experts(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
+def experts(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
     """F6, DExperts: steered by an expert and an anti-expert."""
     if options.anti_expert_model is None:
         raise DecodingError("expert_model needs anti_expert_model beside it")
@@ -117,7 +114,7 @@ def experts(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided
 @parameter("ensemble_weights", None, "One a model, its own first.", kind="any")
 @parameter("ensemble", ("product", "mixture"), "How they are combined.")
 @example(ensemble_models=["smaller"])
-def ensemble(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
+def ensemble(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
     """F6, ensembles: a product or a mixture of models."""
     models = [model, *options.ensemble_models]
     weights = options.ensemble_weights
@@ -146,7 +143,7 @@ def ensemble(model: Model, prompts: Prompts, options: GenerationConfig) -> Guide
     kind="model",
 )
 @example(anti_lm_weight=0.5, anti_lm_model="smaller")
-def anti_lm(model: Model, prompts: Prompts, options: GenerationConfig) -> Guided:
+def anti_lm(model: Model, prompts: Rows, options: GenerationConfig) -> Guided:
     """F6, anti-LM: away from what is likely without the prompt, or elsewhere."""
     if options.anti_lm_model is not None:
         parts = [Part(model), Part(options.anti_lm_model)]
@@ -163,7 +160,7 @@ def guided(
 
 
 def negative_opening(
-    model: Model, prompts: Prompts, negative: Any, options: GenerationConfig
+    model: Any, prompts: Rows, negative: Any, options: GenerationConfig
 ) -> Opening:
     """What stands in place of each prompt: one text for all, a list of them, or
     nothing.

@@ -159,12 +159,6 @@ class Automaton:
         return end
 
 
-def _class(items: Any) -> Ranges:
-    negate = items[0][0] is op.NEGATE
-    ranges = [r for kind, value in items[negate:] for r in _RANGES[kind](value)]
-    return _invert(ranges) if negate else ranges
-
-
 @cache
 def _category(escape: str) -> tuple[tuple[int, int], ...]:
     """The ranges of \\d, \\s, \\w as Python's re sees them in Unicode."""
@@ -177,6 +171,12 @@ def _category(escape: str) -> tuple[tuple[int, int], ...]:
             else:
                 ranges.append([code, code])
     return tuple((low, high) for low, high in ranges)
+
+
+def _class(items: Any) -> Ranges:
+    negate = items[0][0] is op.NEGATE
+    ranges = [r for kind, value in items[negate:] for r in _RANGES[kind](value)]
+    return _invert(ranges) if negate else ranges
 
 
 _RANGES: dict[Any, Callable[[Any], Ranges]] = {  # of each kind of node

@@ -17,7 +17,7 @@ import numpy as np
 
 from npgpt.decoding import randomness
 from npgpt.errors import DecodingError
-from npgpt.shapes import Bool, Logits
+from npgpt.shapes import Bool, Float, Logits
 
 Ids = Sequence[int]  # of tokens
 
@@ -73,7 +73,7 @@ def remaining(z: Logits) -> np.ndarray:
     return z if mask.all() else z[mask]
 
 
-def probabilities(z: Logits) -> Logits:
+def probabilities(z: Logits) -> Float[np.ndarray, " V"]:
     """softmax in float64, where a removed token has probability 0; checks z first.
 
     >>> probabilities(np.array([0.0, -np.inf, 0.0])).tolist()

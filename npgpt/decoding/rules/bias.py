@@ -90,42 +90,37 @@ def bad_words(z: Logits, ids: Ids, phrases: Iterable[Ids]) -> Logits:
 
 @strategy("E4", "suppress tokens", stage="ban", rank=150, element="suppress_tokens")
 @parameter("suppress_tokens", (), "Ids.", kind="ids")
-@fields(call=lambda suppress, z, banned: suppress(z, banned))
 @example(suppress_tokens=[1])
-def suppress(z: Logits, ids: Ids) -> Logits:
+def suppress(z: Logits, banned: Ids) -> Logits:
     """Tokens that never occur: z_v = -inf. Source: transformers.
 
     >>> suppress(np.zeros(2), [1]).tolist()
     [0.0, -inf]
     """
     z = z.copy()
-    z[list(ids)] = -np.inf
+    z[list(banned)] = -np.inf
     return z
 
 
 @strategy("E4", "suppress tokens at begin", stage="ban", rank=160)
 @fields(element="begin_suppress_tokens")
 @parameter("begin_suppress_tokens", (), "Ids.", kind="ids")
-@fields(
-    call=lambda begin_suppress, z, context, banned: begin_suppress(z, context, banned)
-)
 @example(begin_suppress_tokens=[1, 2])
-def begin_suppress(z: Logits, context: Context, ids: Ids) -> Logits:
+def begin_suppress(z: Logits, context: Context, banned: Ids) -> Logits:
     """Tokens that do not begin the new text: z_v = -inf at the first step. Source:
     transformers.
 
     >>> begin_suppress(np.zeros(2), Context(prompt_length=3, step=0), [1]).tolist()
     [0.0, -inf]
     """
-    return suppress(z, ids) if context.step == 0 else z
+    return suppress(z, banned) if context.step == 0 else z
 
 
 @strategy("E5", "allowed tokens", stage="ban", rank=50, ranks={"vllm": 1})
 @fields(element="allowed_tokens")
 @parameter("allowed_token_ids", None, "Ids.", kind="ids")
-@fields(call=lambda allow, z, allowed: allow(z, allowed))
 @example(allowed_token_ids=[2, 3])
-def allow(z: Logits, ids: Ids) -> Logits:
+def allow(z: Logits, allowed: Ids) -> Logits:
     """Nothing but these tokens: z_v = -inf for all others.
 
     An empty list removes all. What was banned before stays banned, and nothing left is
@@ -135,7 +130,7 @@ def allow(z: Logits, ids: Ids) -> Logits:
     [-inf, 0.0, -inf]
     """
     kept = np.full_like(z, -np.inf)
-    index = list(ids)
+    index = list(allowed)
     kept[index] = z[index]
     return kept
 
@@ -218,18 +213,15 @@ def forced_bos(z: Logits, context: Context, id: int) -> Logits:
 @strategy("E7", "forced last token", stage="ban", rank=130)
 @parameter("forced_eos_token_id", (), "Id, or ids.", kind="ids")
 @fields(also=("max_new_tokens",))
-@fields(
-    call=lambda forced_eos, z, context, ends, most: forced_eos(z, context, ends, most)
-)
 @example(forced_eos_token_id=4, max_new_tokens=1)
-def forced_eos(z: Logits, context: Context, ids: Ids, max_new_tokens: int) -> Logits:
+def forced_eos(z: Logits, context: Context, ends: Ids, max_new_tokens: int) -> Logits:
     """The token at max_new_tokens is this one, or one of several: z_v = -inf for all
     others at the last step. Source: transformers.
 
     >>> forced_eos(np.zeros(2), Context(prompt_length=3, step=4), [1], 5).tolist()
     [-inf, 0.0]
     """
-    return _force(z, ids) if context.step == max_new_tokens - 1 else z
+    return _force(z, ends) if context.step == max_new_tokens - 1 else z
 
 
 def _force(z: np.ndarray, ids: Ids) -> np.ndarray:
@@ -262,9 +254,7 @@ def ignore_eos(z: Logits, eos: Ids, on: bool = True) -> Logits:
     "(start, factor): after start new tokens.",
     kind="pair",
 )
-@example(
-    lambda show, _: show.rule({"exponential_decay_length_penalty": (1, 1.3)}, new=3)
-)
+@example(lambda show: show.rule({"exponential_decay_length_penalty": (1, 1.3)}, new=3))
 def exponential_decay(
     z: Logits, context: Context, eos: Ids, start_factor: tuple[int, float]
 ) -> Logits:

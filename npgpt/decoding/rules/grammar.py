@@ -16,9 +16,8 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import Ids, keep
-from npgpt.decoding.rules.regex import padded
 from npgpt.decoding.rules.triggers import LazyMask
-from npgpt.decoding.vocabulary import all_bytes
+from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits
@@ -88,10 +87,6 @@ class GrammarMask:
             return False
         return True
 
-    def accepts(self, generated: Ids) -> bool:
-        """Whether the text is a sentence of the grammar."""
-        return self.matcher(generated).is_accepting()
-
 
 @strategy("E14", "grammar", constrains=True, stage="ban", rank=110)
 @parameter("grammar", "", "GBNF (llama.cpp) or Lark.", kind="grammar")
@@ -104,7 +99,7 @@ class GrammarMask:
 @parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
 @fields(prepare=lambda *settings: prepare_grammar(*settings))
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
@@ -126,7 +121,7 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
 @fields(also=("trigger_words", "trigger_tokens"))
 @fields(prepare=lambda *settings: prepare_schema(*settings))
 @example(
-    lambda show, _: show.rule(
+    lambda show: show.rule(
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )

@@ -16,9 +16,8 @@ from npgpt.shapes import Float, Logits
 @strategy("D1", "repetition penalty", stage="penalty", rank=20)
 @fields(element="repetition_penalty", aliases=("penalties",))
 @parameter("repetition_penalty", 1.0, "1 is off.", 1e-6)
-@fields(call=lambda repetition, z, window, r: repetition(z, window, r))
 @example(repetition_penalty=1.5)
-def repetition(z: Logits, ids: Ids, r: float) -> Logits:
+def repetition(z: Logits, window: Ids, r: float) -> Logits:
     """Tokens seen before become less probable, once each: z_v / r where z_v > 0, z_v r
     elsewhere.
 
@@ -31,7 +30,7 @@ def repetition(z: Logits, ids: Ids, r: float) -> Logits:
     >>> repetition(z, [0, 0, 2], 2.0).tolist()
     [1.0, 4.0, -6.0, 0.0]
     """
-    return _scaled(z, _seen(ids), r)
+    return _scaled(z, _seen(window), r)
 
 
 @strategy("D6", "encoder repetition penalty", stage="penalty", rank=10)
@@ -90,9 +89,8 @@ def windowed_repetition(
     False,
     "Presence and frequency count generated tokens only, as OpenAI and vLLM do.",
 )
-@fields(call=lambda presence, z, counted, alpha, ignore: presence(z, counted, alpha))
 @example(presence_penalty=1.0)
-def presence(z: Logits, ids: Ids, alpha: float) -> Logits:
+def presence(z: Logits, counted: Ids, alpha: float) -> Logits:
     """A constant off every token seen before: z_v - alpha [c_v > 0].
 
     The prompt counts, as in llama.cpp; with penalties_ignore_prompt it does not, as at
@@ -102,16 +100,16 @@ def presence(z: Logits, ids: Ids, alpha: float) -> Logits:
     [0.0, -0.5, 0.0]
     """
     z = z.copy()
-    z[_seen(ids)] -= alpha
+    z[_seen(counted)] -= alpha
     return z
 
 
 @strategy("D3", "frequency penalty", stage="penalty", rank=40)
 @fields(element="frequency_penalty", aliases=("penalties",))
 @parameter("frequency_penalty", 0.0, "0 is off.")
-@fields(call=lambda frequency, z, counted, beta: frequency(z, counted, beta))
+@fields(also=("penalties_ignore_prompt",))
 @example(frequency_penalty=1.0)
-def frequency(z: Logits, ids: Ids, beta: float) -> Logits:
+def frequency(z: Logits, counted: Ids, beta: float) -> Logits:
     """A constant off for every time a token was seen: z_v - beta c_v.
 
     The prompt counts unless penalties_ignore_prompt is set, as for `presence`. Source:
@@ -120,7 +118,7 @@ def frequency(z: Logits, ids: Ids, beta: float) -> Logits:
     >>> frequency(np.zeros(3), [1, 1], 0.5).tolist()
     [0.0, -1.0, 0.0]
     """
-    seen, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
+    seen, counts = np.unique(np.asarray(counted, np.int64), return_counts=True)
     z = z.copy()
     z[seen] -= (beta * counts).astype(z.dtype)
     return z
@@ -172,7 +170,7 @@ def encoder_no_repeat_ngram(z: Logits, ids: Ids, prompt: Ids, n: int) -> Logits:
     "lambda: off z of the end while the text is shorter than w.",
     0,
 )
-@example(lambda show, _: show.rule({"penalty_decoding": 1.5}, new=3))
+@example(lambda show: show.rule({"penalty_decoding": 1.5}, new=3))
 def penalty_decoding(
     z: Logits, generated: Ids, eos: Ids, r: float, window: int, early_end: float
 ) -> Logits:

@@ -16,7 +16,7 @@ import numpy as np
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.automaton import Automaton
 from npgpt.decoding.rules.base import Context, Ids, keep
-from npgpt.decoding.vocabulary import all_bytes
+from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits
@@ -172,13 +172,3 @@ def _mask(
     pattern: str, tokenizer: Tokens, V: int | None, eos: tuple[int, ...]
 ) -> RegexMask:
     return RegexMask(pattern, padded(all_bytes(tokenizer), V), eos)
-
-
-def padded(tokens: Sequence[bytes], V: int | None) -> list[bytes]:
-    """The bytes of V ids: a model may have more ids than its tokenizer, or fewer.
-
-    >>> padded([b"a"], 2)
-    [b'a', b'']
-    """
-    V = len(tokens) if V is None else V
-    return [*tokens[:V], *[b""] * (V - len(tokens))]

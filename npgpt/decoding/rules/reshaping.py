@@ -149,7 +149,7 @@ def normalize(z: Logits, on: bool = True) -> Logits:
 
 @strategy("B7", "inf and NaN removal", stage="invalid")
 @parameter("remove_invalid_values", False, "First of all rules.")
-@example(lambda show, remove: show.invalid(remove))
+@example(lambda show: show.invalid({"remove_invalid_values": True}))
 def remove_invalid(z: Logits, on: bool = True) -> Logits:
     """Numbers that are none become some: NaN -> 0, the infinities -> the largest
     floats.

@@ -83,7 +83,7 @@ def _crossing(z: np.ndarray, p: float) -> np.floating:
 @parameter("top_p_decay", 1.0, "Factor a token; 1 is off.", 0, 1)
 @parameter("top_p_min", 0.0, "Never below this.", 0, 1)
 @parameter("top_p_reset_ids", (), "Tokens that end a sentence.", kind="ids")
-@example(lambda show, _: show.rule({"top_p": 0.9, "top_p_decay": 0.9}, new=3))
+@example(lambda show: show.rule({"top_p": 0.9, "top_p_decay": 0.9}, new=3))
 def factual_nucleus(
     z: Logits, generated: Ids, decay: float, least: float, reset_ids: Ids, p: float
 ) -> Logits:

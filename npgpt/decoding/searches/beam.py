@@ -9,11 +9,10 @@ the end can still be lost: only a beam as wide as all texts is an exact search.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from npgpt.cache import KVCache
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
@@ -29,59 +28,8 @@ from npgpt.decoding.searches.candidates import (
 )
 from npgpt.decoding.searches.hypotheses import Hypothesis, pick
 from npgpt.errors import DecodingError
+from npgpt.interface import Cache
 from npgpt.ops import log_softmax
-
-
-class Search(Protocol):
-    """What run_beams asks of a search: beams, a step, an end."""
-
-    running: list[Hypothesis]
-    done: bool
-
-    def advance(self, z: np.ndarray) -> None:
-        """Replace `running` by its successors, from the logits (len(running), V)."""
-
-
-def run_beams(job: Job, searches: Sequence[Search]) -> None:
-    """Feed every search, one a prompt, until all are done; a step is one reading."""
-    z, cache = job.read(job.prompts)
-    live = [(search, [i]) for i, search in enumerate(searches)]  # and its beams' rows
-    while True:
-        for search, own in live:
-            search.advance(z[own])
-        live = [
-            (search, [own[beam.parent] for beam in search.running])
-            for search, own in live
-            if not search.done
-        ]
-        if not live:
-            return
-        slots, cache = place(cache, [source for _, own in live for source in own])
-        taken = iter(slots)
-        live = [(search, [next(taken) for _ in own]) for search, own in live]
-        last = {
-            slot: beam.ids[-1:]
-            for search, own in live
-            for beam, slot in zip(search.running, own, strict=True)
-        }
-        z = job.model.next_logits([last[i] for i in range(len(slots))], cache)
-
-
-def place(cache: KVCache, sources: Sequence[int]) -> tuple[list[int], KVCache]:
-    """A cache row for every beam, given the row that its parent had.
-
-    The first child of a row stays there; only further children are copied, from where
-    their texts part.
-    """
-    if len(sources) != cache.batch:
-        return list(range(len(sources))), cache.select(sources)
-    free = [row for row in range(cache.batch) if row not in sources]
-    slots: list[int] = []
-    for source in sources:
-        slots.append(free.pop() if source in slots else source)
-        if slots[-1] != source:
-            cache.copy_row(slots[-1], source)
-    return slots, cache
 
 
 class BeamSearch:
@@ -111,6 +59,7 @@ class BeamSearch:
         self.considered = max(2, 1 + len(job.eos)) * self.num_beams
         self.running = [Hypothesis()]
         self.finished: list[Hypothesis] = []
+        self.chosen: list[int] = []  # what groups of a diverse search keep away from
         self.done = False
 
     def advance(self, z: np.ndarray) -> None:
@@ -122,8 +71,7 @@ class BeamSearch:
             norm, lp = log_sum_exp(z), z
         candidates = self.candidates(lp, norm)
         running: list[Hypothesis] = []
-        # what groups of a diverse search keep away from
-        self.chosen: list[int] = []
+        self.chosen = []
         best = self.options.greedy and not self.chain
         for place, (score, parent, token) in enumerate(candidates):
             if place >= self.num_beams == len(running):
@@ -209,3 +157,45 @@ class BeamSearch:
             t = self.row.most
         best = self.best_candidate if self.by_candidate else self.running[0].score
         return best / self._norm(t) > self.finished[-1].score
+
+
+def run_beams(job: Job, searches: Sequence[BeamSearch]) -> None:
+    """Feed every search, one a prompt, until all are done; a step is one reading."""
+    z, cache = job.read(job.prompts)
+    live = [(search, [i]) for i, search in enumerate(searches)]  # and its beams' rows
+    while True:
+        for search, own in live:
+            search.advance(z[own])
+        live = [
+            (search, [own[beam.parent] for beam in search.running])
+            for search, own in live
+            if not search.done
+        ]
+        if not live:
+            return
+        slots, cache = place(cache, [source for _, own in live for source in own])
+        taken = iter(slots)
+        live = [(search, [next(taken) for _ in own]) for search, own in live]
+        last = {
+            slot: beam.ids[-1:]
+            for search, own in live
+            for beam, slot in zip(search.running, own, strict=True)
+        }
+        z = job.model.next_logits([last[i] for i in range(len(slots))], cache)
+
+
+def place(cache: Cache, sources: Sequence[int]) -> tuple[list[int], Cache]:
+    """A cache row for every beam, given the row that its parent had.
+
+    The first child of a row stays there; only further children are copied, from where
+    their texts part.
+    """
+    if len(sources) != cache.batch:
+        return list(range(len(sources))), cache.select(sources)
+    free = [row for row in range(cache.batch) if row not in sources]
+    slots: list[int] = []
+    for source in sources:
+        slots.append(free.pop() if source in slots else source)
+        if slots[-1] != source:
+            cache.copy_row(slots[-1], source)
+    return slots, cache

@@ -58,18 +58,19 @@ def best_candidates(lp: np.ndarray, scores: Sequence[float], n: int) -> list[Can
     >>> [(b, v) for s, b, v in best_candidates(lp, [0.0, -1.0], 3)]
     [(0, 0), (1, 0), (0, 1)]
     """
-    totals = lp + np.asarray(scores)[:, None]
-    (B, V), least = totals.shape, -np.finfo(np.float64).max
-    width = V // GROUP
+    (B, V), before, width = lp.shape, np.asarray(scores), lp.shape[1] // GROUP
+    least = -float(np.finfo(lp.dtype).max)  # what is removed is below it
     if B * width >= n:
         # Each of so many groups of tokens has a best one, so n pairs reach the n-th
         # best of those: the others need not be sorted.
-        tops = totals[:, : GROUP * width].reshape(B, GROUP, width).max(axis=1)
-        least = max(least, np.partition(tops, tops.size - n, axis=None)[-n])
-    beam, token = np.nonzero(totals >= least)
-    order = np.argsort(-totals[beam, token], kind="stable")[:n]
-    beam, token = beam[order], token[order]
-    found = (totals[beam, token].tolist(), beam.tolist(), token.tolist())
+        tops = lp[:, : GROUP * width].reshape(B, GROUP, width).max(axis=1)
+        tops = tops + before[:, None]
+        least = max(least, float(np.partition(tops, tops.size - n, axis=None)[-n]))
+    enough = (least - before - 1e-3).astype(lp.dtype)  # below it by more than rounding
+    beam, token = np.divmod(np.flatnonzero(lp >= enough[:, None]), V)
+    totals = lp[beam, token] + before[beam]
+    order = np.argsort(-totals, kind="stable")[:n]
+    found = (totals[order].tolist(), beam[order].tolist(), token[order].tolist())
     return list(zip(*found, strict=True))
 
 

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.guidance.guided import NO_STATES
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Step, record
 from npgpt.decoding.rules.base import probabilities
 from npgpt.decoding.rules.penalties import degeneration
 from npgpt.errors import ContextOverflowError, DecodingError
+from npgpt.interface import able
 
 
 @strategy("G5", "contrastive search", kind="search", also=("top_k",), uses=("top_k",))
@@ -41,10 +43,7 @@ def contrastive_search(job: Job) -> Iterator[Step]:
         raise DecodingError("contrastive search has one result: num_return_sequences 1")
     if options.top_k < 1:
         raise DecodingError("penalty_alpha needs top_k, the number of candidates")
-    if not hasattr(model, "next_hidden"):
-        raise DecodingError(
-            "contrastive search needs hidden states, which this guidance does not have"
-        )
+    able(model, "next_hidden", NO_STATES)
     for prompt in job.prompts:  # the last candidates are read too, to be compared
         more = 1 if options.overflow == "stop" else options.max_new_tokens
         if len(prompt) + more > job.room:
@@ -58,7 +57,7 @@ def contrastive_search(job: Job) -> Iterator[Step]:
 def _steps(job: Job) -> Iterator[Step]:
     if not job.options.max_new_tokens:
         return
-    rows, model = job.rows(), job.model
+    rows, model = job.rows(), able(job.model, "next_hidden", NO_STATES)
     for row in rows:
         row.most = min(row.most, job.room - row.prompt_length)
     k = min(job.options.top_k, model.config.vocab_size)

@@ -24,7 +24,7 @@ from npgpt.decoding.searches.hypotheses import Hypothesis
 @parameter("num_beam_groups", 1, "Groups; 1 is off.", 1)
 @parameter("diversity_penalty", 0.0, "lambda.", 0)
 @example(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, num_return_sequences=2)
-class DiverseBeamSearch:
+class DiverseBeamSearch(BeamSearch):
     """Groups of beams kept apart from each other: log p_v - lambda (times v was chosen
     by earlier groups).
 
@@ -40,30 +40,24 @@ class DiverseBeamSearch:
     """
 
     def __init__(self, job: Job, row: Row, count_ended: int | None = None):
-        o = job.options
-        self.chosen: list[int] = []
+        super().__init__(job, row)
+        n, penalty = job.options.num_beam_groups, job.options.diversity_penalty
+        self.width, self.count_ended = self.num_beams // n, count_ended
+        self.groups = [BeamSearch(job, row, self.width) for _ in range(n)]
+        self.place = [[0] for _ in self.groups]  # each group's beams among `running`
         away = Rule(
             "diversity",
-            str(o.diversity_penalty),
-            lambda ids, z, c: frequency(z, self.chosen, o.diversity_penalty),
+            str(penalty),
+            lambda ids, z, c: frequency(z, self.chosen, penalty),
         )
-        self.width = o.num_beams // o.num_beam_groups
-        self.groups = [
-            BeamSearch(job, row, self.width) for _ in range(o.num_beam_groups)
-        ]
-        for group in self.groups:
+        for i, group in enumerate(self.groups):
             group.by_candidate = True
-        for group in self.groups[1:]:
-            group.chain = [away, *job.chain]
-        self.count_ended = count_ended
-        self.running = [Hypothesis()]
-        self.place = [[0] for _ in self.groups]  # each group's beams among `running`
-        self.done = False
+            group.chain = [away, *job.chain] if i else job.chain
 
     def advance(self, z: np.ndarray) -> None:
         """One step of every group, in order."""
-        self.chosen = []
         running: list[Hypothesis] = []
+        self.chosen = []
         for group, place in zip(self.groups, self.place, strict=True):
             if group.done:
                 if self.count_ended is not None:

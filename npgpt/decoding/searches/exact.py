@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.catalogue import example, parameter, strategies, strategy
 from npgpt.decoding.chain import run_chain
 from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, CHOICE
@@ -24,8 +24,6 @@ from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
 from npgpt.decoding.selectors import inverse_cdf
 from npgpt.errors import DecodingError
-
-CONSTRAINTS = ("choice", "regex", "json_schema", "grammar", "prefix_allowed_tokens")
 
 
 class _Task(NamedTuple):
@@ -55,7 +53,7 @@ class _Choice(NamedTuple):
     "exact_rounds", 1000, "Texts tried by rejection, or learned from by asap.", 1
 )
 @parameter("smc_particles", 16, "Particles of smc.", 1)
-@example(lambda show, _: _example(show))
+@example(lambda show: _example(show))
 def exact_sampling(job: Job) -> Iterator[Step]:
     """The model's law given the constraint, which masking alone distorts: y ~ p(y | y
     fits it and ends within max_new_tokens).
@@ -72,13 +70,14 @@ def exact_sampling(job: Job) -> Iterator[Step]:
             "overflow='slide'"
         )
     job.check_room()
-    constraints = [rule for rule in job.chain if rule.name in CONSTRAINTS]
+    names = {s.chain_name for s in strategies() if s.constrains}
+    constraints = [rule for rule in job.chain if rule.name in names]
     if not constraints or not job.eos:
         raise DecodingError(
             "exact_constraint needs a constraint (regex, json_schema, grammar, choice) "
             "and an end-of-text id"
         )
-    rules = [rule for rule in job.chain if rule.name not in CONSTRAINTS]
+    rules = [rule for rule in job.chain if rule.name not in names]
     tasks = [_Task(job, row, rules, constraints) for row in job.rows()]
     return _steps(tasks if job.options.max_new_tokens else [])
 
@@ -102,10 +101,13 @@ def allowed_mass(
     return keep(z, allowed), float(p[allowed].sum()), p
 
 
+Chosen = tuple[int | None, np.ndarray]  # a token, or None to give up; what is allowed
+
+
 def _write(
     task: _Task,
     attempt: int,
-    choose: Callable[[list[int], np.ndarray, Context], tuple[int | None, np.ndarray]],
+    choose: Callable[[list[int], np.ndarray, Context], Chosen],
 ) -> list[_Choice] | None:
     """One text, token by token; None if it does not end in time or choose gives up."""
     model, ids = task.job.model, list(task.row.ids)
@@ -130,7 +132,7 @@ def rejection(task: _Task) -> list[_Choice]:
     A text is given up as soon as one of its Z_t fails.
     """
 
-    def choose(ids, logits, context):
+    def choose(ids: list[int], logits: np.ndarray, context: Context) -> Chosen:
         z, Z, _ = allowed_mass(task, ids, logits, context)
         if context.uniform(ACCEPT) >= Z:
             return None, z
@@ -154,41 +156,36 @@ def asap(task: _Task) -> list[_Choice]:
     probability that a text goes on to fit: 1 where nothing is known, and after a round
     c(prefix) = sum_v p_v c(prefix v) along its path. The law tends to the exact one.
     """
-    futures: dict[tuple[int, ...], float] = {}
-    known: dict[tuple[int, ...], np.ndarray] = {}  # prefix -> p of what is allowed
-    children: dict[tuple[int, ...], set[int]] = {}
+    # Of each prefix: p of what is allowed, and the bound c of each token after it
+    known: dict[tuple[int, ...], np.ndarray] = {}
+    bounds: dict[tuple[int, ...], np.ndarray] = {}
 
-    def choose(ids, logits, context):
+    def choose(ids: list[int], logits: np.ndarray, context: Context) -> Chosen:
         prefix = tuple(ids[task.row.prompt_length :])
         z, _, p = allowed_mass(task, ids, logits, context)
         known[prefix] = np.where(z > -np.inf, p, 0.0)
-        weight = known[prefix].copy()
-        for v in children.setdefault(prefix, set()):
-            weight[v] *= futures[(*prefix, v)]
+        weight = known[prefix] * bounds.setdefault(prefix, np.ones(len(z)))
         if weight.sum() <= 0:
             return None, z
         with np.errstate(divide="ignore"):
             id = inverse_cdf(np.log(weight), context.uniform())
-        children[prefix].add(id)
-        futures.setdefault((*prefix, id), 1.0)
         path[:] = [*prefix, id]
         return id, z
 
-    found, options = None, task.job.options
+    found, options, whole = None, task.job.options, 1.0
     path: list[int] = []
     for attempt in range(options.exact_rounds):
         path.clear()
         choices = _write(task, attempt, choose)
         text = tuple(path)
         if len(text) >= options.max_new_tokens and text[-1] not in task.job.eos:
-            futures[text] = 0.0  # it did not end in time
+            bounds[text[:-1]][text[-1]] = 0.0  # it did not end in time
         for n in range(len(text) - 1, -1, -1):
-            prefix, weight = text[:n], known[text[:n]]
-            futures[prefix] = float(weight.sum()) - sum(
-                weight[v] * (1 - futures[(*prefix, v)]) for v in children[prefix]
-            )
+            whole = float(known[text[:n]] @ bounds[text[:n]])
+            if n:
+                bounds[text[: n - 1]][text[n - 1]] = whole
         found = choices or found
-        if futures.get((), 1.0) <= 0:
+        if whole <= 0:
             break
     if found is None:
         raise DecodingError(

@@ -29,7 +29,7 @@ class _Place:
     state: Any  # the selector's, before this token
     banned: list[int] = field(default_factory=list)
     id: int = -1
-    z: np.ndarray = field(default_factory=lambda: np.empty(0))
+    z: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @strategy("E17", "phrase ban", kind="search")
@@ -68,7 +68,7 @@ def _write(job: Job, row: Row) -> Iterator[Step]:
             place.z = place.z.copy()
             place.z[place.banned] = -np.inf
         place.id, state = job.selector.choose(ids, place.z, here, place.state)
-        texts = _texts(tokenizer, [p.id for p in places])
+        texts = _texts(tokenizer, base, [p.id for p in places])
         text = texts[-1].lower()
         found = [text.find(phrase) for phrase in phrases if phrase in text]
         if found:
@@ -90,9 +90,9 @@ def _write(job: Job, row: Row) -> Iterator[Step]:
         places.append(_Place(z, state))
 
 
-def _texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+def _texts(tokenizer: Any, base: Sequence[int], ids: Sequence[int]) -> list[str]:
     """The text after each token; an unfinished character is not there yet."""
-    stream, text, texts = tokenizer.stream(), "", []
+    stream, text, texts = tokenizer.stream(base), "", []
     for id in ids:
         text += stream.push(id)
         texts.append(text)

@@ -42,7 +42,7 @@ def best_of(job: Job) -> Iterator[Step]:
     if keep > n:
         raise DecodingError(f"num_return_sequences {keep} is more than best_of {n}")
     drawn = job.options.but(best_of=None, best_of_by=None, num_return_sequences=n)
-    steps = sample(Job(job.model, job.prompts, drawn))
+    steps = sample(job.model, job.prompts, drawn)
 
     def score(text: Sequence[Step]) -> float:
         return likelihood([step.logprob for step in text], job.options.best_of_by)
@@ -71,7 +71,7 @@ def last_number(text: str) -> str:
 
 
 @strategy("G9", "self-consistency", kind="after")
-@example(lambda show, vote: show.texts(vote, lambda text: text.split()[-1]))
+@example(extract=lambda text: text.split()[-1])
 def self_consistency(
     texts: Sequence[Any], extract: Callable[[str], Any] = last_number
 ) -> tuple[Any, float]:
@@ -103,7 +103,6 @@ def overlap(a: str, b: str) -> float:
 
 
 @strategy("G10", "minimum Bayes risk", kind="after")
-@example(lambda show, best: show.texts(best))
 def minimum_bayes_risk(
     texts: Sequence[Any], utility: Callable[[str, str], float] = overlap
 ) -> int:

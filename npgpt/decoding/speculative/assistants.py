@@ -13,7 +13,6 @@ import numpy as np
 
 from npgpt.cache import keep_common
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.guidance.guided import check_same_vocabulary
 from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row, Step
@@ -22,7 +21,10 @@ from npgpt.decoding.selectors import inverse_cdf
 from npgpt.decoding.speculative.acceptance import speculative
 from npgpt.decoding.speculative.loop import Draft, Drafter, check_speculative, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
+from npgpt.decoding.vocabulary import sized_as
 from npgpt.errors import DecodingError
+from npgpt.interface import Model, Rows, able
+from npgpt.shapes import Array
 
 BESIDE = (  # what may be set beside a drafter that is a model
     "typical_acceptance",
@@ -88,9 +90,9 @@ class ModelDrafter(Drafter):
     threshold (dynamic draft length).
     """
 
-    def __init__(self, job: Job, assistant: Any):
-        check_same_vocabulary(job.model, assistant)
-        self.model, o = assistant, job.options
+    def __init__(self, job: Job, assistant: Model):
+        self.model: Model = sized_as(job.model, assistant)
+        o = job.options
         self.greedy, self.tells = (
             o.greedy,
             not o.greedy or o.assistant_ensemble_weight != 1,
@@ -99,7 +101,9 @@ class ModelDrafter(Drafter):
         self.pace = Pace(o.num_assistant_tokens, o.num_assistant_tokens_schedule)
         self.cache: Any = None
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+    def propose(
+        self, rows: Sequence[Row], limits: Sequence[int], cache: Any
+    ) -> list[Draft]:
         """Drafts of all rows, token by token side by side."""
         room = self.model.config.n_positions
         limits = [
@@ -110,7 +114,7 @@ class ModelDrafter(Drafter):
         going = [i for i, limit in enumerate(limits) if limit]
         self._start(rows)
         while going:
-            z = self._read(rows, drafts, going)
+            z = self._read(rows, drafts)
             going = [
                 i
                 for i in going
@@ -125,18 +129,18 @@ class ModelDrafter(Drafter):
         for i, row in enumerate(rows):
             keep_common(self.cache, i, row.ids)
 
-    def _read(
-        self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
-    ) -> np.ndarray:
+    def _read(self, rows: Sequence[Row], drafts: Sequence[Draft]) -> np.ndarray:
         """Logits after every row's draft; one that has stopped reads its end again."""
-        unread = []
+        unread, room = [], self.model.config.n_positions
         for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            text, held = row.ids + draft.tokens, len(self.cache.ids[i])
-            if i not in going:
-                text = text[: max(1, held)]
-                held = min(held, len(text) - 1)
+            text, held = (row.ids + draft.tokens)[:room], len(self.cache.ids[i])
+            if held == len(text):
+                held -= 1
                 self.cache.crop_row(i, held)
             unread.append(text[held:])
+        return self._logits(unread)
+
+    def _logits(self, unread: Rows) -> np.ndarray:
         return self.model.next_logits(unread, self.cache)
 
     def _draw(self, row: Row, draft: Draft, logits: np.ndarray) -> bool:
@@ -185,40 +189,33 @@ class EarlyExit(ModelDrafter):
                 f"assistant_early_exit {self.layers} must be below the model's {n} "
                 "layers"
             )
-        if not hasattr(job.model, "first_logits"):
-            raise DecodingError("assistant_early_exit does not go with guidance")
+        what = "assistant_early_exit does not go with guidance"
+        self.deep = able(job.model, "first_logits", what)
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+    def propose(
+        self, rows: Sequence[Row], limits: Sequence[int], cache: Any
+    ) -> list[Draft]:
         """Drafts by the first layers, in the model's own cache, cropped after."""
         held = cache.lengths.tolist()
         self.cache = cache
-        self.states: list[list[Any]] = [[] for _ in rows]
+        self.states: list[list[Array]] = [[] for _ in rows]
         drafts = super().propose(rows, limits, cache)
         cache.crop(held)
         return drafts
 
     def read_draft(
-        self, unread: Sequence[Sequence[int]], cache: Any, keep: Sequence[int]
+        self, unread: Rows, cache: Any, keep: Sequence[int]
     ) -> list[np.ndarray]:
         """The model's logits, by the layers that have not read the draft."""
         if not all(self.states):
             return self.model.all_logits(unread, cache, keep)
-        return self.model.rest_logits(unread, self.states, cache, self.layers, keep)
+        return self.deep.rest_logits(unread, self.states, cache, self.layers, keep)
 
     def _start(self, rows: Sequence[Row]) -> None:
         pass  # the model's cache holds what stands
 
-    def _read(
-        self, rows: Sequence[Row], drafts: Sequence[Draft], going: Sequence[int]
-    ) -> np.ndarray:
-        unread = []
-        for i, (row, draft) in enumerate(zip(rows, drafts, strict=True)):
-            text, held = row.ids + draft.tokens, len(self.cache.ids[i])
-            if held == len(text):  # a row that has stopped reads its end again
-                held -= 1
-                self.cache.crop_row(i, held)
-            unread.append(text[held:])
-        z, states = self.model.first_logits(unread, self.cache, self.layers)
+    def _logits(self, unread: Rows) -> np.ndarray:
+        z, states = self.deep.first_logits(unread, self.cache, self.layers)
         for known, state in zip(self.states, states, strict=True):
             known.append(state)
         return z

@@ -67,7 +67,7 @@ class NgramCache(Drafter):
 
     def __init__(self, num_tokens: int, size: int = 3):
         self.num_tokens, self.size = num_tokens, size
-        self.tables: dict[int, dict[tuple[int, ...], Counter]] = {}  # one a row
+        self.tables: dict[int, dict[tuple[int, ...], Counter[int]]] = {}  # one a row
         self.read: dict[int, int] = {}
 
     def guess(self, row: Row, limit: int) -> list[int]:

@@ -19,6 +19,7 @@ from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.speculative import acceptance
 from npgpt.errors import DecodingError
+from npgpt.interface import able
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Drafter:
     bonus = True  # one more token of the model's follows a draft that stands
     read_draft: Any = None  # reads in the place of model.all_logits, where it is set
 
-    def propose(self, rows: Sequence[Row], limits: Sequence[int], cache: Any) -> list:
+    def propose(
+        self, rows: Sequence[Row], limits: Sequence[int], cache: Any
+    ) -> list[Draft]:
         """One Draft a row; `cache` is the model's, and must be left as it was."""
         pairs = zip(rows, limits, strict=True)
         return [Draft(self.guess(row, limit)) for row, limit in pairs]
@@ -137,8 +140,11 @@ def check_speculative(job: Job, what: str) -> None:
     """Raise what speculative decoding cannot do, before any work."""
     job.check_search(what)
     o = job.options
-    if not hasattr(job.model, "all_logits"):
-        raise DecodingError(f"{what} needs logits at several positions from the model")
+    able(
+        job.model,
+        "all_logits",
+        f"{what} needs logits at several positions from the model",
+    )
     if o.mirostat or o.is_set("adaptive_target"):
         raise DecodingError(
             f"{what} does not go with mirostat or adaptive_target: their state would "

@@ -14,6 +14,7 @@ import numpy as np
 
 from npgpt.cache import keep_common
 from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.guidance.guided import NO_TREES
 from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, DRAFT
 from npgpt.decoding.row import Row, Step, record
@@ -21,7 +22,9 @@ from npgpt.decoding.rules.base import Context, probabilities
 from npgpt.decoding.selectors import greedy, inverse_cdf
 from npgpt.decoding.speculative.acceptance import draw, residual
 from npgpt.decoding.speculative.loop import check_speculative
+from npgpt.decoding.vocabulary import sized_as
 from npgpt.errors import DecodingError
+from npgpt.interface import able
 
 
 class Tree(NamedTuple):
@@ -98,8 +101,7 @@ def run_trees(
     """
     if not job.options.max_new_tokens:
         return
-    if not hasattr(job.model, "tree_logits"):
-        raise DecodingError("token trees do not go with this guidance")
+    able(job.model, "tree_logits", NO_TREES)
     live = [_write(job, row, make_drafter(), choose) for row in job.rows()]
     while live:
         for writer in list(live):
@@ -114,10 +116,11 @@ def _write(job: Job, row: Row, drafter: Any, choose: Choose) -> Iterator[list[St
     """Lists of steps of one row, one list a reading."""
     longest = min(len(row.ids) + job.options.max_new_tokens, job.room)
     # A tree's nodes lie side by side in the cache, at more places than positions.
-    cache = job.model.new_cache(1, n_positions=longest + drafter.nodes + 1)
+    model = able(job.model, "tree_logits", NO_TREES)
+    cache = model.new_cache(1, n_positions=longest + drafter.nodes + 1)
     if hasattr(cache, "origins"):
         cache.origins = [row.index // job.options.num_return_sequences]
-    z = job.model.next_logits([row.ids], cache)  # the text's end, then the tree's nodes
+    z = model.next_logits([row.ids], cache)  # the text's end, then the tree's nodes
     tree = Tree([], [], {})
     while True:
         steps, kept = [], []
@@ -136,7 +139,7 @@ def _write(job: Job, row: Row, drafter: Any, choose: Choose) -> Iterator[list[St
         # The new last token is read together with the next tree, as its root.
         tree = drafter.grow(row, row.most - row.step - 1)
         parents = [-1, *(parent + 1 for parent in tree.parents)]
-        z = job.model.tree_logits([row.ids[-1], *tree.tokens], parents, cache)[0]
+        z = model.tree_logits([row.ids[-1], *tree.tokens], parents, cache)[0]
         drafter.observe(row, tree, z)
 
 
@@ -148,7 +151,7 @@ class AssistantTree:
     """
 
     def __init__(self, job: Job):
-        self.model, self.job = job.options.assistant_model, job
+        self.model, self.job = sized_as(job.model, job.options.assistant_model), job
         self.branches = job.options.assistant_tree
         self.nodes = int(np.cumprod(self.branches).sum())
         self.cache = self.model.new_cache(1)

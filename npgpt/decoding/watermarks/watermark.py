@@ -155,13 +155,7 @@ def unigram(z: Logits, ratio: float, bias: float, key: int) -> Logits:
 @strategy("I4", "Gumbel watermark", kind="selector", sampling=True)
 @fields(when=("watermark", "gumbel"), element="gumbel_watermark")
 @fields(also=("hashing_key", "context_width"))
-@example(
-    lambda show, gumbel: show.step(
-        {"u": _uniforms(7, [2], 5), "u^(1/p)": _uniforms(7, [2], 5) ** (1 / show.P)},
-        gumbel(show.Z, [2], 7, 1),
-        "hashing_key=7, after 'old'",
-    )
-)
+@example(watermark="gumbel")
 def gumbel(z: Logits, ids: Ids, key: int, width: int) -> int:
     """The noise of Gumbel-max comes from a key: argmax u_v^(1/p_v), u = PRF(key, last
     tokens).
@@ -220,7 +214,9 @@ def detect(
             f"greenlist_ratio {ratio:g} makes all tokens alike: there is no mark"
         )
     ngrams = np.lib.stride_tricks.sliding_window_view(text, width + 1)
-    after: dict[tuple, set] = {}  # the distinct tokens after each context
+    after: dict[
+        tuple[int, ...], set[int]
+    ] = {}  # the distinct tokens after each context
     for *context, token in ngrams.tolist():
         after.setdefault(tuple(context), set()).add(token)
     T = sum(map(len, after.values()))

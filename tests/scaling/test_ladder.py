@@ -10,7 +10,7 @@ import pytest
 from npgpt.scaling import fit
 from npgpt.scaling.sizes import describe
 
-FILE = Path(__file__).parent.parent / "tools" / "scaling.py"
+FILE = Path(__file__).parents[2] / "tools" / "scaling.py"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import FIXTURES
 
-from npgpt.decoding import Context, feedback
+from npgpt.decoding import Context, GenerationConfig, feedback
+from npgpt.decoding.chain import build_chain
 from npgpt.decoding.rules import (
     bias,
     dry,
@@ -415,3 +416,13 @@ def test_published_effects_of_the_order():
     assert len(kept(reshaping.temperature(truncation.top_p(z, 0.7 - 1e-9), 2.0))) == 2
     assert len(kept(truncation.min_p(warm, 0.45))) == 4
     assert len(kept(truncation.min_p(z, 0.45))) == 3
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+def test_penalties_can_ignore_the_prompt(name):
+    """Either alone: the tokens of the prompt (0 and 1) are not counted."""
+    options = GenerationConfig(**{name: 1.0, "penalties_ignore_prompt": True})
+    (rule,) = build_chain(options)
+    assert str(rule) == f"{name}(1.0, True)"
+    y = rule.apply([0, 1, 2], np.zeros(4), Context(prompt_length=2, step=1))
+    assert y.tolist() == [0, 0, -1, 0]

@@ -96,6 +96,50 @@ def test_a_cached_model_runs_without_asking_the_hub(server, run):
     assert run(*arguments, HF_HUB_OFFLINE="1").stdout == fresh.stdout
 
 
+SMALL = {
+    "generation_config.json": b'{"max_new_tokens": 4}',
+    "tokenizer_config.json": b"{}",
+    "special_tokens_map.json": b"{}",
+    "added_tokens.json": b"{}",
+    "chat_template.jinja": b"{{ messages }}",
+}
+
+
+def test_small_files_come_with_the_model(server, run):
+    server.repositories["me/whole"] = {**FILES, **SMALL}
+    folder = folder_of(run("download", "me/whole"))
+    wanted = {"config.json", "tokenizer.json", WEIGHTS, *SMALL}
+    assert {path.name for path in folder.iterdir()} == wanted
+    result = run("generate", "Once", "-m", "me/whole", "--greedy", "--json")
+    assert len(json.loads(result.stdout)["generations"][0]["ids"]) == 4
+
+
+def test_what_the_repository_does_not_have_is_not_asked_for_again(server, run):
+    server.repositories["me/bare"] = {
+        name: FILES[name] for name in ("config.json", WEIGHTS)
+    }
+    arguments = ("info", "me/bare", "--json")
+    folder = folder_of(run("download", "me/bare"))
+    server.log.clear()
+    assert run(*arguments).returncode == 0
+    assert server.log == []
+    assert run(*arguments, HF_HUB_OFFLINE="1").returncode == 0
+    assert run("download", "me/bare", HF_HUB_OFFLINE="1").stdout.strip() == str(folder)
+
+
+def test_a_cache_of_another_program_is_completed(server, run):
+    server.repositories["me/whole"] = {**FILES, **SMALL}
+    folder = folder_of(run("download", "me/whole"))
+    for name in SMALL:
+        (folder / name).unlink()
+    unreachable = run("info", "me/whole", HF_ENDPOINT="http://127.0.0.1:9")
+    assert unreachable.returncode == 0  # what there is, is enough
+    server.log.clear()
+    assert run("info", "me/whole").returncode == 0
+    assert {path.name for path in folder.iterdir()} >= set(SMALL)
+    assert server.fetched(WEIGHTS) == []
+
+
 @pytest.mark.parametrize("redirected", [True, False])
 def test_cut_connections_are_resumed_within_a_call(server, run, redirected):
     server.redirected = redirected

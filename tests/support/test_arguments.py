@@ -8,7 +8,7 @@ a result that `right` finds possible.
 import math
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -451,7 +451,7 @@ def test_the_annotation_is_the_rule():
 def test_every_public_name_is_tried():
     """A new public function belongs into CALLS, or here with a reason."""
     results = {"Generation", "Score", "Step"}  # are given back, and hold what they hold
-    elsewhere = {"GenerationConfig"}  # tests/test_damage.py, through generate
+    elsewhere = {"GenerationConfig"}  # test_bytes_and_arguments.py, through generate
     names = {name for name in npgpt.__all__ if not name.endswith("Error")}
     tried = {name for area in CALLS.values() for name in area}
     assert names - results - elsewhere <= tried
@@ -471,3 +471,37 @@ def test_every_public_name_is_tried():
         assert public - {"token_logprobs"} <= set(
             CALLS[area]
         )  # arrays, as in npgpt.ops
+
+
+class Counted(list):
+    """A list that knows how many of its items were looked at."""
+
+    looked = 0
+
+    def __iter__(self):
+        for item in super().__iter__():
+            self.looked += 1
+            yield item
+
+
+def test_of_ids_the_first_is_looked_at_and_check_ids_reads_the_rest():
+    @checked(NpgptError)
+    def read(ids: Sequence[int], others: Sequence[int]) -> None:
+        pass
+
+    ids, others = Counted([1, "a", 3]), Counted([1, 2, 3])
+    read(ids, others)
+    assert (ids.looked, others.looked) == (1, 3)
+    with pytest.raises(NpgptError, match="others must be"):
+        read([1], [1, "a"])
+    with pytest.raises(NpgptError, match="ids must be"):
+        read(["a", 1], [])
+    for wrong in ([1, "a"], [1, 2.5], [1, None], [1, [2]], [1, 10**30]):
+        with pytest.raises(NpgptError):
+            score.last_logprobs(TINY_MODEL, wrong, 1)
+        with pytest.raises(NpgptError):
+            attention.attention_weights(TINY_MODEL, wrong)
+        with pytest.raises(NpgptError):
+            TINY_MODEL.layer_logits([wrong], TINY_MODEL.new_cache(), [1])
+        with pytest.raises(NpgptError):
+            attention.token_labels(mini(), wrong)

@@ -69,8 +69,12 @@ def test_texts_end_at_each_of_several_ends(folder):
     long = ids(PLAIN, max_new_tokens=12)
     end = long[4]
     asked = model(folder, eos_token_id=[39, end])
-    assert ids(asked, max_new_tokens=12) == long[: long.index(end) + 1]
-    assert asked.generate(PROMPT, max_new_tokens=12).finish_reason == "eos"
+    for defaults in (True, False):
+        found = asked.generate(PROMPT, max_new_tokens=12, defaults=defaults)
+        assert found.ids == long[: long.index(end) + 1]
+        assert found.finish_reason == "eos"
+    assert asked.config.eos_token_ids == (39, end)
+    assert asked.config.eos_token_id is None  # config.json stays as it was
 
 
 def test_the_end_of_config_json_holds_where_no_other_is_named(folder):
@@ -222,6 +226,20 @@ def test_the_command_puts_the_model_between_its_options_and_its_defaults(tmp_pat
     assert not own["do_sample"]
     assert own["repetition_penalty"] == 1.2
     assert own["max_new_tokens"] == 200
+
+
+def test_info_says_what_has_no_effect(folder):
+    more = {"n_ctx": 99, "eos_token_id": 50256, "alibi": True, "summary_type": "mean"}
+    model(folder, more, max_time=3, do_sample=True)
+    done = CliRunner().invoke(main, ["info", str(folder), "--json"])
+    assert json.loads(done.stdout)["notes"] == [
+        "eos_token_id 50256 is outside the vocabulary, 0 to 39: it is none",
+        "n_ctx 99 has no effect, n_positions 24 has",
+        "config.json: alibi is not known here",
+        "generation_config.json: max_time is not known here",
+    ]
+    lines = CliRunner().invoke(main, ["info", str(folder)]).stdout.splitlines()
+    assert sum(line.startswith("note ") for line in lines) == 4
 
 
 def test_the_catalogue_and_the_lists_do_not_overlap():

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import safetensors.numpy
+from click.testing import CliRunner
 from helpers import TINY, tiny_params, token_ids, unit_tensors
 
 from npgpt import GPT2, CheckpointError
-from npgpt.storage import checkpoint, weights
+from npgpt.cli import main
+from npgpt.storage import checkpoint, hub, weights
 from npgpt.support.notes import Note
 
 IDS = token_ids(TINY, 1, 6)
@@ -164,3 +166,49 @@ def test_what_is_too_large_is_refused_at_load_too(tmp_path):
     assert checkpoint.load(tmp_path).wpe.weight[0, 0] == np.float32(3.4e38)
     with pytest.raises(CheckpointError, match=r"wpe\.weight .* the largest bfloat16"):
         checkpoint.load(tmp_path, "bfloat16")
+
+
+KEPT = {
+    "n_ctx": 99,
+    "summary_type": "mean",
+    "my_own": {"a": [1]},
+    "id2label": {"0": "x"},
+}
+
+
+@pytest.mark.parametrize("form", [[], ["--packed"]])
+def test_what_is_not_used_is_kept(tmp_path, form):
+    if form:
+        pytest.importorskip("numba")
+    source, out = tmp_path / "a", tmp_path / "b"
+    source.mkdir()
+    for file in hub.resolve("tales-mini").iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    config = {**json.loads((source / "config.json").read_text()), **KEPT}
+    config |= {"dtype": "float64", "torch_dtype": "float64"}
+    (source / "config.json").write_text(json.dumps(config))
+    files = {
+        "generation_config.json": b'{"top_k": 7, "my_own": 1}',
+        "tokenizer_config.json": b'{"chat_template": "x", "model_max_length": 9}',
+        "special_tokens_map.json": b'{"pad_token": "[PAD]"}',
+        "chat_template.jinja": "{{ é }}".encode(),
+    }
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    command = ["convert", str(source), str(out), "--dtype", "bfloat16", *form]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert_kept(out, files)
+    if not form:
+        GPT2.from_pretrained(out).save_pretrained(tmp_path / "c")
+        assert_kept(tmp_path / "c", files)
+
+
+def assert_kept(folder, files):
+    config = json.loads((folder / "config.json").read_text())
+    assert {key: config[key] for key in KEPT} == KEPT
+    assert config["dtype"] in ("bfloat16", "float32")
+    assert "torch_dtype" not in config
+    for name, content in files.items():
+        kept = (folder / name).read_bytes()
+        assert kept == content or json.loads(kept) == json.loads(content)

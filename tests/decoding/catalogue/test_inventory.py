@@ -15,7 +15,7 @@ from npgpt.decoding.catalogue import find, parameters, strategies
 from npgpt.decoding.catalogue.entry import SECTIONS
 from npgpt.decoding.options import LOOP
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[2]
 STRATEGIES, PARAMETERS = strategies(), parameters()
 
 SELECTION = {
@@ -25,7 +25,7 @@ SELECTION = {
     "A4": "test_decoding.py::test_inverse_cdf_takes_the_slice_that_holds_u",
     "A5": "test_laws.py::test_arithmetic_sampling_shares_out_its_codes",
     "A6": "test_laws.py::test_pairs_without_replacement",
-    "A7": "test_edges.py::test_selectors_take_only_what_is_left",
+    "A7": "test_rule_edges.py::test_selectors_take_only_what_is_left",
 }
 RESHAPING = {
     "B1": "test_rules.py::test_matches_reference",
@@ -122,7 +122,8 @@ INVENTORY = [f"{letter}{n}" for letter, numbers in CODES.items() for n in number
 @cache
 def _tests_of(file):
     """Names of the tests that a file defines."""
-    tree = ast.parse((HERE / file).read_text(encoding="utf-8"))
+    (path,) = TESTS.rglob(file)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 

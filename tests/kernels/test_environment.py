@@ -7,7 +7,7 @@ import sys
 import pytest
 
 pytest.importorskip("numba")
-# Nothing is compiled that tests/test_kernels.py does not compile as well.
+# Nothing is compiled that tests/kernels/test_kernels.py does not compile as well.
 THREADS = "from npgpt import kernels; import numba; print(numba.threading_layer())"
 INT8 = """
 import numpy as np

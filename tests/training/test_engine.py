@@ -21,7 +21,7 @@ PUBLIC = {
 
 
 def test_every_derivative_is_a_field():
-    assert set(Engine._fields) - {"backend", "update", "rounded"} == PUBLIC
+    assert set(Engine._fields) - {"backend", "update", "products"} == PUBLIC
 
 
 def test_a_backend_is_found_by_name_and_kept_as_it_is(backend):
@@ -47,7 +47,7 @@ def test_numba_brings_its_twins():
     for name in PUBLIC:
         assert getattr(engine, name) is getattr(kernels, name), name
     assert engine.update.__module__ == "npgpt.kernels.optim"
-    assert {f.__module__ for f in engine.rounded} == {"npgpt.kernels.mixed"}
+    assert {f.__module__ for f in engine.products} == {"npgpt.kernels.mixed"}
 
 
 def test_an_engine_is_changed_by_replacing(backend):

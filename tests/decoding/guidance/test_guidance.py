@@ -269,7 +269,7 @@ def test_classifier_free_guidance_matches_transformers():
     import torch
     from helpers import TINY as config
 
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
+    sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
     from record_fixtures import hf_model
 
     other = hf_model(config, torch.float64)

@@ -185,9 +185,11 @@ def test_an_interruption_changes_no_bit(tmp_path, dtype, lora, backend):
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
 
 
+HERE = Path(__file__).parent
+PATHS = [str(HERE), str(HERE.parent)]  # of this file and of its helpers
 PROGRAM = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from test_train import QUICK, run
 from dataclasses import replace
 run({out!r}, replace(QUICK, steps=60, save_every=7), resume=True)
@@ -198,7 +200,7 @@ def test_a_kill_loses_no_more_than_the_last_interval(tmp_path):
     config = replace(QUICK, steps=60, save_every=7)
     run(tmp_path / "whole", config)
     out = tmp_path / "killed"
-    program = PROGRAM.format(tests=str(Path(__file__).parent), out=str(out))
+    program = PROGRAM.format(paths=PATHS, out=str(out))
     for least in (1, 15, 40):
         process = subprocess.Popen([sys.executable, "-c", program])
         deadline = time.monotonic() + 120
@@ -235,7 +237,7 @@ def last_step(out):
 
 FULL = """
 import resource, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from test_train import run
 from npgpt import NpgptError
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
@@ -252,9 +254,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(tmp_path):
         run(tmp_path, report=stop_at(7))
     before = contents(tmp_path)
     size = (tmp_path / "model.safetensors").stat().st_size
-    program = FULL.format(
-        tests=str(Path(__file__).parent), out=str(tmp_path), size=size + 100
-    )
+    program = FULL.format(paths=PATHS, out=str(tmp_path), size=size + 100)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True
     )

@@ -12,7 +12,7 @@ import pytest
 from helpers import TINY, tiny_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_damage import damaged, values
+from test_bytes_and_arguments import damaged, values
 
 from npgpt import GPT2, NpgptError
 from npgpt.evaluation import formats, score, zero_shot

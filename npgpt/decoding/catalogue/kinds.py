@@ -82,7 +82,7 @@ def _schema(value: Any) -> str:
     return json.dumps(_if(lambda value: isinstance(value, dict | bool))(schema))
 
 
-def _models(value: Any) -> tuple:
+def _models(value: Any) -> tuple[Any, ...]:
     return tuple(map(_model, value if isinstance(value, list | tuple) else (value,)))
 
 
@@ -132,7 +132,7 @@ class Parameter(NamedTuple):
     help: str
     low: float
     high: float
-    choices: tuple
+    choices: tuple[Any, ...]
 
     @classmethod
     def of(

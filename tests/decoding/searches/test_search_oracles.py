@@ -143,7 +143,7 @@ def test_search_matches_transformers_live(which, tmp_path):
         if not folder:
             pytest.skip("NPGPT_TRANSFORMERS4 does not name a folder with 4.51.3")
         env["PYTHONPATH"] = folder
-    script = Path(__file__).parent.parent / "tools" / "record_search_fixtures.py"
+    script = Path(__file__).parents[3] / "tools" / "record_search_fixtures.py"
     file = tmp_path / "live.npz"
     # at least 300 cases of each kind: 36 a model of plain beams, 6 of the others
     seeds = (100, 109) if which == "new" else (100, 150)

@@ -9,6 +9,7 @@ import struct
 import tempfile
 
 import numpy as np
+import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 from helpers import TINY, tiny_params, token_ids, unit_tensors
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer
 from npgpt.cli import VERBS, main
+from npgpt.decoding.defaults import own_options
 from npgpt.decoding.options import OPTIONS
 from npgpt.storage import checkpoint, hub, weights
 
@@ -189,6 +191,54 @@ def test_a_damaged_vocabulary_is_refused_or_works(tmp_path, vocab, merges):
     use_or_refuse(tmp_path)
 
 
+TOKEN = {"content": "<|user|>", "lstrip": False, "rstrip": True, "single_word": False,
+         "normalized": False, "special": True}  # fmt: skip
+BESIDE = {
+    "tokenizer_config": {
+        "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False,
+        "added_tokens_decoder": {"320": TOKEN}, "pad_token": "<pad>",
+        "additional_special_tokens": ["<|user|>"], "split_special_tokens": False,
+    },
+    "special_tokens_map": {"pad_token": TOKEN, "bos_token": "<|endoftext|>"},
+    "added_tokens": {"<|user|>": 320},
+}  # fmt: skip
+
+
+@shared_folder
+@pytest.mark.filterwarnings("ignore::npgpt.support.notes.Note")
+@given(name=st.sampled_from(sorted(BESIDE)), data=st.data())
+def test_damaged_files_beside_a_tokenizer_are_refused_or_work(tmp_path, name, data):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    for other in BESIDE:
+        (tmp_path / f"{other}.json").unlink(missing_ok=True)
+    wild = data.draw(damaged(BESIDE[name]))
+    (tmp_path / f"{name}.json").write_text(json.dumps(wild))
+    use_or_refuse(tmp_path)
+
+
+SAID = {
+    "do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "max_length": 9,
+    "eos_token_id": [3, 39], "bos_token_id": 0, "num_beams": 2, "max_time": 1.0,
+    "repetition_penalty": 1.2, "bad_words_ids": [[7]], "sequence_bias": [[[3], 2.0]],
+    "transformers_version": "5.0", "min_length": 2, "suppress_tokens": [1],
+}  # fmt: skip
+
+
+@shared_folder
+@pytest.mark.filterwarnings("ignore::npgpt.support.notes.Note")
+@given(said=damaged(SAID))
+def test_damaged_defaults_are_refused_or_work(tmp_path, said):
+    write(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    with contextlib.suppress(NpgptError):
+        config = GPT2Config.from_file(tmp_path / "config.json")
+        assume(own_options(config).options.get("num_return_sequences", 1) < 40)
+        model = GPT2(checkpoint.load(tmp_path))
+        made = model.generate([1, 2, 3], max_new_tokens=3)
+        for one in made if isinstance(made, list) else [made]:
+            assert len(one.ids) <= 3
+
+
 @given(config=st.dictionaries(st.sampled_from(sorted(TINY.to_dict())), values))
 def test_a_wild_config_is_refused_or_right(config):
     with contextlib.suppress(NpgptError):
@@ -254,7 +304,7 @@ words = st.sampled_from([*WORDS.split(), ""])
 
 @given(verb=st.sampled_from(sorted(VERBS)), words=st.lists(words, max_size=4))
 def test_wild_command_lines_end_in_one_sentence(verb, words):
-    # Long, or a network: these are in tests/test_wild_verbs.py.
+    # Long, or a network: these are in tests/fuzzing/test_command_lines.py.
     assume(verb not in ("bench", "warmup", "train", "compare", "download"))
     words = [*words, "--max-new-tokens", "2"] if verb == "generate" else words
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

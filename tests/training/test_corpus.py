@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npgpt import DataError, Tokenizer, TokenizerError
+from npgpt import DataError, Tokenizer, TokenizerError, texts
 from npgpt.tokenizer import END_OF_TEXT
 from npgpt.training import corpus
 
@@ -73,12 +73,17 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     assert texts_of(corpus.find_documents([tmp_path])) == ["Once"]
 
 
+def test_a_name_that_no_file_can_have_is_one_sentence():
+    with pytest.raises(DataError, match="cannot be read"):
+        corpus.find_documents(["a" * 400])
+
+
 def test_a_document_longer_than_a_block_is_whole(tmp_path):
     text = "é漢" * 50_000 + "\n\nend"
     (tmp_path / "a.txt").write_text(text, "utf-8")
     (document,) = corpus.find_documents([tmp_path])
     assert document.text() == text
-    assert max(map(len, document.pieces())) <= corpus.BLOCK
+    assert max(map(len, document.pieces())) <= texts.BLOCK
     heard = []
     list(document.pieces(heard.append))
     assert sum(heard) == document.num_bytes
@@ -208,7 +213,7 @@ def test_training_twice_gives_the_same_vocabulary(tales):
 def test_blocks_do_not_show_in_the_vocabulary(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(map(tale, range(600))), "utf-8")
     (document,) = corpus.find_documents([tmp_path])
-    assert document.num_bytes > 2 * corpus.BLOCK
+    assert document.num_bytes > 2 * texts.BLOCK
 
     class Whole(corpus.Document):
         def pieces(self, progress=None):
