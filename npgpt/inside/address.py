@@ -28,14 +28,14 @@ class Address(NamedTuple):
 
     name: str
     letters: tuple[str, ...]
-    index: Mapping[str, int]
+    at: Mapping[str, int]
     step: int | None = None
 
 
 def parse_address(text: str, config: GPT2Config) -> Address:
     """The address that a text names, its axes still possibly left out.
 
-    >>> parse_address("logits[t=2,v=7]", GPT2Config()).index
+    >>> parse_address("logits[t=2,v=7]", GPT2Config()).at
     {'t': 2, 'v': 7}
     """
     found = re.fullmatch(r"\s*([\w.]+)\s*(?:\[([^\[\]]*)\])?\s*", text)
@@ -93,7 +93,7 @@ def axes(name: str, config: GPT2Config) -> tuple[str, ...]:
 
 def filled(address: Address, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The whole index, every axis of it checked; a single row may be left out."""
-    index = dict(address.index)
+    index = dict(address.at)
     if "b" in address.letters and sizes["b"] == 1:
         index.setdefault("b", 0)
     missing = [letter for letter in address.letters if letter not in index]

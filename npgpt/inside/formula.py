@@ -51,7 +51,7 @@ class Operand(NamedTuple):
     """A number that went in: of this array, at this index."""
 
     name: str
-    index: Index
+    at: Index
     value: float
 
 

@@ -209,7 +209,7 @@ def _given(numbers: Numbers, one: Pass, name: str, index: Index) -> Why:
 
 
 def _operands(numbers: Numbers, one: Pass, found: Sequence[Any]) -> tuple[Operand, ...]:
-    return tuple(Operand(numbers.write(one, o.name, o.index), o.value) for o in found)
+    return tuple(Operand(numbers.write(one, o.name, o.at), o.value) for o in found)
 
 
 def _sentence(
