@@ -11,122 +11,19 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from npgpt.block import attention_scale
+from npgpt.inside.explanation import Operand, Term, Why
 from npgpt.inside.formula import Index, Letters, mass, operands, terms
 from npgpt.inside.notation import written
 from npgpt.inside.numbers import Numbers
 from npgpt.inside.reading import Pass
 from npgpt.inside.recipes import Bound, recipes
-from npgpt.inside.source import Source
 
 EPSILON = float(np.finfo(np.float32).eps)
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A number that went in, and its address."""
-
-    address: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Term:
-    """One addend and the operands that it is made of."""
-
-    value: float
-    operands: tuple[Operand, ...]
-
-    @property
-    def text(self) -> str:
-        """Its operands, as a product of addresses."""
-        return " · ".join(operand.address for operand in self.operands)
-
-
-@dataclass(frozen=True)
-class Why:
-    """The explanation of one number.
-
-    value: what the model computed. recomputed: the sum of `terms`, in float64. ulps:
-    their distance in units of the number's last place; `tolerance` is what rounding
-    alone may make of it, which for a sum that cancels is more than one.
-    """
-
-    address: str
-    value: float
-    recomputed: float
-    tolerance: float
-    formula: str  # in names: Σ_d q[b,h,t,d] · k[b,h,s,d] · scale
-    filled: str  # with this number's indices
-    function: str  # that computes it
-    doc: str  # the formula in that function's docstring
-    meaning: str
-    source: Source | None
-    operands: tuple[Operand, ...]
-    terms: tuple[Term, ...]
-    path: str = ""
-
-    @property
-    def ulps(self) -> float:
-        """Distance of value and recomputed, in float32 units of the last place."""
-        if self.value == self.recomputed:
-            return 0.0
-        return abs(self.value - self.recomputed) / float(
-            np.spacing(np.float32(max(abs(self.value), 1e-37)))
-        )
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the model's number is the sum of the terms, up to rounding."""
-        if math.isinf(self.value) or math.isinf(self.recomputed):
-            return self.value == self.recomputed
-        return abs(self.value - self.recomputed) <= self.tolerance
-
-    @property
-    def largest(self) -> list[Term]:
-        """The terms, the largest first."""
-        return sorted(self.terms, key=lambda term: -abs(term.value))
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        source = None
-        if self.source is not None:
-            file, line, column, text = self.source
-            source = {"file": file, "line": line, "column": column, "text": text}
-
-        def of(operand: Operand) -> dict[str, Any]:
-            return {"address": operand.address, "value": operand.value}
-
-        return {
-            "address": self.address,
-            "value": self.value,
-            "recomputed": self.recomputed,
-            "ulps": self.ulps,
-            "agrees": self.agrees,
-            "formula": self.formula,
-            "filled": self.filled,
-            "function": self.function,
-            "doc": self.doc,
-            "meaning": self.meaning,
-            "path": self.path,
-            "source": source,
-            "operands": [of(operand) for operand in self.operands],
-            "terms": [
-                {"value": term.value, "operands": [of(one) for one in term.operands]}
-                for term in self.terms
-            ],
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f"Why({self.address} = {self.value:.6g} = {self.formula}, "
-            f"{len(self.terms)} terms)"
-        )
 
 
 def explain(numbers: Numbers, address: str) -> Why:
@@ -209,7 +106,12 @@ def _given(numbers: Numbers, one: Pass, name: str, index: Index) -> Why:
 
 
 def _operands(numbers: Numbers, one: Pass, found: Sequence[Any]) -> tuple[Operand, ...]:
-    return tuple(Operand(numbers.write(one, o.name, o.at), o.value) for o in found)
+    """With their addresses; a constant is called by its name."""
+    return tuple(
+        Operand(numbers.write(one, o.name, o.at) if o.at else o.name, o.value)
+        for o in found
+        if o.name != "minus_infinity"
+    )
 
 
 def _sentence(
