@@ -32,8 +32,8 @@ from npgpt.errors import (
 from npgpt.evaluation import score as scoring
 from npgpt.evaluation.score import Score
 from npgpt.ids import as_array, check_ids
+from npgpt.inside.explanation import Why
 from npgpt.inside.trace import MOST_BYTES, Trace
-from npgpt.inside.why import Why
 from npgpt.shapes import Float
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked

@@ -20,12 +20,13 @@ import numpy as np
 from npgpt.backend import NUMPY
 from npgpt.errors import InsideError
 from npgpt.gpt2 import GPT2Params
+from npgpt.inside.explanation import Why
 from npgpt.inside.numbers import Numbers
 from npgpt.inside.patch import Patch
 from npgpt.inside.reading import Pass, before
 from npgpt.inside.recipes import recipes
 from npgpt.inside.source import caller
-from npgpt.inside.why import Why, chain
+from npgpt.inside.why import chain
 from npgpt.shapes import Array
 from npgpt.support.arguments import shown
 from npgpt.support.leaves import map_leaves

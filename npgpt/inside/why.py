@@ -56,7 +56,7 @@ def chain(numbers: Numbers, address: str, depth: int) -> list[Why]:
 
 def _leads_on(numbers: Numbers, address: str) -> bool:
     name = address.partition("[")[0]
-    return name == "token" or name in recipes(numbers.config)
+    return name in ("token", "position") or name in recipes(numbers.config)
 
 
 def _computed(numbers: Numbers, one: Pass, bound: Bound, index: Index) -> Why:
