@@ -11,6 +11,7 @@ npgpt.decoding.generation.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -189,22 +190,35 @@ class GPT2(Generator):
         return Trace(self, names, patch, max_bytes)
 
     def why(
-        self, address: str, prompt: str | Sequence[int] = "", depth: int = 1
+        self,
+        address: str,
+        prompt: str | Sequence[int] = "",
+        depth: int = 1,
+        grad: bool = False,
     ) -> Why | list[Why]:
         """Why a number of the forward pass over a prompt is what it is.
 
         The formula, the operands with their addresses, their terms, whose sum is the
         number, and the line of code. With a depth above 1 a list: the number, then the
-        operand of its largest term, and so on. Raises InsideError for an address that
-        is not there.
+        operand of its largest term, and so on. With grad the number is the derivative
+        by the one at the address, of the loss: the mean of -log p over the prompt's own
+        next tokens. Raises InsideError for an address that is not there.
 
         >>> model = GPT2.from_pretrained("tales-mini")
         >>> why = model.why("h.0.attn.scores[h=1,t=2,s=1]", "The old king")
         >>> why.formula, len(why.terms), why.agrees
         ('Σ_d q[b,h,t,d] · k[b,h,s,d] · scale if sees[b,t,s] else −∞', 32, True)
         """
+        ids = self.encode(prompt)
+        if grad:  # training stands above the model: a plug by name, as backends are
+            traced = importlib.import_module("npgpt.training.traced")
+            address = address if address.startswith("d.") else f"d.{address}"
+            whys: Why | list[Why] = traced.trace_gradients(self, ids).why(
+                address, depth
+            )
+            return whys
         with self.trace() as trace:
-            self.logits([self.encode(prompt)])
+            self.logits([ids])
         return trace.why(address, depth)
 
     # How it reads: npgpt.reader says what each does.

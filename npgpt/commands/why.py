@@ -48,7 +48,7 @@ def command(
     Example: npgpt why "The old king" "h.0.attn.scores[h=1,t=2,s=1]"
     """
     model = load_model(name, backend, dtype)
-    found = model.why(address, prompt, depth=depth)
+    found = model.why(address, prompt, depth, grad)
     whys = found if isinstance(found, list) else [found]
     if as_json:
         top: dict[str, Any] = {"model": name, "prompt": prompt, **whys[0].to_json()}

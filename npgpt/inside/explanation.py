@@ -60,15 +60,16 @@ class Why:
     source: Source | None
     operands: tuple[Operand, ...]
     terms: tuple[Term, ...]
-    path: str = ""
+    path: str = ""  # what the model read by, where that is not its own backend
+    dtype: str = "float32"
 
     @property
     def ulps(self) -> float:
-        """Distance of value and recomputed, in float32 units of the last place."""
+        """Distance of value and recomputed, in units of the value's last place."""
         if self.value == self.recomputed:
             return 0.0
         return abs(self.value - self.recomputed) / float(
-            np.spacing(np.float32(max(abs(self.value), 1e-37)))
+            np.spacing(np.dtype(self.dtype).type(max(abs(self.value), 1e-37)))
         )
 
     @property
@@ -177,17 +178,19 @@ def _rows(why: Why) -> list[tuple[str, str]]:
     alone = [t for t in why.terms if _is_bias(t)] if len(why.terms) > 2 else []
     shown = [term for term in why.largest if term not in alone][:SHOWN]
     rest = [term for term in why.terms if term not in shown and term not in alone]
-    rows = [(f"{term.value:+.6f}", _named(term)) for term in shown]
+    rows = [(term.value, _named(term)) for term in shown]
     if rest:
         what = "1 other term" if len(rest) == 1 else f"{len(rest)} other terms"
-        rows.append((f"{sum(term.value for term in rest):+.6f}", what))
-    rows += [(f"{term.value:+.6f}", f"bias {_named(term)}") for term in alone]
+        rows.append((math.fsum(term.value for term in rest), what))
+    rows += [(term.value, f"bias {_named(term)}") for term in alone]
     many = f"the sum of {len(why.terms)} terms, " if len(why.terms) > 1 else ""
-    rows.append((f"{why.recomputed:+.6f}", f"{many}in float64"))
+    rows.append((why.recomputed, f"{many}in float64"))
     how = "the same" if why.ulps == 0 else f"{why.ulps:.3g} ulp apart"
     how += "" if why.agrees else ", MORE THAN ROUNDING"
-    rows.append((f"{why.value:+.6f}", f"the model's number, {how}"))
-    return rows
+    rows.append((why.value, f"the model's number, {how}"))
+    most = max((abs(x) for x, _ in rows if 0 < abs(x) < math.inf), default=1.0)
+    places = min(max(5 - math.floor(math.log10(most)), 2), 15)  # of six digits
+    return [(f"{x:+.{places}f}", text) for x, text in rows]
 
 
 def _named(term: Term) -> str:

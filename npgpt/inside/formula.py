@@ -11,7 +11,6 @@ knows a model: where arrays and sizes come from is the caller's (npgpt.inside.tr
 from __future__ import annotations
 
 import ast
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -91,6 +90,8 @@ def _node(x: ast.expr) -> Node:
             parts = index.elts if isinstance(index, ast.Tuple) else [index]
             at = tuple(_node(part) for part in parts)
             return "at", ast.unparse(value), at
+        case ast.Compare(left=left, ops=[ast.Lt()], comparators=[right]):
+            return "<", _node(left), _node(right)
         case ast.IfExp(test=test, body=body, orelse=other):
             return "if", _node(test), _node(body), _node(other)
         case ast.Name(id=name) if len(name) == 1 and name.islower():
@@ -253,8 +254,12 @@ def _index(at: tuple[Node, ...], letters: Letters, place: Place) -> Index:
 
 
 def _every(over: tuple[str, ...], letters: Letters, place: Place) -> Iterator[Letters]:
-    for chosen in itertools.product(*(range(place.size(x, letters)) for x in over)):
-        yield {**letters, **dict(zip(over, chosen, strict=True))}
+    """The letters with those of `over` at every value; a row's length may count."""
+    if not over:
+        yield letters
+        return
+    for i in range(place.size(over[0], letters)):
+        yield from _every(over[1:], {**letters, over[0]: i}, place)
 
 
 def _adds(node: Node) -> bool:
@@ -278,4 +283,6 @@ def _compute(operator: str, a: float, b: float) -> float:
             return a // b
         case "%":
             return a % b
+        case "<":
+            return float(a < b)
     return float(a**b)

@@ -7,6 +7,7 @@ total that is not the sum of its terms cannot be shown: it is their sum.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import re
@@ -16,20 +17,19 @@ from typing import Any
 import numpy as np
 
 from npgpt.block import attention_scale
+from npgpt.inside.derivatives import every
 from npgpt.inside.explanation import Operand, Term, Why
 from npgpt.inside.formula import Index, Letters, mass, operands, terms
 from npgpt.inside.notation import written
 from npgpt.inside.numbers import Numbers
 from npgpt.inside.reading import Pass
-from npgpt.inside.recipes import Bound, recipes
-
-EPSILON = float(np.finfo(np.float32).eps)
+from npgpt.inside.recipes import Bound
 
 
 def explain(numbers: Numbers, address: str) -> Why:
     """Why the number at an address is what it is."""
     one, name, index = numbers.at(address)
-    bound = recipes(numbers.config).get(name)
+    bound = every(numbers.config).get(name)
     if bound is None or one not in numbers.passes:
         return _given(numbers, one, name, index)
     return _computed(numbers, one, bound, index)
@@ -56,7 +56,7 @@ def chain(numbers: Numbers, address: str, depth: int) -> list[Why]:
 
 def _leads_on(numbers: Numbers, address: str) -> bool:
     name = address.partition("[")[0]
-    return name in ("token", "position") or name in recipes(numbers.config)
+    return name in ("token", "position") or name in every(numbers.config)
 
 
 def _computed(numbers: Numbers, one: Pass, bound: Bound, index: Index) -> Why:
@@ -68,7 +68,7 @@ def _computed(numbers: Numbers, one: Pass, bound: Bound, index: Index) -> Why:
     )
     recomputed = math.fsum(term.value for term in added)
     stored = numbers.value(one, bound.name, index)
-    rounding = EPSILON * (8 + len(added) / 16)
+    rounding = float(np.finfo(numbers.dtype).eps) * (8 + len(added) / 16)
     function = bound.function
     return Why(
         numbers.write(one, bound.name, index),
@@ -84,6 +84,7 @@ def _computed(numbers: Numbers, one: Pass, bound: Bound, index: Index) -> Why:
         _operands(numbers, one, operands(bound.node, letters, here)),
         added,
         numbers.path,
+        numbers.dtype,
     )
 
 
@@ -95,7 +96,7 @@ def _given(numbers: Numbers, one: Pass, name: str, index: Index) -> Why:
         meaning = f"The token {numbers.text(int(number))} of the prompt."
     elif name == "position":
         meaning = "The place of the token in its text."
-    elif name in recipes(numbers.config):
+    elif name in every(numbers.config):
         meaning = "It was in the cache before this trace began."
     address = numbers.write(one, name, index)
     itself = Operand(address, number)
@@ -118,6 +119,10 @@ def _sentence(
     numbers: Numbers, one: Pass, bound: Bound, letters: dict[str, int]
 ) -> str:
     """The meaning of a recipe with this number's tokens and axes in it."""
+    if bound.name[:2] == "d.":
+        index = [letters[letter] for letter in bound.letters]
+        of = numbers.write(one, bound.name, index)[2:]
+        return f"How fast the loss rises with {of}: its derivative."
     said: dict[str, Any] = dict(letters)
     for letter in "ts":
         if letter in letters:
@@ -153,7 +158,10 @@ class View:
 
     def constant(self, name: str) -> float:
         """D, C, the scale of attention, the norm's epsilon, minus infinity."""
-        layer = int(self.name.split(".")[1]) if self.name.startswith("h.") else 0
+        found = re.match(r"(?:d\.)?h\.(\d+)\.", self.name)
+        layer = int(found[1]) if found else 0
+        if name == "count":
+            return float(self.one.count)
         known = {
             "D": float(self.config.head_dim),
             "C": float(self.config.n_embd),
@@ -165,7 +173,7 @@ class View:
 
     def size(self, letter: str, letters: Letters) -> int:
         """How long an axis is; of tokens, those of the row."""
-        if letter == "s":
+        if letter in "stu":
             return self.one.end[letters["b"]]
         return self.numbers.sizes()[letter]
 
@@ -175,6 +183,10 @@ class View:
             return math.exp(value)
         if function == "sqrt":
             return math.sqrt(value)
-        activation = recipes(self.config)[self.name].function
+        if function == "slope":  # training stands above: its table is found by name
+            table = importlib.import_module("npgpt.training.backward_activations")
+            slope = table.DERIVATIVES[self.config.activation_function]
+            return float(slope(np.array(1.0), np.array(value)))
+        activation = every(self.config)[self.name].function
         assert activation is not None
         return float(activation(np.array(value)))

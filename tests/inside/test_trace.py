@@ -10,11 +10,15 @@ from helpers import CASES, TINY, tiny_params, token_ids
 
 import npgpt
 from npgpt import GPT2, InsideError
+from npgpt.inside.derivatives import derivatives
 from npgpt.inside.formula import value
-from npgpt.inside.recipes import PARAMETERS, RECIPES, recipes, taps
+from npgpt.inside.given import PARAMETERS
+from npgpt.inside.recipes import RECIPES, recipes, taps
 from npgpt.inside.why import View, explain
 from npgpt.support.leaves import leaves
 from npgpt.taps import Recorder
+from npgpt.training.gradients import loss_and_gradients
+from npgpt.training.traced import trace_gradients
 
 
 def random_addresses(trace, n, seed=0):
@@ -30,7 +34,7 @@ def random_addresses(trace, n, seed=0):
         one = trace.passes[step]
         row = int(rng.integers(len(one.ids)))
         t = int(rng.integers(one.start[row], one.end[row]))
-        if name == "logits":
+        if name.startswith("logits"):
             places = sorted(one.logits)
             row, t = places[int(rng.integers(len(places)))]
         sizes = trace.sizes(step) | {"s": t + 1 if at % 5 else one.S}
@@ -91,7 +95,8 @@ def test_in_float64_too():
         model.logits(token_ids(TINY, 1, 6))
     for address in random_addresses(trace, 200):
         why = explain(trace, address)
-        assert abs(why.value - why.recomputed) <= why.tolerance * 1e-8, why
+        assert why.agrees, why
+        assert why.tolerance < 1e-12 * (1 + abs(why.value)) or why.value == -np.inf
 
 
 READINGS = {
@@ -296,3 +301,75 @@ def test_the_source_is_the_running_line(tiny):
     assert lines["h.0.resid_mid"].startswith("x + attend(")
     assert lines["logits"] == "backend.linear(hidden, params.lm_head.weight.T)"
     assert len({tuple(s) for s in itertools.islice(trace.sources.values(), 3)}) == 3
+
+
+# the way back
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_gradient_is_its_recipe(case):
+    config = CASES[case]
+    model = GPT2(tiny_params(config))
+    trace = trace_gradients(model, token_ids(config, 1, 7)[0].tolist())
+    rng, seen = np.random.default_rng(0), set()
+    known = derivatives(config)
+    for at in range(1000):
+        name = list(known)[at % len(known)]
+        sizes = trace.sizes()
+        index = [int(rng.integers(sizes[letter])) for letter in known[name].letters]
+        if "v" in known[name].letters and at % 2:  # of a token of the text
+            index[known[name].letters.index("v")] = trace.passes[0].ids[0][at % 7]
+        why = explain(trace, f"{name}{index}")
+        assert why.agrees, (why, why.ulps, why.tolerance)
+        seen.add(name)
+    assert seen == set(known)
+
+
+def test_gradients_are_those_of_training(tiny):
+    ids = [3, 1, 4, 1, 5]
+    trace = trace_gradients(tiny, ids)
+    loss, expected = loss_and_gradients(
+        tiny.params,
+        np.array([ids[:-1]]),
+        np.array([ids[1:]]),
+        backend=tiny.backend,
+    )
+    assert loss > 0
+    for name, gradient in leaves(expected).items():
+        np.testing.assert_allclose(
+            trace.gradients[f"d.{name}"], gradient, atol=1e-6, rtol=1e-4
+        )
+    a, b = 2, 7
+    why = tiny.why(f"h.0.mlp.c_fc.weight[{a},{b}]", ids, grad=True)
+    assert why.value == pytest.approx(
+        float(expected.h[0].mlp.c_fc.weight[a, b]), rel=1e-4
+    )
+    assert why.formula == "Σ_b,t ln_2[b,t,c] · d.pre[b,t,m]"
+    assert why.doc.startswith("dx = dy W^T, dW = x^T dy")
+
+
+def test_a_gradient_is_what_a_nudge_does_to_the_loss():
+    model, ids = GPT2(tiny_params(TINY), dtype="float64"), [3, 1, 4, 1, 5]
+
+    def loss(patch):
+        with model.trace("logits", patch=patch):
+            z = model.logits(ids)[0]
+        p = np.exp(z - z.max(-1, keepdims=True))
+        p = p / p.sum(-1, keepdims=True)
+        return -np.mean(np.log(p[np.arange(4), ids[1:]]))
+
+    for name in ("h.0.attn.q", "h.1.resid_mid", "h.1.mlp.act", "h.0.attn.weights"):
+        letters = recipes(TINY)[name].letters
+        index = [0, *(1 for _ in letters[1:])]
+        address = f"{name}{index}"
+        gradient = model.why(address, ids, grad=True).value
+        step = 1e-5
+        up, down = (loss({address: lambda x, s=s: x + s}) for s in (step, -step))
+        assert (up - down) / (2 * step) == pytest.approx(gradient, rel=1e-4, abs=1e-9)
+
+
+def test_a_gradient_nobody_asked_for_is_said(tiny):
+    with pytest.raises(InsideError, match="ask for grad=True"):
+        tiny.why("d.h.0.attn.q[h=0,t=1,d=0]", [1, 2, 3])
+    with pytest.raises(InsideError, match="two tokens"):
+        tiny.why("embed[t=0,c=0]", [1], grad=True)
