@@ -116,9 +116,9 @@ def _function(file: str, line: int) -> ast.AST:
     """The innermost function that a line of a file stands in."""
     inner: ast.AST = ast.Module([], [])
     for node in ast.walk(_tree(file)):
-        if isinstance(node, ast.FunctionDef) and node.lineno <= line:
-            if line <= (node.end_lineno or 0):
-                inner = node  # walk goes from the outside in
+        if isinstance(node, ast.FunctionDef):
+            within = node.lineno <= line <= (node.end_lineno or 0)
+            inner = node if within else inner  # walk goes from the outside in
     return inner
 
 

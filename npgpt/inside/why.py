@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.block import attention_scale
+from npgpt.errors import InsideError
 from npgpt.inside.derivatives import every
 from npgpt.inside.explanation import Operand, Term, Why
 from npgpt.inside.formula import Index, Letters, mass, operands, terms
@@ -24,6 +25,7 @@ from npgpt.inside.notation import written
 from npgpt.inside.numbers import Numbers
 from npgpt.inside.reading import Pass
 from npgpt.inside.recipes import Bound
+from npgpt.support.arguments import shown
 
 
 def explain(numbers: Numbers, address: str) -> Why:
@@ -33,6 +35,14 @@ def explain(numbers: Numbers, address: str) -> Why:
     if bound is None or one not in numbers.passes:
         return _given(numbers, one, name, index)
     return _computed(numbers, one, bound, index)
+
+
+def why(numbers: Numbers, address: str, depth: int = 1) -> Why | list[Why]:
+    """The explanation of a number, or with a depth the whole chain below it."""
+    if depth < 1:
+        raise InsideError(f"depth must be at least 1, not {shown(depth)}")
+    whys = chain(numbers, address, depth)
+    return whys if depth > 1 else whys[0]
 
 
 def chain(numbers: Numbers, address: str, depth: int) -> list[Why]:
