@@ -15,7 +15,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,13 +33,15 @@ from npgpt.errors import (
 from npgpt.evaluation import score as scoring
 from npgpt.evaluation.score import Score
 from npgpt.ids import as_array, check_ids
-from npgpt.inside.explanation import Why
-from npgpt.inside.trace import MOST_BYTES, Trace
 from npgpt.shapes import Float
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.taps import CheckedTap, Tap, no_tap
 from npgpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # looking inside is loaded when somebody looks
+    from npgpt.inside.explanation import Why
+    from npgpt.inside.trace import Trace
 
 
 class GPT2(Generator):
@@ -171,7 +173,7 @@ class GPT2(Generator):
         self,
         names: str | Sequence[str] = "*",
         patch: Mapping[str, Any] | None = None,
-        max_bytes: int = MOST_BYTES,
+        max_bytes: int = 2 << 30,
     ) -> Trace:
         """What the model computes inside a `with` block, kept as data.
 
@@ -187,6 +189,8 @@ class GPT2(Generator):
         >>> trace["h.0.attn.weights"].shape, trace["h.0.attn.weights[h=1,t=0,s=0]"]
         ((1, 3, 3, 3), 1.0)
         """
+        from npgpt.inside.trace import Trace
+
         return Trace(self, names, patch, max_bytes)
 
     def why(

@@ -33,8 +33,6 @@ from npgpt.shapes import Array
 from npgpt.support.leaves import map_leaves
 from npgpt.taps import no_tap
 
-MOST_BYTES = 2 << 30
-
 
 class Trace(Numbers):
     """A recording of every reading inside its `with` block; see GPT2.trace.
@@ -49,7 +47,7 @@ class Trace(Numbers):
         model: Any,
         names: str | Sequence[str] = "*",
         patch: Mapping[str, Any] | None = None,
-        max_bytes: int = MOST_BYTES,
+        max_bytes: int = 2 << 30,
     ):
         super().__init__(model.config, model.params, model.tokenizer)
         self.model = model
