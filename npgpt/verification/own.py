@@ -88,13 +88,13 @@ class Own(NamedTuple):
     def __call__(self, *args: Any, **options: Any) -> Any:
         """What it returns; all that cannot be used is one NpgptError with the line."""
         expected = getattr(ops, self.name)(*args, **options)
-        args, options = self._fitted(args, options)
+        fitted, named = self._fitted(args, options)
         try:
             with np.errstate(all="ignore"):
-                result = self.function(*args, **options)
+                result = self.function(*fitted, **named)
         except (Exception, SystemExit) as error:
             what = _raised(self.path, error, f"{self.name} raised ")
-            shapes = [str(x.shape) for x in (*args, *options.values()) if _is_array(x)]
+            shapes = [str(x.shape) for x in (*fitted, *named.values()) if _is_array(x)]
             raise NpgptError(
                 f"{what}; it was given arrays of {', '.join(shapes)}, as in "
                 f"{signature(self.name)}"
