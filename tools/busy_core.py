@@ -1,7 +1,7 @@
 """Time a command beside busy cores, with several numbers of threads.
 
     python tools/busy_core.py -- npgpt generate "The king" --num-beams 4 --seed 1
-    python tools/busy_core.py --threads default --threads 1 --threads 2 --busy 1 -- ...
+    python tools/busy_core.py --threads default 1 --busy 1 --runs 5 -- ...
 
 Runs the command in turn on an idle machine and beside processes that only count, with
 each number of threads (NPGPT_THREADS; "default" leaves it out), and prints medians and
@@ -10,6 +10,7 @@ the slowest run. The machine must be idle otherwise.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -17,8 +18,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-import click
 
 COUNTING = [sys.executable, "-c", "while True: pass"]
 
@@ -46,34 +45,29 @@ def seconds(command: Sequence[str], threads: str) -> float:
     return time.perf_counter() - start
 
 
-@click.command()
-@click.argument("command", nargs=-1, required=True)
-@click.option("--busy", "cores", default=1, show_default=True, help="Cores kept busy.")
-@click.option("--threads", multiple=True, default=["default", "1", "2"])
-@click.option("--runs", default=3, show_default=True)
-@click.option(
-    "--settle",
-    default=45.0,
-    show_default=True,
-    help="Seconds of being busy before the first run: the system's load is a mean.",
-)
-def main(
-    command: tuple[str, ...],
-    cores: int,
-    threads: tuple[str, ...],
-    runs: int,
-    settle: float,
-) -> None:
-    """Time COMMAND on an idle machine and beside busy cores."""
-    click.echo(f"{'busy cores':>10} {'threads':>8} {'median':>9} {'slowest':>9}")
-    for n in (0, cores):
-        times: dict[str, list[float]] = {one: [] for one in threads}
-        with busy(n, settle):
-            for _ in range(runs):
-                for one in threads:
-                    times[one].append(seconds(command, one))
+def main() -> None:
+    """Time the command that stands after --."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", nargs="+")
+    parser.add_argument("--busy", type=int, default=1, help="cores kept busy")
+    parser.add_argument("--threads", nargs="+", default=["default", "1", "2"])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=45.0,
+        help="seconds of being busy before the first run: the load is a mean",
+    )
+    options = parser.parse_args()
+    print(f"{'busy cores':>10} {'threads':>8} {'median':>9} {'slowest':>9}")
+    for n in (0, options.busy):
+        times: dict[str, list[float]] = {one: [] for one in options.threads}
+        with busy(n, options.settle):
+            for _ in range(options.runs):
+                for one in options.threads:
+                    times[one].append(seconds(options.command, one))
         for one, found in times.items():
-            click.echo(
+            print(
                 f"{n:>10} {one:>8} {statistics.median(found):>8.2f}s "
                 f"{max(found):>8.2f}s"
             )
