@@ -18,6 +18,7 @@ from npgpt.kernels.compiling import LOCK, kernel
 from npgpt.kernels.elementwise import SQRT_2_PI, exp
 from npgpt.shapes import Array, Float, Int
 from npgpt.training import backward as reference
+from npgpt.training import blocked_backward
 from npgpt.training.backward import (
     attention_means,
     attention_scores,
@@ -259,8 +260,7 @@ def linear(
 ) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
     """Gradients of y = x W + b: dx = dy W^T, dW = x^T dy, db = sum dy over all rows.
 
-    The products are npgpt.training.backward.linear's; db is a pass over dy by all
-    threads.
+    The products are blocked_backward's; db is a pass over dy by all threads.
 
     >>> one = np.ones((1, 1), np.float32)
     >>> [g.item() for g in linear(2 * one, 3 * one, 5 * one)]
@@ -269,7 +269,7 @@ def linear(
     dy = np.asarray(dy)
     if dy.dtype != np.float32 or dy.ndim < 1 or not dy.size:
         return reference.linear(dy, x, weight, has_bias)
-    dx, dweight, _ = reference.linear(dy, x, weight, has_bias=False)
+    dx, dweight, _ = blocked_backward.linear(dy, x, weight, has_bias=False)
     if not has_bias:
         return dx, dweight, None
     return dx, dweight, sum_rows(np.ascontiguousarray(dy).reshape(-1, dy.shape[-1]))

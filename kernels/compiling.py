@@ -29,9 +29,8 @@ from numba.core import config as numba_config
 from numba.core import event
 from numba.extending import intrinsic
 
-from npgpt.errors import BackendError
 from npgpt.kernels.environment import refusal
-from npgpt.support.arguments import shown
+from npgpt.support.threads import asked_for
 
 # Sums may be reordered and x / y be x * (1 / y); NaN and infinity keep their meaning.
 FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
@@ -83,12 +82,7 @@ def set_threads(n: int | None = None) -> int:
     that is no number, or no threads can be started.
     """
     limit = numba_config.NUMBA_NUM_THREADS
-    if n is None and (words := os.environ.get("NPGPT_THREADS")):
-        if not words.isdecimal() or not int(words):
-            raise BackendError(
-                f"NPGPT_THREADS is {shown(words)}, not a whole number from 1 on"
-            )
-        n = int(words)
+    n = asked_for() if n is None else n
     wanted = physical_cores() if n is None else n
     chosen = max(1, min(wanted, limit))
     try:

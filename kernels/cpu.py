@@ -16,6 +16,7 @@ from npgpt.kernels.packed_file import load_prepared
 from npgpt.kernels.prepare import prepare
 from npgpt.kernels.softmax import softmax
 from npgpt.kernels.step import decode_step
+from npgpt.support import threads as blas
 
 
 def cache_dtype(dtype: str) -> str:
@@ -28,6 +29,11 @@ def cache_dtype(dtype: str) -> str:
     'float16'
     """
     return "float32" if dtype == "float32" else "float16"
+
+
+def threads(n: int | None = None) -> int | None:
+    """Let the kernels have n threads, and NumPy's products beside them; None: as is."""
+    return None if n is None else min(set_threads(n), blas.set_threads(n) or n)
 
 
 set_threads()
@@ -47,4 +53,5 @@ BACKEND = replace(
     decode_step=decode_step,
     cache_dtype=cache_dtype,
     load_prepared=load_prepared,
+    set_threads=threads,
 )

@@ -22,6 +22,7 @@ from npgpt.errors import BackendError
 from npgpt.support.arguments import shown
 from npgpt.support.files import forget
 from npgpt.support.leaves import leaves, map_leaves
+from npgpt.support.threads import set_threads
 
 
 def place(params: Any, dtype: str, xp: ModuleType) -> Any:
@@ -92,6 +93,9 @@ class Backend:
     # (folder, dtype) -> prepared parameters, where the folder holds them; or None
     load_prepared: Callable[..., Any] | None = None
     cache_dtype: Callable[[str], str] = str  # dtype of the weights -> of the KV cache
+
+    # threads of the whole process from now on, at most; None: what is best here
+    set_threads: Callable[..., int | None] = set_threads
 
     def to_numpy(self, array: Any) -> np.ndarray:
         """The array on the host, as NumPy."""

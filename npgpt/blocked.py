@@ -26,6 +26,7 @@ import numpy as np
 
 from npgpt import ops
 from npgpt.shapes import Array, Bool, Float, Int
+from npgpt.support.threads import product
 
 Function = Callable[..., Any]
 
@@ -132,7 +133,9 @@ def linear(
     >>> linear(np.array([[1.0, 2.0]]), np.eye(2), np.array([10.0, 20.0])).tolist()
     [[11.0, 22.0]]
     """
-    y = ops.linear(x, weight)
+    n, m = weight.shape
+    with product(x.size * m, x.size // n):
+        y = ops.linear(x, weight)
     if bias is not None:
         y += bias
     return y
@@ -192,15 +195,19 @@ def attention(
     [[[[2.0], [3.0]]]]
     """
     options: dict[str, Any] = dict(causal=causal, window=window, scale=scale)
-    if q.shape[2] <= QUERIES:
-        return ops.attention(q, k, v, mask=mask, **options)
+    _, _, T, D = q.shape
+    threads = product(min(T, QUERIES) * k.shape[2] * D, T)  # each head is a product
+    if T <= QUERIES:
+        with threads:
+            return ops.attention(q, k, v, mask=mask, **options)
     out = ops.namespace(q).empty_like(q)
     for rows, queries, keys in attention_pieces(q.shape, k.shape[2], causal):
         seen = (rows, slice(None), keys, ...)
         allowed = None
         if mask is not None:
             allowed = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]
-        out[rows, :, queries, ...] = ops.attention(
-            q[rows, :, queries, :], k[seen], v[seen], mask=allowed, **options
-        )
+        with threads:
+            out[rows, :, queries, ...] = ops.attention(
+                q[rows, :, queries, :], k[seen], v[seen], mask=allowed, **options
+            )
     return out

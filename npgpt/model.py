@@ -54,6 +54,7 @@ class GPT2(Generator):
         tokenizer: Tokenizer | None = None,
         backend: str | Backend = "numpy",
         dtype: str = "float32",
+        threads: int | None = None,
     ):
         self.backend = get_backend(backend)
         if dtype not in self.backend.dtypes:
@@ -61,6 +62,7 @@ class GPT2(Generator):
                 f"backend {self.backend.name!r} does not compute in {dtype!r}, only in "
                 + ", ".join(self.backend.dtypes)
             )
+        self.backend.set_threads(threads)
         self.config: GPT2Config = params.config
         self.tokenizer: Tokenizer | None = tokenizer
         self.dtype = dtype
@@ -72,11 +74,13 @@ class GPT2(Generator):
         name_or_folder: str | Path,
         backend: str | Backend = "numpy",
         dtype: str = "float32",
+        threads: int | None = None,
     ) -> GPT2:
         """Load a bundled model, a folder, or a model of the Hub ("gpt2", "owner/name").
 
         dtype is what the model computes in: "float32" or "float64", with the numba
-        backend "float32", "bfloat16" or "int8".
+        backend "float32", "bfloat16" or "int8". threads: as many, at most, for a
+        product of this process (npgpt.support.threads says how few are best).
         """
         backend = get_backend(backend)
         folder = hub.resolve(name_or_folder)
@@ -84,7 +88,7 @@ class GPT2(Generator):
         params = None if load is None else load(folder, dtype)
         if params is None:
             params = checkpoint.load(folder, dtype)
-        model = cls(params, Tokenizer.from_folder(folder), backend, dtype)
+        model = cls(params, Tokenizer.from_folder(folder), backend, dtype, threads)
         model.name = str(name_or_folder)
         return model
 

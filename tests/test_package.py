@@ -104,7 +104,9 @@ KNOWN = {  # the forward pass, its derivatives, and packed files
     "npgpt.backend", "npgpt.block", "npgpt.config", "npgpt.errors", "npgpt.gpt2",
     "npgpt.model", "npgpt.ops", "npgpt.shapes", "npgpt.storage.checkpoint",
     "npgpt.storage.tensorfile", "npgpt.support.arguments", "npgpt.support.files",
-    "npgpt.training.backward", "npgpt.training.engine", "npgpt.training.gradients",
+    "npgpt.support.threads",
+    "npgpt.training.backward", "npgpt.training.blocked_backward",
+    "npgpt.training.engine", "npgpt.training.gradients",
     "npgpt.training.mixed", "npgpt.training.optim",
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.bench.functions import median_and_spread
+from npgpt.bench.functions import median_and_spread, unsteady
 from npgpt.decoding.generation import Generation
 from npgpt.interface import Model
 from npgpt.model import GPT2
@@ -58,6 +58,7 @@ class Comparison:
             f"{self.name:<34} {self.tokens_per_second:8.1f} tok/s, "
             f"{self.ratio:5.2f} x {self.baseline:.1f}{goal}, "
             + ("agrees" if self.agrees else "DISAGREES")
+            + unsteady(self.spread)
         )
 
 

@@ -20,6 +20,7 @@ from npgpt.backend import NUMPY
 from npgpt.config import GPT2Config
 
 PAUSE, TURN = 0.002, 5  # seconds, calls
+STEADY = 0.2  # spread of times that say something
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ def median_and_spread(times: list[float]) -> tuple[float, float]:
         return middle, 0.0
     low, _, high = statistics.quantiles(times, n=4, method="inclusive")
     return middle, (high - low) / 2 / middle
+
+
+def unsteady(spread: float) -> str:
+    """The mark of a row that something else on the machine has spoiled.
+
+    >>> unsteady(0.2), unsteady(0.25)
+    ('', '  unsteady: spread 25%')
+    """
+    return f"  unsteady: spread {spread:.0%}" if spread > STEADY else ""
 
 
 def ceilings(bytes_: int = 500_000_000) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from npgpt.bench.functions import STEADY, unsteady
 from npgpt.bench.rounds import goals
 from npgpt.support.figure import AMBER, BLUE, GREEN, GREY, INK
 
@@ -40,6 +41,7 @@ def function_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
             f"{row['gigaflops_per_second']:>9.1f}{row['ceiling_share']:>8.0%}"
             f"{row['error']:>9.0e}{row['compile_seconds']:>8.1f}s{after:>11}"
             + (f"  {row['note']}" if row["note"] else "")
+            + unsteady(max(row["numpy_spread"], row["numba_spread"]))
         )
 
 
@@ -59,6 +61,7 @@ def model_lines(result: dict[str, Any]) -> Iterator[str]:
             f"{m['engine']:<24}{m['task']:<9}{m['tokens']:>7,}{m['batch']:>6}"
             f"{_time(m['seconds']):>11}{m['spread']:>8.0%}"
             f"{m['tokens_per_second']:>10,.1f}{predicted}{reached}"
+            + unsteady(m["spread"])
         )
     for name, seconds in result["greedy_loop_seconds"].items():
         line = f"{name:<24}greedy generation {1 / seconds:,.0f} tok/s"
@@ -101,7 +104,8 @@ def markdown(result: dict[str, Any]) -> Iterator[str]:
             row["function"], row["shape"], _time(row["numpy_seconds"]),
             _time(row["numba_seconds"]),
             f"{row['numpy_seconds'] / row['numba_seconds']:.1f}",
-            f"{row['ceiling_share']:.0%}", f"{row['compile_seconds']:.1f} s", after,
+            f"{row['ceiling_share']:.0%}", f"{row['compile_seconds']:.1f} s",
+            after + _mark(max(row["numpy_spread"], row["numba_spread"])),
         )  # fmt: skip
         yield f"| {' | '.join(cells)} |"
     if "measured" not in result:
@@ -116,7 +120,8 @@ def markdown(result: dict[str, Any]) -> Iterator[str]:
         roof = m["roofline"]
         cells = (
             m["engine"], m["task"], f"{m['tokens']:,}", str(m["batch"]),
-            _time(m["seconds"]), f"{m['spread']:.0%}", f"{m['tokens_per_second']:,.1f}",
+            _time(m["seconds"]), f"{m['spread']:.0%}{_mark(m['spread'])}",
+            f"{m['tokens_per_second']:,.1f}",
             f"{m['tokens_per_second'] / roof:.0%}" if roof else "",
         )  # fmt: skip
         yield f"| {' | '.join(cells)} |"
@@ -130,6 +135,10 @@ def markdown(result: dict[str, Any]) -> Iterator[str]:
                 sign = "at least" if larger else "at most"
                 mark = "reached" if reached else "not reached"
                 yield f"| {what} | {found:.2f} | {sign} {wanted} | {mark} |"
+
+
+def _mark(spread: float) -> str:
+    return " unsteady" if spread > STEADY else ""
 
 
 def _time(seconds: float) -> str:

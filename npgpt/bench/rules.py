@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.bench.functions import median_and_spread
+from npgpt.bench.functions import median_and_spread, unsteady
 from npgpt.decoding import Context, GenerationConfig
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.chain import build_chain, run_chain
@@ -72,7 +72,8 @@ class Timing(NamedTuple):
         promise = ""
         if self.goal is not None:
             promise = f"  (goal {self.goal:g}: {'met' if self.met else 'NOT met'})"
-        return f"{self.name:<40} {self.milliseconds:8.3f} ms{promise}"
+        time = f"{self.name:<40} {self.milliseconds:8.3f} ms{promise}"
+        return time + unsteady(self.spread)
 
 
 def logits_like_gpt2(seed: int = 0) -> np.ndarray:

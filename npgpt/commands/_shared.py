@@ -19,6 +19,7 @@ from npgpt.commands._streams import json_encoding
 from npgpt.errors import BackendError, PlotError
 from npgpt.model import GPT2
 from npgpt.support.figure import check_suffix
+from npgpt.support.threads import asked_for, set_threads
 
 
 def model_option(default: str | None = "tales") -> Callable:
@@ -63,11 +64,11 @@ def _set_threads(context: click.Context, option: click.Option, n: int | None) ->
 
 def threads_option(whose: str, **settings: Any) -> Callable:
     """--threads of whatever has some."""
-    help = f"Threads of {whose}  [default: physical cores]"
+    help = f"Threads of {whose}, at most  [default: idle cores]"
     return click.option("--threads", type=click.IntRange(1), help=help, **settings)
 
 
-THREADS = threads_option("the numba backend", expose_value=False, callback=_set_threads)
+THREADS = threads_option("a product", expose_value=False, callback=_set_threads)
 
 
 def model_options(function: Callable) -> Callable:
@@ -244,6 +245,12 @@ def chosen_backend(name: str) -> str:
         from npgpt.kernels import compiling
 
         compiling.on_compile(lambda line: click.echo(line, err=True))
+    if name == "numpy" and (n := set_threads()) and asked_for() is None:
+        click.echo(
+            f"note: other processes keep cores busy; a product of NumPy takes {n} of "
+            f"{os.cpu_count()} (--threads says how many)",
+            err=True,
+        )
     return name
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 import sys
-import time
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from npgpt.commands._clock import Clock, weight_rate
 from npgpt.commands._shared import (
     echo_json,
     json_option,
@@ -28,8 +28,8 @@ from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.selection import build_selector
+from npgpt.errors import DecodingError
 from npgpt.model import GPT2
-from npgpt.scaling.sizes import matrix_numbers
 
 
 @click.command(cls=StrategyCommand)
@@ -73,7 +73,7 @@ def command(
     prompts = [model.encode(prompt)]
     config = _with_model_defaults(config, greedy, model, prompts)
     # A search shows its steps only when it has ended: reading and writing are one time.
-    clock = _Clock(len(prompts[0]), whole=any(config.active("search")))
+    clock = Clock(len(prompts[0]), whole=any(config.active("search")))
     steps: list[Step] = []
     interrupted = False
     try:
@@ -139,9 +139,12 @@ def _config(
                 flag = option.replace("_", "-")
                 raise click.UsageError(f"--greedy and --{flag} exclude each other")
         options.update(temperature=None)
-    else:
+    said = given("temperature") is ParameterSource.COMMANDLINE
+    finds = not greedy and _finds(options)
+    if finds and not said:
+        options.update(temperature=None)
+    elif not greedy:
         order = parse_order(options["chain"] or "hf")
-        said = given("temperature") is ParameterSource.COMMANDLINE
         if "temperature" not in order and not said:
             options.update(temperature=None)
         own = any(  # a selector that truncates by itself
@@ -152,10 +155,32 @@ def _config(
         if options["top_p"] is None and wanted:
             options.update(top_p=0.95)
     return GenerationConfig(
-        do_sample=not greedy,
+        do_sample=not (greedy or finds),
         seed=secrets.randbelow(2**32) if seed is None else seed,
         **parsed(options),
     )
+
+
+def _finds(options: dict[str, Any]) -> bool:
+    """Whether a search is asked for that draws nothing, and nothing of sampling."""
+    given = click.get_current_context().get_parameter_source
+    typed = {
+        name: value
+        for name, value in options.items()
+        if given(name) not in (None, ParameterSource.DEFAULT)
+        and OPTIONS[name].kind not in ("model", "models")  # which take long to load
+    }
+    try:
+        config = GenerationConfig(**parsed(typed))
+    except DecodingError:  # what needs sampling, for one
+        return False
+    return _draws_nothing(config)
+
+
+def _draws_nothing(config: GenerationConfig) -> bool:
+    """Whether a search is on that takes what is best, as long as sampling is off."""
+    said = [s.deterministic for kind in ("search", "part") for s in config.active(kind)]
+    return True in said and False not in said
 
 
 def _given(strategy: Strategy, options: dict[str, Any]) -> bool:
@@ -177,58 +202,31 @@ def _with_model_defaults(
     return with_defaults(given, model.config, prompts, soft=config.given)
 
 
-class _Clock:
-    """Times the reading of the prompt apart from the writing of tokens."""
-
-    def __init__(self, prompt_tokens: int, whole: bool = False):
-        self.prompt_tokens, self.whole = prompt_tokens, whole
-        self.start = self.first = self.last = time.perf_counter()
-        self.tokens = 0
-
-    def tick(self) -> None:
-        self.last = time.perf_counter()
-        self.tokens += 1
-        if self.tokens == 1:
-            self.first = self.last
-
-    def rates(self) -> tuple[float, float]:
-        """Tokens read and tokens written a second."""
-        if self.whole:
-            whole = self.last - self.start
-            return (
-                (self.prompt_tokens / whole, self.tokens / whole)
-                if whole
-                else (0.0, 0.0)
-            )
-        read, wrote = self.first - self.start, self.last - self.first
-        return (
-            self.prompt_tokens / read if read else 0.0,
-            (self.tokens - 1) / wrote if wrote else 0.0,
-        )
-
-
-def _weight_rate(model: GPT2, config: GenerationConfig, decode: float) -> float:
-    """GB of weights read a second: every step reads all matrices once for all rows."""
-    itemsize = 8 if model.dtype == "float64" else 4
-    step = matrix_numbers(model.config) * itemsize
-    return decode / config.num_return_sequences * step / 1e9
-
-
-def _figures(model: GPT2, name: str, config: GenerationConfig, clock: _Clock) -> str:
+def _figures(model: GPT2, name: str, config: GenerationConfig, clock: Clock) -> str:
     prefill, decode = clock.rates()
     chain = build_chain(
         config, config.eos_ids(model.config), model.tokenizer, model.config.vocab_size
     )
-    selector = build_selector(config)
-    how = " ".join(map(str, [*chain, selector]))
-    if not config.greedy:
+    whole = [s for kind in ("guidance", "search") for s in config.active(kind)]
+    parts = [s for s in config.active("part") if s.switched_by]
+    how = " ".join([*(_run(s, config) for s in [*whole, *parts]), *map(str, chain)])
+    if not (config.greedy and any(search.deterministic for search in whole)):
+        how = f"{how} {build_selector(config)}".strip()
+    if not config.greedy or any(s.deterministic is False for s in parts):
         how += f" seed {config.seed}"
     return (
         f"[{name}, {model.backend.name} {model.dtype}: "
         f"prefill {clock.prompt_tokens} tokens at {prefill:,.0f} tok/s, "
         f"decode {clock.tokens} at {decode:,.0f} tok/s, "
-        f"{_weight_rate(model, config, decode):.1f} GB/s of weights; {how}]"
+        f"{weight_rate(model, config, decode):.1f} GB/s of weights; {how}]"
     )
+
+
+def _run(strategy: Strategy, config: GenerationConfig) -> str:
+    """A strategy that ran, and its first parameter where that is short."""
+    value = getattr(config, strategy.switched_by)
+    short = isinstance(value, int | float) and value is not True
+    return f"{strategy.name}({value:g})" if short else strategy.name
 
 
 def _print_json(
@@ -238,7 +236,7 @@ def _print_json(
     prompt_ids: list[int],
     config: GenerationConfig,
     steps: list[Step],
-    clock: _Clock,
+    clock: Clock,
 ) -> None:
     rows: list[list[Step]] = [[] for _ in range(config.num_return_sequences)]
     for step in steps:
@@ -272,6 +270,6 @@ def _print_json(
             ],
             "prefill_tokens_per_second": prefill,
             "tokens_per_second": decode,
-            "weight_gigabytes_per_second": _weight_rate(model, config, decode),
+            "weight_gigabytes_per_second": weight_rate(model, config, decode),
         }
     )

@@ -12,14 +12,26 @@ from npgpt.commands._shared import (
     json_option,
     placed,
 )
+from npgpt.errors import NpgptError
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks
+from npgpt.verification.alone import BY_ITSELF, alone
 from npgpt.verification.checks import Check, first_divergence, worst_of_each
-from npgpt.verification.own import maker, own_functions
+from npgpt.verification.own import REPLACEABLE, in_place, maker, own_file, signature
 from npgpt.verification.published import MODELS
 
+SIGNATURES = "".join(f"\n    {signature(name)}" for name in REPLACEABLE)
 
-@click.command()
+
+@click.command(
+    epilog=f"""What --ops puts in the place of npgpt's, and how it is called:
+
+    \b{SIGNATURES}
+
+    A function may have fewer options than that. First each is called by itself, on
+    inputs that are hard; then the model computes with it. Other functions of npgpt.ops
+    (causal_mask, cross_entropy, ...) are called by themselves only."""
+)
 @placed("[MODEL]", "name")
 @MODEL
 @backend_options
@@ -27,8 +39,7 @@ from npgpt.verification.published import MODELS
     "--ops",
     "own",
     type=click.Path(dir_okay=False),
-    help="A Python file whose softmax, layer_norm, gelu, linear or attention are used "
-    "in place of npgpt's.",
+    help="A Python file whose functions are used in place of those of npgpt.ops.",
 )
 @click.option(
     "--published",
@@ -62,30 +73,52 @@ def command(
         raise click.UsageError("--ops replaces NumPy functions: leave --backend out")
     folder = hub.resolve(name)
     reference = folder / checks.REFERENCE
-    found = list(
-        checks.verify(
+    functions = own_file(own) if own else {}
+    by_itself = list(alone(functions))
+    bad = [check for check in by_itself if not check.ok]
+    found: list[Check] = []
+    try:
+        found += checks.verify(
             checkpoint.load(folder),
-            own_functions(own) if own else chosen_backend(backend),
+            in_place(functions) if own else chosen_backend(backend),
             dtype,
             reference if reference.exists() else None,
             MODELS.get(published or name),
         )
-    )
+    except NpgptError as error:
+        if not bad:
+            raise
+        click.echo(f"npgpt: {error}", err=True)
     wrong = first_divergence(found)
+    guilty = bad[0].check.removesuffix(BY_ITSELF) if bad else None
+    if wrong and not bad:
+        guilty = maker(wrong.tensor)
+    everything = [*by_itself, *found]
     if as_json:
-        rows = [{**check._asdict(), "ok": check.ok} for check in found]
-        first = wrong.tensor if wrong else None
-        echo_json({"model": name, "ok": wrong is None, "first": first, "checks": rows})
+        rows = [{**check._asdict(), "ok": check.ok} for check in everything]
+        tensor = wrong.tensor if wrong else None
+        verdict = {"ok": not (bad or wrong), "function": guilty, "first": tensor}
+        echo_json({"model": name, **verdict, "checks": rows})
     else:
-        _print_table(found if every else worst_of_each(found), len(found))
+        table = everything if every else worst_of_each(everything)
+        _print_table(table, len(everything))
+        _say_which_function(bad)
         if wrong:
-            guilty = maker(wrong.tensor)
             click.echo(f"first tensor that diverges: {wrong.tensor} ({wrong.check})")
-            if guilty:
-                click.echo(f"it is made by {guilty}, from tensors that agree")
-        else:
-            click.echo(f"all {len(found)} tensors agree")
-    ctx.exit(0 if wrong is None else 1)
+        elif found:
+            click.echo(f"all {len(found)} tensors agree" + bool(bad) * " all the same")
+        if wrong and guilty == maker(wrong.tensor) and guilty:
+            click.echo(f"it is made by {guilty}, from tensors that agree")
+    ctx.exit(1 if bad or wrong else 0)
+
+
+def _say_which_function(bad: list[Check]) -> None:
+    """Up to three cases that a function fails, each for another reason."""
+    if bad:
+        reasons = {check.why: check.tensor for check in reversed(bad)}
+        click.echo(f"{bad[0].check} is wrong:")
+        for why, case in list(reversed(reasons.items()))[:3]:
+            click.echo(f"  {case}: {why}")
 
 
 def _print_table(checks: list[Check], total: int) -> None:
@@ -96,7 +129,8 @@ def _print_table(checks: list[Check], total: int) -> None:
     title = f"{len(checks)} of {total} comparisons" if len(checks) < total else None
     table = Table(title=title, box=box.SIMPLE_HEAD)
     for name in ("check", "tensor"):
-        table.add_column(name)
+        words = " ".join(getattr(check, name) for check in checks).split()
+        table.add_column(name, min_width=max(map(len, words)))  # no name is cut
     for name in ("error", "tolerated"):
         table.add_column(name, justify="right")
     table.add_column("because of")

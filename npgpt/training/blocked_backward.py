@@ -12,6 +12,7 @@ import math
 from npgpt import ops
 from npgpt.blocked import attention_pieces, by_rows
 from npgpt.shapes import Array, Bool, Float, Int
+from npgpt.support.threads import product
 from npgpt.training import backward
 
 
@@ -132,6 +133,24 @@ def embedding(
     return dweight
 
 
+def linear(
+    dy: Float[Array, "*batch m"],
+    x: Float[Array, "*batch n"],
+    weight: Float[Array, "n m"],
+    has_bias: bool = True,
+) -> tuple[Float[Array, "*batch n"], Float[Array, "n m"], Float[Array, " m"] | None]:
+    """Gradients of y = x W + b: dx = dy W^T, dW = x^T dy, db = sum dy over all rows.
+
+    >>> import numpy as np
+    >>> one = np.ones((1, 1))
+    >>> [g.item() for g in linear(2 * one, 3 * one, 5 * one)]
+    [10.0, 6.0, 2.0]
+    """
+    n, m = weight.shape
+    with product(x.size * m, x.size // n):
+        return backward.linear(dy, x, weight, has_bias)
+
+
 def attention(
     dy: Float[Array, "B H T D"],
     q: Float[Array, "B H T D"],
@@ -161,16 +180,18 @@ def attention(
         hidden = None
         if mask is not None:
             hidden = mask[rows if mask.shape[0] > 1 else slice(None), queries, keys]
-        found = backward.attention(
-            dy[here],
-            q[here],
-            k[seen],
-            v[seen],
-            causal=causal,
-            mask=hidden,
-            window=window,
-            scale=scale,
-        )
+        numbers = (queries.stop - queries.start) * q.shape[-1]
+        with product(numbers * k.shape[2], 0):
+            found = backward.attention(
+                dy[here],
+                q[here],
+                k[seen],
+                v[seen],
+                causal=causal,
+                mask=hidden,
+                window=window,
+                scale=scale,
+            )
         dq[here] = found[0]
         dk[seen] += found[1]
         dv[seen] += found[2]

@@ -22,7 +22,7 @@ class Engine(NamedTuple):
     """A backend, the derivatives of its functions, and AdamW's update.
 
     >>> from npgpt.backend import NUMPY
-    >>> Engine(NUMPY).linear is backward.linear
+    >>> Engine(NUMPY).split_heads is backward.split_heads
     True
     """
 
@@ -32,7 +32,7 @@ class Engine(NamedTuple):
     gelu: Callable = blocked_backward.gelu
     layer_norm: Callable = blocked_backward.layer_norm
     embedding: Callable = blocked_backward.embedding
-    linear: Callable = backward.linear
+    linear: Callable = blocked_backward.linear
     split_heads: Callable = backward.split_heads
     attention_scores: Callable = backward.attention_scores
     attention_means: Callable = backward.attention_means

@@ -35,6 +35,7 @@ from npgpt.gpt2 import GPT2Params
 from npgpt.storage import checkpoint
 from npgpt.support.arguments import checked, shown
 from npgpt.support.leaves import leaves, map_leaves
+from npgpt.support.threads import set_threads
 from npgpt.taps import no_tap
 from npgpt.tokenizer import Tokenizer
 from npgpt.training import optim
@@ -84,6 +85,7 @@ def train(
     The last checkpoint stays whole in every case.
     """
     backend, out = get_backend(backend), Path(out)
+    set_threads()  # NumPy's products are everybody's
     check_data(train_ids, validation_ids, params.config, config.context)
     base = map_leaves(_own, place(params, "float32", backend.xp))
     start = base if lora is None else new_lora(base, lora, config.seed, backend.xp)

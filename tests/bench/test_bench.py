@@ -13,7 +13,8 @@ from click.testing import CliRunner
 pytest.importorskip("numba")
 
 from npgpt import GPT2, BackendError, GPT2Config
-from npgpt.bench import functions, report, rounds
+from npgpt.bench import functions, report, rounds, rules
+from npgpt.bench.decoding import Comparison
 from npgpt.cli import main
 from npgpt.storage import hub
 
@@ -139,6 +140,19 @@ def test_without_numba_there_is_no_reading_rate(monkeypatch):
     assert "greedy generation 100 tok/s\n" in lines
     assert "numba:float32           not measured: no such engine" in lines
     assert list(found["absent"]) == ["numba:float32", "numpy:float32"]
+
+
+def test_a_row_that_wavers_is_marked(measured):
+    found = json.loads(measured[0])
+    for m in found["measured"]:
+        m["spread"] = 0.35 if m["task"] == "decode" else 0.2
+    for line in report.model_lines(found):
+        assert ("unsteady: spread 35%" in line) == ("decode" in line)
+    for line in report.markdown(found):
+        assert ("| 35% unsteady |" in line) == ("decode" in line)
+    assert str(rules.Timing("a rule", 1.0, 0.21, None)).endswith("spread 21%")
+    slow = Comparison("beams", 4.0, 2.0, 0.0, True, 0.5)
+    assert str(slow).endswith("agrees  unsteady: spread 50%")
 
 
 def test_functions_agree_before_they_are_timed():

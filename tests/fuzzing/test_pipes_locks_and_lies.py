@@ -257,7 +257,7 @@ def test_a_full_disk_under_stdout_is_one_sentence():
 def test_an_own_file_that_exits_is_no_success(tmp_path):
     (tmp_path / "mine.py").write_text("import sys\nsys.exit()")
     sentence = run("verify", "tales-mini", "--ops", tmp_path / "mine.py")
-    assert "mine.py: SystemExit" in sentence
+    assert "mine.py, line 2: SystemExit" in sentence
 
 
 @pytest.mark.parametrize("n_positions", [1, 2, 3])

@@ -16,7 +16,7 @@ from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks, published
 from npgpt.verification.checks import first_divergence
 from npgpt.verification.distance import vector_error
-from npgpt.verification.own import MAKERS, REPLACEABLE, maker, own_functions
+from npgpt.verification.own import REPLACEABLE, maker, own_functions
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 RIGHT = """
@@ -112,8 +112,7 @@ def test_the_function_that_made_it_is_named():
 
 
 def test_every_tap_has_its_maker():
-    assert list(MAKERS) == list(taps())
-    made = {name for name in MAKERS.values() if name}
+    made = {maker(name.replace("{i}", "0")) for name in taps()} - {None}
     assert set(REPLACEABLE) <= made
     assert all(callable(getattr(ops, name)) for name in made)
 
@@ -163,7 +162,7 @@ def test_own_functions_that_are_right_pass(tmp_path):
         ("def gelu(x): return x.shape", "gelu returned a tuple, not an array of"),
         (
             "def gelu(x): return x[0]",
-            "gelu returned an array of (12, 384), not (1, 12,",
+            "gelu returned an array of (1,), not (33, 1)",
         ),
     ],
 )

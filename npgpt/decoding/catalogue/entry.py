@@ -71,6 +71,7 @@ class Strategy:
     prepare: Callable[..., Any] | None = None
     start: Callable[..., Any] | None = None  # (context, *values) -> the first state
     sampling: bool = False  # changes nothing, or makes no sense, in greedy search
+    deterministic: bool | None = None  # of a search or part: it draws nothing by itself
     keeps_top: bool = True  # the most probable token stays the most probable one
     constrains: bool = False  # the whole text has to be complete
     check: Callable[[Any], None] | None = None  # raises what options cannot do together

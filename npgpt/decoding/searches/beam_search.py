@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Step
@@ -35,6 +35,7 @@ KINDS = {  # the option that asks for it
     (False, True, "never"),
     "When to stop: a heuristic, at once, or never too early.",
 )
+@fields(deterministic=True)
 @example(num_beams=2)
 def beam_search(job: Job) -> Iterator[Step]:
     """Beam search of the kind that the options ask for; the best texts first."""

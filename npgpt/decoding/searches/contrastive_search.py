@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.guidance.guided import NO_STATES
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Step, record
@@ -23,6 +23,7 @@ from npgpt.interface import able
 
 @strategy("G5", "contrastive search", kind="search", also=("top_k",), uses=("top_k",))
 @parameter("penalty_alpha", 0.0, "Weight of it; 0 is off.", 0, 1)
+@fields(deterministic=True)
 @example(penalty_alpha=0.6, top_k=3)
 def contrastive_search(job: Job) -> Iterator[Step]:
     """Probable, and unlike what the text has said: over the top k, (1 - penalty_alpha)

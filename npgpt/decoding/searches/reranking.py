@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import probabilities
@@ -127,6 +127,7 @@ def _text(text: Any) -> str:
 
 @strategy("G11", "CoT-decoding", kind="search")
 @parameter("cot_branches", 0, "k first tokens; 0 is off.", 1)
+@fields(deterministic=True)
 @example(cot_branches=3, num_return_sequences=3)
 def cot_decoding(job: Job) -> Iterator[Step]:
     """Branches at the first token, keeps the surest answer: the branch with the largest

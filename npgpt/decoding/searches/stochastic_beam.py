@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding import randomness
-from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row
 from npgpt.decoding.searches.beam import BeamSearch
@@ -22,6 +22,7 @@ from npgpt.ops import log_softmax
 
 @strategy("G4", "stochastic beam search", kind="part", also=("num_beams",))
 @parameter("stochastic_beams", False, "On or off.")
+@fields(deterministic=False)
 @example(num_beams=3, stochastic_beams=True, num_return_sequences=3)
 class StochasticBeamSearch(BeamSearch):
     """Different texts, drawn without replacement: the k largest Gumbel-perturbed sums G
