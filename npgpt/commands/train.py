@@ -140,6 +140,7 @@ def command(
     from npgpt.support.figure import save
     from npgpt.training import corpus as corpora
     from npgpt.training import curve
+    from npgpt.training.folder import check_folder
     from npgpt.training.loop import init_params, keep_freed_memory, train
     from npgpt.training.lora import MATRICES, LoraConfig
 
@@ -152,6 +153,7 @@ def command(
     elif lora_alpha is not None or lora_matrices:
         raise click.UsageError("--lora-alpha and --lora-matrix need --lora-rank")
     folder = Path(out)
+    check_folder(folder, resume)  # before the text is read, which may take long
     params, vocabulary = _beginning(init_from, tokenizer, preset, folder, resume)
     chosen = {name: given[name] for name in OVERRIDES if given[name] is not None}
     settings = replace(_defaults(preset, params, lora), seed=seed, **chosen)
