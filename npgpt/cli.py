@@ -6,6 +6,7 @@ failed, with one sentence), 2 (it was called wrongly), 130 (Ctrl-C).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from npgpt import __version__
+from npgpt.commands import _streams
 from npgpt.errors import NpgptError
 from npgpt.support.notes import Note
 
@@ -57,6 +59,19 @@ class Verbs(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """The whole command, with streams that carry any text."""
+        _streams.prepare()
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:  # where click itself writes: --help, wrong calls
+            _give_up(error)
+            sys.exit(1)
+        except SystemExit as leaving:
+            if _streams.say_what_was_lost() and not leaving.code:
+                sys.exit(1)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; turn what can go wrong into one sentence and a status."""
         try:
@@ -68,13 +83,22 @@ class Verbs(click.Group):
             click.echo("", err=True)
             ctx.exit(130)
         except BrokenPipeError:
-            # The reader has all it wanted. Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _write_no_more()  # the reader has all it wanted
             ctx.exit(0)
         except OSError as error:  # a full disk under stdout, a terminal that went away
-            click.echo(f"npgpt: cannot go on: {error}", err=True)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _give_up(error)
             ctx.exit(1)
+
+
+def _give_up(error: OSError) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"npgpt: cannot go on: {error}", err=True)
+    _write_no_more()
+
+
+def _write_no_more() -> None:
+    """Let Python find a stdout at exit that takes what is left, else it complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(
@@ -95,9 +119,6 @@ def _show(
 @click.version_option(__version__, prog_name="npgpt")
 def main() -> None:
     """GPT-2 in plain NumPy: generate text, look inside, measure."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 still gets text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
     warnings.showwarning = _show
 
 

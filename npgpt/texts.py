@@ -27,17 +27,19 @@ _LAST_CUT = re.compile(r".*\S(?=[ \t\r\n])", re.DOTALL)
 def read_text(
     file: str | Path | Stream, progress: Callable[[int], object] | None = None
 ) -> Iterator[str]:
-    """The text of a UTF-8 file in pieces, line ends as they are.
+    """The text of a UTF-8 file in pieces, as every verb reads it.
 
-    progress is told of every so many bytes read. Raises TokenizerError where the file
-    is no UTF-8 or cannot be read.
+    What Windows adds is no text: a byte order mark at the beginning, and the \\r of a
+    line's end. progress is told of every so many bytes read. Raises TokenizerError
+    where the file is no UTF-8 or cannot be read.
     """
     if not isinstance(file, str | Path):
-        yield from _decoded(file, getattr(file, "name", "the text"), progress)
+        where = getattr(file, "name", "the text")
+        yield from _unix(_decoded(file, where, progress))
         return
     try:
         with open(file, "rb") as stream:
-            yield from _decoded(stream, str(file), progress)
+            yield from _unix(_decoded(stream, str(file), progress))
     except OSError as error:
         raise TokenizerError(
             f"{file}: cannot be read ({error.strerror or error})"
@@ -59,9 +61,12 @@ def _decoded(
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
+            at = read - held + error.start
+            begins = block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            hint = " (it begins as UTF-16 does)" if begins and not at else ""
             raise TokenizerError(
-                f"{where}: byte {read - held + error.start} is not UTF-8; convert the "
-                "text to UTF-8 first"
+                f"{where}: byte {at} is not UTF-8{hint}; convert the text to UTF-8 "
+                "first"
             ) from None
         read += len(block)
         if progress is not None:
@@ -70,6 +75,23 @@ def _decoded(
             yield text
         if not block:
             return
+
+
+def _unix(pieces: Iterable[str]) -> Iterator[str]:
+    r"""The same without a byte order mark, and with lines that end in \n.
+
+    >>> list(_unix(["\ufeffone\r", "\ntwo\r", "three"]))
+    ['one', '\ntwo', '\rthree']
+    """
+    held, first = "", True
+    for piece in pieces:
+        text = held + (piece.removeprefix("\ufeff") if first else piece)
+        held, first = "\r" * text.endswith("\r"), False
+        text = text.removesuffix("\r").replace("\r\n", "\n")
+        if text:
+            yield text
+    if held:
+        yield held
 
 
 def split_documents(

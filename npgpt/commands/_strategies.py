@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import SECTIONS
 from npgpt.decoding.catalogue.kinds import KINDS, Parameter
 from npgpt.decoding.options import OPTIONS
+from npgpt.errors import TokenizerError
+from npgpt.texts import read_text
 
 
 def option_name(parameter: str) -> str:
@@ -125,9 +128,9 @@ def _text(text: str, parameter: Parameter) -> str:
             )
         return text
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        return "".join(read_text(io.BytesIO(file.read_bytes())))
+    except (OSError, TokenizerError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise click.UsageError(f"{flag} {text} cannot be read: {reason}") from None
 
 

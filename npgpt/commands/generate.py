@@ -20,6 +20,7 @@ from npgpt.commands._shared import (
     seed_option,
 )
 from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
+from npgpt.commands._streams import read_stdin
 from npgpt.decoding import GenerationConfig, Step
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
@@ -124,7 +125,7 @@ def _read_prompt(prompt: str | None) -> str:
         return prompt
     if prompt is None and sys.stdin.isatty():
         return ""
-    return sys.stdin.read().removesuffix("\n")
+    return read_stdin().removesuffix("\n")
 
 
 def _config(

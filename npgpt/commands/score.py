@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -15,6 +14,7 @@ import click
 from npgpt.commands._shared import (
     echo_json,
     json_option,
+    json_text,
     load_model,
     model_options,
     renamed,
@@ -141,8 +141,7 @@ def _painter(tokens: bool | None, as_json: bool) -> Callable | None:
 
 
 def _print_row(token: TokenScore) -> None:
-    text = json.dumps(token.text, ensure_ascii=False)
-    click.echo(f"{token.logprob:.4f}\t{token.id}\t{text}")
+    click.echo(f"{token.logprob:.4f}\t{token.id}\t{json_text(token.text)}")
 
 
 def _print(result: Score) -> None:

@@ -2,7 +2,7 @@
 
 LAMBADA, HellaSwag and the Children's Book Test, as their authors published them. Text
 is taken as it is, without the de-tokenisers of the GPT-2 paper, which were not
-published. A line that does not fit is named with its number.
+published. An item that does not fit is named with its line, or its place in an array.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +32,10 @@ class Question(NamedTuple):
 
 @checked(DataError)
 def read_lambada(file: str | Path, limit: int | None = None) -> list[str]:
-    """Texts of a LAMBADA file: {"text": ...} a line, or the plain text a line."""
+    """Texts of a LAMBADA file: {"text": ...} or the plain text a line, or an array."""
     texts = []
-    for where, line in _lines(file, limit):
-        text = line
-        if line.lstrip().startswith("{"):
-            text = _field(_json(line, where), "text", str, where)
+    for where, item in _items(file, limit):
+        text = item if isinstance(item, str) else _field(item, "text", str, where)
         text = text.strip()
         if " " not in text:
             raise DataError(f"{where}: one word alone has no text before it to go by")
@@ -48,7 +47,7 @@ def read_lambada(file: str | Path, limit: int | None = None) -> list[str]:
 def read_hellaswag(
     file: str | Path, limit: int | None = None, style: str = "llm.c"
 ) -> list[Question]:
-    """Questions of HellaSwag's jsonl: ctx, endings and label.
+    """Questions of HellaSwag's jsonl, or an array of them: ctx, endings and label.
 
     style "llm.c" takes ctx and endings as they are; "lm-eval" puts the activity before
     the context and removes the brackets of WikiHow, as lm-evaluation-harness does.
@@ -56,8 +55,8 @@ def read_hellaswag(
     if style not in STYLES:
         raise DataError(f"style must be one of {', '.join(STYLES)}, not {style!r}")
     questions = []
-    for where, line in _lines(file, limit):
-        item = _json(line, where)
+    for where, item in _items(file, limit):
+        item = _json(item, where) if isinstance(item, str) else item
         endings = _field(item, "endings", list, where)
         label = item.get("label")
         if isinstance(label, str) and label in map(str, range(len(endings))):
@@ -121,6 +120,32 @@ def read_cloze(file: str | Path, limit: int | None = None) -> list[Question]:
     return at_least_one(questions, file)
 
 
+def _items(file: str | Path, limit: int | None) -> Iterator[tuple[str, Any]]:
+    """JSON objects of lines, or of one array; a line that begins otherwise, as text."""
+    lines = _lines(file, limit)
+    first = next(lines, None)
+    if first is None:
+        return
+    if re.match(r"\s*\[\s*([{\"]|$)", first[1]):
+        yield from islice(_array(file), limit)
+        return
+    for where, line in chain([first], lines):
+        is_json = line.lstrip().startswith("{")
+        yield where, _json(line, where) if is_json else line
+
+
+def _array(file: str | Path) -> Iterator[tuple[str, Any]]:
+    try:
+        items = json.loads("".join(read_text(file)))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not a JSON array ({error})") from None
+    for i, item in enumerate(items):
+        where = f"{file}, item {i + 1}"
+        if not isinstance(item, dict | str):
+            raise DataError(f"{where}: not a JSON object")
+        yield where, item
+
+
 def _lines(file: str | Path, limit: int | None) -> Iterator[tuple[str, str]]:
     """Lines that are not empty, each with the place to name in an error."""
     _check_limit(limit)
@@ -129,7 +154,6 @@ def _lines(file: str | Path, limit: int | None) -> Iterator[tuple[str, str]]:
         *lines, rest = (rest + piece).split("\n")
         for line in lines:
             number += 1
-            line = line.rstrip("\r")
             if line.strip():
                 if given == limit:
                     return

@@ -210,7 +210,7 @@ def with_models(setting: Setting, load: Callable[[str], Any]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GridError(

@@ -73,7 +73,7 @@ def read_runs(path: str | Path = RUNS) -> list[dict[str, Any]]:
     if not path.exists() and path == RUNS:
         return []
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
         runs = [json.loads(line) for line in lines if line.strip()]
         for run in runs:
             for key in ("parameters", "without_embeddings", "tokens", "loss"):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +42,13 @@ class Corpus:
 
         bits = loss / ln 2 * tokens / bytes, with every id but the first as a target.
         """
-        size = sum(document.num_bytes for document in self.validation_documents)
-        return loss / math.log(2) * (len(self.validation) - 1) / size
+        return loss / math.log(2) * (len(self.validation) - 1) / self._validation_bytes
+
+    @cached_property
+    def _validation_bytes(self) -> int:
+        """Of the text that is read; a file of Windows has more (npgpt.texts)."""
+        pieces = chain.from_iterable(d.pieces() for d in self.validation_documents)
+        return sum(len(piece.encode()) for piece in pieces)
 
 
 @checked(DataError)

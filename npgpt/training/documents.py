@@ -35,7 +35,7 @@ class Document:
 
     @property
     def num_bytes(self) -> int:
-        """Its length in UTF-8."""
+        """Its length in the file."""
         return self.stop - self.start
 
     def pieces(self, progress: Progress | None = None) -> Iterator[str]:
