@@ -20,8 +20,9 @@ class Show:
     bar: Progress | None = None
     task: TaskID
 
-    def __init__(self, settings: Any, prompt: str, sample_tokens: int):
+    def __init__(self, settings: Any, prompt: str, sample_tokens: int, step: int = 0):
         self.settings, self.prompt, self.sample_tokens = settings, prompt, sample_tokens
+        self.step = step  # that it goes on from
         self.speed, self.parameters, self.loss = 0.0, 0, 0.0
 
     def reading(self, what: str, done: int, total: int) -> None:
@@ -36,12 +37,13 @@ class Show:
 
         if sys.stderr.isatty():
             click.echo("\r\033[K", nl=False, err=True)
-        self.tokenizer = data.tokenizer
+        self.tokenizer, self.end = data.tokenizer, data.end
         self.parameters = sum(x.size for x in leaves(params).values())
         click.echo(
             f"{self.parameters:,} parameters, {len(data.train):,} tokens to learn "
             f"from, {len(data.validation):,} to validate, {self.settings.steps:,} "
-            f"steps of {self.settings.tokens_per_step:,} tokens",
+            f"steps of {self.settings.tokens_per_step:,} tokens"
+            + (f", going on after step {self.step:,}" if self.step else ""),
             err=True,
         )
 
@@ -61,7 +63,7 @@ class Show:
                 transient=True,
             )
             self.task = self.bar.add_task(
-                "", total=self.settings.steps, loss=0.0, speed=0.0
+                "", total=self.settings.steps, completed=self.step, loss=0.0, speed=0.0
             )
             self.bar.start()
         return self
@@ -96,11 +98,9 @@ class Show:
         from npgpt import GPT2
         from npgpt.backend import NUMPY
         from npgpt.support.leaves import map_leaves
-        from npgpt.tokenizer import END_OF_TEXT
 
         model = GPT2(map_leaves(NUMPY.to_numpy, params), self.tokenizer)
-        end = self.tokenizer.token_id(END_OF_TEXT)
-        prompt = model.encode(self.prompt if self.prompt or end is None else [end])
+        prompt = model.encode(self.prompt or [self.end])
         n = min(self.sample_tokens, params.config.n_positions - len(prompt))
         (result,) = model.generate(
             [prompt],

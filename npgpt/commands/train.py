@@ -76,7 +76,11 @@ def _number(name: str, kind: Any, help: str) -> Any:
     "context", click.IntRange(1), "Tokens of a window, and positions of a new model"
 )
 @_number("learning-rate", float, "At its peak")
-@_number("warmup-steps", click.IntRange(0), "Steps until the peak")
+@_number(
+    "warmup-steps",
+    click.IntRange(0),
+    "Steps until the peak; if left out, not more than a tenth of all",
+)
 @_number("weight-decay", float, "Of the matrices")
 @_number("clip-norm", float, "Largest norm of a gradient")
 @_number("dropout", float, "Share of numbers that are zeroed")
@@ -107,7 +111,8 @@ def _number(name: str, kind: Any, help: str) -> Any:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where the run in this folder stopped; give the same options again.",
+    help="Go on where the run in this folder stopped; give the same options again. "
+    "--steps, --eval-every and --save-every may be new.",
 )
 @BACKEND
 @THREADS
@@ -140,7 +145,7 @@ def command(
     from npgpt.support.figure import save
     from npgpt.training import corpus as corpora
     from npgpt.training import curve
-    from npgpt.training.folder import check_folder
+    from npgpt.training.folder import check_folder, settings_of
     from npgpt.training.loop import init_params, keep_freed_memory, train
     from npgpt.training.lora import MATRICES, LoraConfig
 
@@ -156,21 +161,28 @@ def command(
     check_folder(folder, resume)  # before the text is read, which may take long
     params, vocabulary = _beginning(init_from, tokenizer, preset, folder, resume)
     chosen = {name: given[name] for name in OVERRIDES if given[name] is not None}
-    settings = replace(_defaults(preset, params, lora), seed=seed, **chosen)
-    show = Show(settings, prompt, sample_tokens)
+    settings = replace(_defaults(preset, params, lora), seed=seed)
+    stored, step = settings_of(folder)
+    if stored is not None:
+        kept = ("steps", "eval_every", "save_every", "warmup_steps")
+        settings = replace(settings, **{name: getattr(stored, name) for name in kept})
+    settings = replace(settings, **chosen)
+    if stored is None and "warmup_steps" not in chosen:
+        tenth = -(-settings.steps // 10)
+        settings = replace(settings, warmup_steps=min(settings.warmup_steps, tenth))
+    show = Show(settings, prompt, sample_tokens, step)
     data = corpora.prepare(
         corpus,
         vocabulary,
         validation=validation,
         seed=seed,
         window=settings.context,
+        end=next(iter(params.config.eos_token_ids), None) if params else None,
         progress=show.reading,
     )
     if params is None:
         size = data.tokenizer.vocab_size
-        config = PRESETS[preset].config(
-            size, settings.context, data.tokenizer.token_id(corpora.END_OF_TEXT)
-        )
+        config = PRESETS[preset].config(size, settings.context, data.end)
         params = init_params(config, seed)
     engine = chosen_backend(backend)
     show.begin(params, data)

@@ -37,12 +37,17 @@ from npgpt.storage.weights import INDEX, PACKED, PICKLES, WEIGHTS
 from npgpt.support.files import check_readable
 from npgpt.support.leaves import leaves, rename_leaves
 from npgpt.tokenizer import Tokenizer
+from npgpt.training.config import TrainConfig
 from npgpt.training.optim import Moments, new_moments
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "loss.jsonl"
 # What a model is read from: a run's are beside its checkpoint.
 MODEL = ("config.json", WEIGHTS, INDEX, PACKED, *PICKLES, GENERATION, TOKENIZER,
          *BESIDE, *PAIRS[0], *PAIRS[1])  # fmt: skip
+# What a run that goes on may change; a new number of steps is a new way down of the
+# learning rate, from where it stands.
+FREE = {f"train.{name}" for name in ("steps", "eval_every", "eval_tokens",
+                                     "save_every")}  # fmt: skip
 
 
 class State(NamedTuple):
@@ -83,6 +88,29 @@ def check_folder(out: Path, resume: bool) -> None:
         raise TrainingError(f"{out}: cannot be written ({there}: {why})")
 
 
+def settings_of(out: Path) -> tuple[TrainConfig | None, int]:
+    """The settings of the run in a folder and its steps so far; None and 0 of none."""
+    if not os.path.exists(out / CHECKPOINT):
+        return None, 0
+    run, step = _read_run(out / CHECKPOINT)
+    stored = {name: run.get(f"train.{name}") for name in TrainConfig.__annotations__}
+    stored = {name: value for name, value in stored.items() if value is not None}
+    stored["betas"] = tuple(stored.get("betas", ()))
+    try:
+        return TrainConfig(**stored), step
+    except TrainingError as error:
+        raise CheckpointError(f"{out / CHECKPOINT}: {error}") from None
+
+
+def _read_run(path: Path) -> tuple[dict[str, Any], int]:
+    metadata = read_metadata(path)
+    try:
+        run, step = dict(json.loads(metadata["run"])), int(metadata["step"])
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise CheckpointError(f"{path}: not a checkpoint of a training") from None
+    return {"train.dtype": "float32"} | run, step  # of before there was another
+
+
 def begin(
     params: Any, out: Path, run: dict[str, Any], resume: bool, backend: Backend
 ) -> State:
@@ -91,18 +119,18 @@ def begin(
     path, step = out / CHECKPOINT, 0
     moments = new_moments(params)
     if os.path.exists(path):
-        metadata = read_metadata(path)
-        try:
-            before, step = dict(json.loads(metadata["run"])), int(metadata["step"])
-        except (KeyError, ValueError, TypeError, RecursionError):
-            raise CheckpointError(f"{path}: not a checkpoint of a training") from None
-        before.setdefault("train.dtype", "float32")  # of before there was another
-        for key in sorted({*run, *before}):
+        before, step = _read_run(path)
+        for key in sorted({*run, *before} - FREE):
             if run.get(key) != before.get(key):
                 raise TrainingError(
                     f"{out} cannot be resumed: {key} was {before.get(key)!r}, is now "
                     f"{run.get(key)!r}; use the same, or name another folder"
                 )
+        if run["train.steps"] < step:
+            raise TrainingError(
+                f"{out} has done {step} steps, more than the {run['train.steps']} "
+                "asked for; ask for more, or name another folder"
+            )
         tensors = read_safetensors(path)
 
         def stored(kind: str, tree: Any) -> Any:

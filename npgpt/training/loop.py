@@ -31,6 +31,7 @@ from npgpt.errors import TrainingError
 from npgpt.gpt2 import GPT2Params
 from npgpt.support.arguments import checked
 from npgpt.support.leaves import leaves, map_leaves
+from npgpt.support.notes import note
 from npgpt.taps import no_tap
 from npgpt.tokenizer import Tokenizer
 from npgpt.training import optim
@@ -79,9 +80,10 @@ def train(
 
     The tokenizer is written beside the weights. With `lora` only low-rank additions
     are trained, and merged wherever weights are saved. With `resume` a run that `out`
-    holds goes on from its last checkpoint; the arguments must be the same. `report` is
-    called with every line of the curve, plus tokens_per_second and seconds_left; after
-    a validation also with `params`.
+    holds goes on from its last checkpoint; steps, eval_every, eval_tokens and
+    save_every may be others then, all else must be the same. `report` is called with
+    every line of the curve, plus tokens_per_second and seconds_left; after a validation
+    also with `params`.
     `bits_per_byte` turns a validation loss into bits per byte of text.
 
     Raises TrainingError for ids outside the vocabulary, a corpus shorter than one
@@ -94,6 +96,11 @@ def train(
     start = base if lora is None else new_lora(base, lora, config.seed, backend.xp)
     run = fingerprint(train_ids, train=config, model=base.config, lora=lora)
     state = begin(start, out, run, resume, backend)
+    if config.warmup_steps > config.steps:
+        note(
+            f"warmup_steps {config.warmup_steps} are more than steps {config.steps}: "
+            "the learning rate never reaches its peak"
+        )
     kept = state.step  # what was saved last; 0: nothing
     engine = get_engine(backend)
     engine = engine if config.dtype == "float32" else mixed_engine(engine)
