@@ -75,6 +75,7 @@ def train(
     resume: bool = False,
     report: Callable[[dict[str, Any]], Any] | None = None,
     bits_per_byte: Callable[[float], float] | None = None,
+    stop: Callable[[], object] | None = None,
 ) -> GPT2Params:
     """Train from these parameters and return the result, which `out` holds too.
 
@@ -83,7 +84,8 @@ def train(
     holds goes on from its last checkpoint; steps, eval_every, eval_tokens and
     save_every may be others then, all else must be the same. `report` is called with
     every line of the curve, plus tokens_per_second and seconds_left; after a validation
-    also with `params`.
+    also with `params`; after a save with that step and {"saved": True}. `stop` is asked
+    between steps: if it says yes, what is done is saved, and the run has ended.
     `bits_per_byte` turns a validation loss into bits per byte of text.
 
     Raises TrainingError for ids outside the vocabulary, a corpus shorter than one
@@ -128,7 +130,8 @@ def train(
             validate()
         if state.step == config.steps:  # it may have ended before this was written
             save_model(_whole(base, state.params, lora), tokenizer, out)
-        while state.step < config.steps:
+        stopped = stop is not None and bool(stop())
+        while state.step < config.steps and not stopped:
             record = _step(state, base, train_ids, config, engine, lora)
             for name in ("loss", "gradient_norm"):
                 if not math.isfinite(record[name]):
@@ -142,11 +145,14 @@ def train(
             last = state.step == config.steps
             if last or state.step % config.eval_every == 0:
                 validate()
-            if last or state.step % config.save_every == 0:
+            stopped = stop is not None and bool(stop())
+            if last or stopped or state.step % config.save_every == 0:
                 full = _whole(base, state.params, lora)
                 _check_finite(full, state.step, kept)
                 save(state, full, tokenizer, out, run, backend)
                 kept = state.step
+                if report is not None:
+                    report({"step": kept, "saved": True})
     return _whole(base, state.params, lora)
 
 
