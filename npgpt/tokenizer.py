@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import TokenizerError
+from npgpt.storage.tensorfile import write_bytes
 from npgpt.storage.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from npgpt.storage.tokenizer_files import TOKENIZER, library_errors, read_tokenizer
 from npgpt.support.arguments import checked, shown
@@ -189,9 +190,9 @@ class Tokenizer:
         """Write tokenizer.json, and what stood beside it, into a folder."""
         folder = Path(folder)
         with library_errors(f"{folder}: the tokenizer cannot be written"):
-            self.backend.save(str(folder / TOKENIZER))
-            for name, content in self.beside.items():
-                (folder / name).write_bytes(content)
+            files = {TOKENIZER: self.backend.to_str(pretty=True).encode()}
+            for name, content in {**files, **self.beside}.items():
+                write_bytes(folder / name, content)
 
 
 class TextStream:

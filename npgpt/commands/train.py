@@ -17,7 +17,7 @@ from npgpt.commands._shared import (
     out_option,
     seed_option,
 )
-from npgpt.commands._training import Show
+from npgpt.commands._training import Show, preset_table
 from npgpt.training.presets import FINE_TUNE, LORA_RATE, PRESETS
 
 OVERRIDES = ("steps", "batch_size", "accumulate", "context", "learning_rate",
@@ -29,7 +29,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
     return click.option(f"--{name}", type=kind, help=f"{help}  [default: the preset's]")
 
 
-@click.command()
+@click.command(epilog=preset_table())
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
 @out_option("The model's folder.", required=True, type=click.Path(file_okay=False))
 @click.option(
@@ -76,7 +76,11 @@ def _number(name: str, kind: Any, help: str) -> Any:
     "context", click.IntRange(1), "Tokens of a window, and positions of a new model"
 )
 @_number("learning-rate", float, "At its peak")
-@_number("warmup-steps", click.IntRange(0), "Steps until the peak")
+@_number(
+    "warmup-steps",
+    click.IntRange(0),
+    "Steps until the peak; if left out, not more than a tenth of all",
+)
 @_number("weight-decay", float, "Of the matrices")
 @_number("clip-norm", float, "Largest norm of a gradient")
 @_number("dropout", float, "Share of numbers that are zeroed")
@@ -107,7 +111,8 @@ def _number(name: str, kind: Any, help: str) -> Any:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where the run in this folder stopped; give the same options again.",
+    help="Go on where the run in this folder stopped; give the same options again. "
+    "--steps, --eval-every and --save-every may be new.",
 )
 @BACKEND
 @THREADS
@@ -138,8 +143,10 @@ def command(
     Example: npgpt train shakespeare.txt --preset tiny --out shakespeare
     """
     from npgpt.support.figure import save
+    from npgpt.support.interrupt import deferred
     from npgpt.training import corpus as corpora
     from npgpt.training import curve
+    from npgpt.training.folder import CURVE, check_folder, settings_of
     from npgpt.training.loop import init_params, keep_freed_memory, train
     from npgpt.training.lora import MATRICES, LoraConfig
 
@@ -152,28 +159,46 @@ def command(
     elif lora_alpha is not None or lora_matrices:
         raise click.UsageError("--lora-alpha and --lora-matrix need --lora-rank")
     folder = Path(out)
+    check_folder(folder, resume)  # before the text is read, which may take long
     params, vocabulary = _beginning(init_from, tokenizer, preset, folder, resume)
     chosen = {name: given[name] for name in OVERRIDES if given[name] is not None}
-    settings = replace(_defaults(preset, params, lora), seed=seed, **chosen)
-    show = Show(settings, prompt, sample_tokens)
-    data = corpora.prepare(
-        corpus,
-        vocabulary,
-        validation=validation,
-        seed=seed,
-        window=settings.context,
-        progress=show.reading,
-    )
+    settings = replace(_defaults(preset, params, lora), seed=seed)
+    stored, step = settings_of(folder)
+    if stored is not None:
+        kept = ("steps", "eval_every", "save_every", "warmup_steps")
+        settings = replace(settings, **{name: getattr(stored, name) for name in kept})
+    settings = replace(settings, **chosen)
+    if stored is None and "warmup_steps" not in chosen:
+        tenth = -(-settings.steps // 10)
+        settings = replace(settings, warmup_steps=min(settings.warmup_steps, tenth))
+
+    def draw() -> None:
+        lines = curve.read_curve(folder / CURVE)
+        figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
+        save(figure, folder / "loss.png")
+
+    show = Show(settings, prompt, sample_tokens, step, draw)
+    try:
+        data = corpora.prepare(
+            corpus,
+            vocabulary,
+            validation=validation,
+            seed=seed,
+            window=settings.context,
+            end=next(iter(params.config.eos_token_ids), None) if params else None,
+            progress=show.reading,
+        )
+    except KeyboardInterrupt:
+        show.say_how_to_go_on()
+        raise
     if params is None:
         size = data.tokenizer.vocab_size
-        config = PRESETS[preset].config(
-            size, settings.context, data.tokenizer.token_id(corpora.END_OF_TEXT)
-        )
+        config = PRESETS[preset].config(size, settings.context, data.end)
         params = init_params(config, seed)
     engine = chosen_backend(backend)
     show.begin(params, data)
     keep_freed_memory()
-    with show:
+    with show, deferred(show.stopping) as stopped:
         train(
             params,
             data.train,
@@ -186,10 +211,13 @@ def command(
             resume=resume,
             report=show,
             bits_per_byte=data.bits_per_byte,
+            stop=stopped,
         )
-    lines = curve.read_curve(folder / "loss.jsonl")
-    figure = curve.plot_curve(lines, f"{folder.name} ({init_from or preset})")
-    save(figure, folder / "loss.png")
+    if stopped() and show.saved < settings.steps:
+        show.say_how_to_go_on()
+        click.get_current_context().exit(128 + stopped())
+    draw()
+    lines = curve.read_curve(folder / CURVE)
     last = [line for line in lines if "validation_loss" in line][-1]
     result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
               "tokens_per_second": show.speed}  # fmt: skip

@@ -101,16 +101,14 @@ def with_defaults(
 ) -> GenerationConfig:
     """The options given, with the model's own defaults where they have an effect.
 
-    `soft` are a caller's defaults, below the model's. A length that is a default is cut
-    to the model's room.
+    `soft` are a caller's defaults, below the model's. A length that is a default, ours
+    included, is cut to the model's room: only what was asked for is refused.
     """
     own = own_options(model)
     for sentence in own.notes:
         note(f"{GENERATION} of the model: {sentence}; it is passed over")
     given = {name: value for name, value in given.items() if value is not None}
     left = {**(soft or {}), **own.options}
-    if not left:
-        return GenerationConfig.of(given)
     _set_length(left, given, own, max(map(len, prompts)), model.n_positions)
     return GenerationConfig.of(_with_fitting(given, left))
 
@@ -130,10 +128,9 @@ def _set_length(
             )
         left["max_new_tokens"] = total - longest
     cut = {**left, **given}.get("overflow", "error") == "error"
-    if cut and "max_new_tokens" in left:
-        # The last new token needs no position.
-        fits = max(1, room + 1 - longest)
-        left["max_new_tokens"] = min(left["max_new_tokens"], fits)
+    fits = max(1, room + 1 - longest)  # the last new token needs no position
+    if cut and left.get("max_new_tokens", OPTIONS["max_new_tokens"].default) > fits:
+        left["max_new_tokens"] = fits
 
 
 def _with_fitting(given: Mapping[str, Any], left: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from npgpt.storage.tensorfile import (
     ENCODE,
     check_fits,
     write_atomically,
+    write_bytes,
     write_safetensors,
 )
 from npgpt.storage.weights import WEIGHTS, read_weights
@@ -94,11 +95,7 @@ def write_config(config: GPT2Config, dtype: str, folder: Path) -> None:
         files[GENERATION] = config.generation
     for name, settings in files.items():
         text = json.dumps(settings, indent=2) + "\n"
-        write_atomically(folder / name, partial(_write_text, text))
-
-
-def _write_text(text: str, path: str) -> None:
-    Path(path).write_text(text)
+        write_bytes(folder / name, text.encode())
 
 
 @checked(CheckpointError)

@@ -183,6 +183,11 @@ def write_atomically(path: Path, write: Callable[[str], Any]) -> None:
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Make this the content of a file, as a whole or not at all."""
+    write_atomically(path, lambda name: Path(name).write_bytes(content))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -7,6 +7,7 @@ grow with them. Nothing here knows about models; npgpt.training.loop reads the a
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.errors import DataError, TokenizerError
+from npgpt.storage.tokenizer_files import SETTINGS
+from npgpt.storage.tokenizer_files import SPECIAL as SPECIAL_MAP
 from npgpt.support.arguments import checked
 from npgpt.texts import encode_pieces, join_words
 from npgpt.tokenizer import END_OF_TEXT, Tokenizer
@@ -29,13 +32,14 @@ MOST_VOCABULARY = 2**24  # memory for all of it is taken before the first merge
 
 @dataclass(frozen=True)
 class Corpus:
-    """Ids of the two halves: <|endoftext|> before every document and at the end."""
+    """Ids of the two halves: an end of text before every document and at the end."""
 
     tokenizer: Tokenizer
     train: np.ndarray
     validation: np.ndarray
     train_documents: list[Document]
     validation_documents: list[Document]
+    end: int  # the id of the end of text
 
     def bits_per_byte(self, loss: float) -> float:
         """A mean loss in nats a token on the validation half as bits a UTF-8 byte.
@@ -59,12 +63,14 @@ def prepare(
     validation: float = 0.1,
     seed: int = 0,
     window: int = 1,
+    end: int | None = None,
     folder: str | Path | None = None,
     progress: Callable[[str, int, int], object] | None = None,
 ) -> Corpus:
     """Files -> training and validation ids, with this tokenizer or one of `int` tokens.
 
-    Each half must hold a window of so many inputs and their targets. In a folder the
+    Each half must hold a window of so many inputs and their targets. The id `end` parts
+    documents; by default it is that of `end_of_text`. In a folder the
     ids are kept as files (train.bin, validation.bin) and mapped, not held in memory.
     progress(what, bytes, total) hears of every block. Raises DataError, TokenizerError.
     """
@@ -77,16 +83,16 @@ def prepare(
     halves = split(documents, validation, seed)
     if isinstance(tokenizer, int):
         tokenizer = train_tokenizer(halves[0], tokenizer, told("vocabulary", halves[0]))
-    ids = []
+    ids, end = [], end_of_text(tokenizer) if end is None else end
     for name, half in zip(("train", "validation"), halves, strict=True):
         path = None if folder is None else Path(folder) / f"{name}.bin"
-        ids.append(encode(half, tokenizer, path, told(name, half)))
+        ids.append(encode(half, tokenizer, path, told(name, half), end))
         if len(ids[-1]) <= window:
             raise DataError(
                 f"the corpus gives {len(ids[-1]):,} tokens for {name}, fewer than the "
                 f"{window + 1:,} of one window; give it more text, or a shorter context"
             )
-    return Corpus(tokenizer, ids[0], ids[1], *halves)
+    return Corpus(tokenizer, ids[0], ids[1], *halves, end)
 
 
 @checked(TokenizerError)
@@ -124,24 +130,37 @@ def train_tokenizer(
     return Tokenizer(backend)
 
 
+@checked(TokenizerError)
+def end_of_text(tokenizer: Tokenizer) -> int:
+    """The id that parts texts: of <|endoftext|>, else of the eos_token in its files."""
+    found = tokenizer.token_id(END_OF_TEXT)
+    for name in (SETTINGS, SPECIAL_MAP):
+        token = json.loads(tokenizer.beside.get(name, b"{}")).get("eos_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if found is None and isinstance(token, str):
+            found = tokenizer.token_id(token)
+    if found is None:
+        raise TokenizerError(
+            f"the tokenizer has no {END_OF_TEXT}, which parts the documents, and names "
+            f"no eos_token in {SETTINGS}; name one there, or train a tokenizer"
+        )
+    return found
+
+
 @checked(DataError)
 def encode(
     documents: Sequence[Document],
     tokenizer: Tokenizer,
     path: str | Path | None = None,
     progress: Progress | None = None,
+    end: int | None = None,
 ) -> np.ndarray:
-    """Ids of the documents, <|endoftext|> before each and at the end.
+    """Ids of the documents, the id `end` (see `prepare`) before each and at the end.
 
     uint16 where the vocabulary fits into it, else uint32. With a path they are written
     there and mapped into memory, for a corpus that is larger than it.
     """
-    end = tokenizer.token_id(END_OF_TEXT)
-    if end is None:
-        raise TokenizerError(
-            f"the tokenizer has no {END_OF_TEXT}, which parts the documents; use one "
-            "of a GPT-2, or train one"
-        )
+    end = end_of_text(tokenizer) if end is None else end
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
 
     def blocks() -> Iterator[np.ndarray]:

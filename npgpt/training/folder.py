@@ -1,12 +1,16 @@
 """What a training run keeps in its folder, and how it goes on from there.
 
 checkpoint.safetensors holds parameters, moments and the number of steps done, with all
-settings as metadata; it is replaced as a whole. Of loss.jsonl a resumed run keeps the
-lines up to the checkpoint: what came after them is computed again.
+settings as metadata; it is replaced as a whole, and stands for the run: where there is
+a model and no checkpoint, the model is somebody else's and no run begins. The model's
+files follow it, so a process that is killed in between finds the run again. Of
+loss.jsonl a resumed run keeps the lines up to the checkpoint: what came after them is
+computed again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -17,18 +21,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.backend import Backend
+from npgpt.config import GENERATION
 from npgpt.errors import CheckpointError, TrainingError
+from npgpt.gpt2 import GPT2Params
+from npgpt.storage import checkpoint
 from npgpt.storage.tensorfile import (
     read_metadata,
     read_safetensors,
     write_atomically,
+    write_bytes,
     write_safetensors,
 )
+from npgpt.storage.tokenizer_files import BESIDE, PAIRS, TOKENIZER
+from npgpt.storage.weights import INDEX, PACKED, PICKLES, WEIGHTS
 from npgpt.support.files import check_readable
 from npgpt.support.leaves import leaves, rename_leaves
+from npgpt.tokenizer import Tokenizer
+from npgpt.training.config import TrainConfig
 from npgpt.training.optim import Moments, new_moments
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "loss.jsonl"
+# What a model is read from: a run's are beside its checkpoint.
+MODEL = ("config.json", WEIGHTS, INDEX, PACKED, *PICKLES, GENERATION, TOKENIZER,
+         *BESIDE, *PAIRS[0], *PAIRS[1])  # fmt: skip
+# What a run that goes on may change; a new number of steps is a new way down of the
+# learning rate, from where it stands.
+FREE = {f"train.{name}" for name in ("steps", "eval_every", "eval_tokens",
+                                     "save_every")}  # fmt: skip
 
 
 class State(NamedTuple):
@@ -51,29 +70,67 @@ def fingerprint(ids: np.ndarray, **settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(run))
 
 
+def check_folder(out: Path, resume: bool) -> None:
+    """Raise TrainingError unless a run can begin in this folder, or go on in it."""
+    if os.path.lexists(out / CHECKPOINT):
+        if not resume:
+            raise TrainingError(
+                f"{out} holds a training run already; resume it, or name another folder"
+            )
+    elif found := [name for name in MODEL if os.path.lexists(out / name)]:
+        raise TrainingError(
+            f"{out} holds a model ({found[0]}) and no {CHECKPOINT} of a run; training "
+            "would replace it: name another folder"
+        )
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "no writing there" if there.is_dir() else "not a folder"
+        raise TrainingError(f"{out}: cannot be written ({there}: {why})")
+
+
+def settings_of(out: Path) -> tuple[TrainConfig | None, int]:
+    """The settings of the run in a folder and its steps so far; None and 0 of none."""
+    if not os.path.exists(out / CHECKPOINT):
+        return None, 0
+    run, step = _read_run(out / CHECKPOINT)
+    stored = {name: run.get(f"train.{name}") for name in TrainConfig.__annotations__}
+    stored = {name: value for name, value in stored.items() if value is not None}
+    stored["betas"] = tuple(stored.get("betas", ()))
+    try:
+        return TrainConfig(**stored), step
+    except TrainingError as error:
+        raise CheckpointError(f"{out / CHECKPOINT}: {error}") from None
+
+
+def _read_run(path: Path) -> tuple[dict[str, Any], int]:
+    metadata = read_metadata(path)
+    try:
+        run, step = dict(json.loads(metadata["run"])), int(metadata["step"])
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise CheckpointError(f"{path}: not a checkpoint of a training") from None
+    return {"train.dtype": "float32"} | run, step  # of before there was another
+
+
 def begin(
     params: Any, out: Path, run: dict[str, Any], resume: bool, backend: Backend
 ) -> State:
     """The state to start from: a new one, or that of the last checkpoint."""
+    check_folder(out, resume)
     path, step = out / CHECKPOINT, 0
     moments = new_moments(params)
-    if os.path.exists(path) and not resume:
-        raise TrainingError(
-            f"{out} holds a training run already; resume it, or name another folder"
-        )
     if os.path.exists(path):
-        metadata = read_metadata(path)
-        try:
-            before, step = dict(json.loads(metadata["run"])), int(metadata["step"])
-        except (KeyError, ValueError, TypeError, RecursionError):
-            raise CheckpointError(f"{path}: not a checkpoint of a training") from None
-        before.setdefault("train.dtype", "float32")  # of before there was another
-        for key in sorted({*run, *before}):
+        before, step = _read_run(path)
+        for key in sorted({*run, *before} - FREE):
             if run.get(key) != before.get(key):
                 raise TrainingError(
                     f"{out} cannot be resumed: {key} was {before.get(key)!r}, is now "
                     f"{run.get(key)!r}; use the same, or name another folder"
                 )
+        if run["train.steps"] < step:
+            raise TrainingError(
+                f"{out} has done {step} steps, more than the {run['train.steps']} "
+                "asked for; ask for more, or name another folder"
+            )
         tensors = read_safetensors(path)
 
         def stored(kind: str, tree: Any) -> Any:
@@ -89,17 +146,51 @@ def begin(
 
         params = stored("params", params)
         moments = Moments(*(stored(k, t) for k, t in moments._asdict().items()))
-    text = "".join(f"{line}\n" for line in _curve_until(out / CURVE, step))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            out / CURVE, lambda name: Path(name).write_text(text, encoding="utf-8")
-        )
-    except OSError as error:
-        raise TrainingError(
-            f"{out}: cannot be written ({error.strerror or error})"
-        ) from None
     return State(params, moments, step)
+
+
+class Curve:
+    """loss.jsonl: nothing is written before a step is done, then line by line."""
+
+    def __init__(self, out: Path, step: int):
+        self.path, self.file = out / CURVE, None
+        self.waiting = _curve_until(self.path, step)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a line; the first of a step puts the new curve in place."""
+        self.waiting.append(json.dumps(record))
+        if not record["step"]:
+            return
+        text = "".join(f"{line}\n" for line in self.waiting)
+        try:
+            if self.file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_bytes(self.path, text.encode())
+                self.file = self.path.open("a", encoding="utf-8")
+            else:
+                self.file.write(text)
+                self.file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path}: cannot be written ({error.strerror or error})"
+                + _rest(self.path.parent)
+            ) from None
+        self.waiting.clear()
+
+    def __enter__(self) -> Curve:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):  # a full disk has been reported
+                self.file.close()
+
+
+def _rest(out: Path) -> str:
+    """What a message on a full disk ends with."""
+    if os.path.exists(out / CHECKPOINT):
+        return "; the last checkpoint is whole, make room and resume"
+    return "; make room and start again"
 
 
 def _curve_until(path: Path, step: int) -> list[str]:
@@ -125,8 +216,15 @@ def _is_until(line: str, step: int) -> bool:
         return False
 
 
-def save(state: State, out: Path, run: dict[str, Any], backend: Backend) -> None:
-    """Replace the checkpoint, as one file or not at all."""
+def save(
+    state: State,
+    model: GPT2Params,
+    tokenizer: Tokenizer | None,
+    out: Path,
+    run: dict[str, Any],
+    backend: Backend,
+) -> None:
+    """Replace the checkpoint, then the model, each file as a whole or not at all."""
     tensors = {
         f"{kind}.{name}": ("F32", array, backend.to_numpy)
         for kind, tree in (("params", state.params), *state.moments._asdict().items())
@@ -139,6 +237,14 @@ def save(state: State, out: Path, run: dict[str, Any], backend: Backend) -> None
         )
     except OSError as error:
         raise CheckpointError(
-            f"{out / CHECKPOINT}: cannot be written ({error.strerror or error}); the "
-            "one before it is whole, make room and resume"
+            f"{out / CHECKPOINT}: cannot be written ({error.strerror or error})"
+            + _rest(out)
         ) from None
+    save_model(model, tokenizer, out)
+
+
+def save_model(model: GPT2Params, tokenizer: Tokenizer | None, out: Path) -> None:
+    """The files that load as a model; a run's tokenizer stays what it was."""
+    if tokenizer is not None and not os.path.exists(out / TOKENIZER):
+        tokenizer.save(out)
+    checkpoint.save(model, out)

@@ -18,8 +18,6 @@ terminals.
 
 from __future__ import annotations
 
-import ctypes
-import json
 import math
 import time
 from collections.abc import Callable
@@ -29,12 +27,11 @@ from typing import Any
 import numpy as np
 
 from npgpt.backend import Backend, get_backend, place
-from npgpt.config import GPT2Config
 from npgpt.errors import TrainingError
 from npgpt.gpt2 import GPT2Params
-from npgpt.storage import checkpoint
-from npgpt.support.arguments import checked, shown
+from npgpt.support.arguments import checked
 from npgpt.support.leaves import leaves, map_leaves
+from npgpt.support.notes import note
 from npgpt.support.threads import set_threads
 from npgpt.taps import no_tap
 from npgpt.tokenizer import Tokenizer
@@ -43,7 +40,14 @@ from npgpt.training.batches import batch, check_data, check_row
 from npgpt.training.config import TrainConfig
 from npgpt.training.dropout import Dropout
 from npgpt.training.engine import Engine, get_engine
-from npgpt.training.folder import CURVE, State, begin, fingerprint, save
+from npgpt.training.folder import (
+    Curve,
+    State,
+    begin,
+    fingerprint,
+    save,
+    save_model,
+)
 from npgpt.training.gradients import loss_and_gradients, mean_loss
 from npgpt.training.lora import (
     LoraConfig,
@@ -54,6 +58,8 @@ from npgpt.training.lora import (
     new_lora,
 )
 from npgpt.training.mixed import mixed_engine
+from npgpt.training.start import init_params as init_params
+from npgpt.training.start import keep_freed_memory as keep_freed_memory
 
 
 @checked(TrainingError)
@@ -70,14 +76,17 @@ def train(
     resume: bool = False,
     report: Callable[[dict[str, Any]], Any] | None = None,
     bits_per_byte: Callable[[float], float] | None = None,
+    stop: Callable[[], object] | None = None,
 ) -> GPT2Params:
     """Train from these parameters and return the result, which `out` holds too.
 
     The tokenizer is written beside the weights. With `lora` only low-rank additions
     are trained, and merged wherever weights are saved. With `resume` a run that `out`
-    holds goes on from its last checkpoint; the arguments must be the same. `report` is
-    called with every line of the curve, plus tokens_per_second and seconds_left; after
-    a validation also with `params`.
+    holds goes on from its last checkpoint; steps, eval_every, eval_tokens and
+    save_every may be others then, all else must be the same. `report` is called with
+    every line of the curve, plus tokens_per_second and seconds_left; after a validation
+    also with `params`; after a save with that step and {"saved": True}. `stop` is asked
+    between steps: if it says yes, what is done is saved, and the run has ended.
     `bits_per_byte` turns a validation loss into bits per byte of text.
 
     Raises TrainingError for ids outside the vocabulary, a corpus shorter than one
@@ -91,48 +100,61 @@ def train(
     start = base if lora is None else new_lora(base, lora, config.seed, backend.xp)
     run = fingerprint(train_ids, train=config, model=base.config, lora=lora)
     state = begin(start, out, run, resume, backend)
-    if tokenizer is not None:
-        _save_tokenizer(tokenizer, out)
+    if config.warmup_steps > config.steps:
+        note(
+            f"warmup_steps {config.warmup_steps} are more than steps {config.steps}: "
+            "the learning rate never reaches its peak"
+        )
+    kept = state.step  # what was saved last; 0: nothing
     engine = get_engine(backend)
     engine = engine if config.dtype == "float32" else mixed_engine(engine)
     engine = engine if lora is None else lora_engine(engine)
     began, first = time.perf_counter(), state.step
-    try:
-        with (out / CURVE).open("a", encoding="utf-8") as curve:
+    # What is no number is found below, and said in one sentence.
+    with Curve(out, state.step) as curve, np.errstate(all="ignore"):
 
-            def tell(record: dict[str, Any], **more: Any) -> None:
-                print(json.dumps(record), file=curve, flush=True)
-                if report is not None:
-                    report({**record, **more})
+        def tell(record: dict[str, Any], **more: Any) -> None:
+            curve.add(record)
+            if report is not None:
+                report({**record, **more})
 
-            def validate() -> None:
-                full = _whole(base, state.params, lora)
-                loss = validation_loss(full, validation_ids, config, backend)
-                record = {"step": state.step, "validation_loss": loss}
-                if bits_per_byte is not None:
-                    record["bits_per_byte"] = bits_per_byte(loss)
-                tell(record, params=full)
+        def validate() -> None:
+            full = _whole(base, state.params, lora)
+            loss = validation_loss(full, validation_ids, config, backend)
+            if not math.isfinite(loss):
+                raise _not_finite(f"the loss before step {state.step + 1}", loss, kept)
+            record = {"step": state.step, "validation_loss": loss}
+            if bits_per_byte is not None:
+                record["bits_per_byte"] = bits_per_byte(loss)
+            tell(record, params=full)
 
-            if state.step == 0:
+        if state.step == 0:
+            validate()
+        if state.step == config.steps:  # it may have ended before this was written
+            save_model(_whole(base, state.params, lora), tokenizer, out)
+        stopped = stop is not None and bool(stop())
+        while state.step < config.steps and not stopped:
+            record = _step(state, base, train_ids, config, engine, lora)
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(record[name]):
+                    what = f"the {name.replace('_', ' ')} of step {record['step']}"
+                    raise _not_finite(what, record[name], kept)
+            state = state._replace(step=state.step + 1)
+            took = time.perf_counter() - began
+            speed = (state.step - first) * config.tokens_per_step / took
+            left = took / (state.step - first) * (config.steps - state.step)
+            tell(record, tokens_per_second=speed, seconds_left=left)
+            last = state.step == config.steps
+            if last or state.step % config.eval_every == 0:
                 validate()
-            while state.step < config.steps:
-                record = _step(state, base, train_ids, config, engine, lora)
-                state = state._replace(step=state.step + 1)
-                took = time.perf_counter() - began
-                speed = (state.step - first) * config.tokens_per_step / took
-                left = took / (state.step - first) * (config.steps - state.step)
-                tell(record, tokens_per_second=speed, seconds_left=left)
-                last = state.step == config.steps
-                if last or state.step % config.eval_every == 0:
-                    validate()
-                if last or state.step % config.save_every == 0:
-                    checkpoint.save(_whole(base, state.params, lora), out)
-                    save(state, out, run, backend)
-    except OSError as error:
-        raise TrainingError(
-            f"{out / CURVE}: cannot be written ({error.strerror or error}); the last "
-            "checkpoint is whole, make room and resume"
-        ) from None
+            stopped = stop is not None and bool(stop())
+            if last or stopped or state.step % config.save_every == 0:
+                full = _whole(base, state.params, lora)
+                _check_finite(full, state.step, kept)
+                save(state, full, tokenizer, out, run, backend)
+                kept = state.step
+                if report is not None:
+                    report({"step": kept, "saved": True})
     return _whole(base, state.params, lora)
 
 
@@ -171,12 +193,6 @@ def _step(
             ):
                 sum_ += one
     norm = optim.clip_by_global_norm(grads, config.clip_norm)
-    if not math.isfinite(total) or not math.isfinite(norm):
-        kept = number - 1 - (number - 1) % config.save_every
-        raise TrainingError(
-            f"the loss of step {number} is {total:.4g}, its gradient's norm "
-            f"{norm:.4g}; lower the learning rate (what step {kept} saved is kept)"
-        )
     rate = optim.learning_rate(
         number,
         peak=config.learning_rate,
@@ -225,51 +241,20 @@ def validation_loss(
     return total / n
 
 
-def keep_freed_memory() -> bool:
-    """Ask the C library to keep what a training step frees for the next; if it does.
-
-    glibc gives arrays of some megabytes back to the system one by one, and gets zeroed
-    pages for the next ones. Here it keeps those of up to 32 MB, the most that it can,
-    until the process ends; elsewhere (macOS, Windows, musl) nothing happens. For a
-    process that does nothing but train, such as `npgpt train`.
-
-    >>> keep_freed_memory()  # doctest: +SKIP
-    True
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):
-        return False
-    return bool(mallopt(-3, 32 << 20) and mallopt(-1, (1 << 31) - 1))  # mmap, trim
+def _check_finite(params: GPT2Params, step: int, kept: int) -> None:
+    for name, x in leaves(params).items():
+        worst = float(abs(x).max())
+        if not math.isfinite(worst):
+            raise _not_finite(f"{name} after step {step}", worst, kept)
 
 
-@checked(TrainingError)
-def init_params(config: GPT2Config, seed: int = 0) -> GPT2Params:
-    """Random parameters to start from, as GPT-2's: normal numbers of deviation 0.02.
-
-    What a block adds is made smaller by sqrt(2 L), since 2 L such additions follow one
-    another; biases start at 0, norms at 1. Source: Radford et al. (2019), section 2.3.
-    """
-    if not 0 <= seed < 2**64:
-        raise TrainingError(f"seed must be in [0, 2^64), not {shown(seed)}")
-    rng = np.random.Generator(np.random.Philox(key=seed))
-    tensors = {}
-    for name, shape in checkpoint.expected_shapes(config).items():
-        if len(shape) > 1:
-            x = rng.standard_normal(shape, dtype=np.float32)
-            x *= 0.02 / (2 * config.n_layer) ** 0.5 if "c_proj" in name else 0.02
-        else:
-            is_scale = "ln_" in name and name.endswith("weight")
-            x = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
-        tensors[name] = x
-    return checkpoint.from_tensors(config, tensors)
-
-
-def _save_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
-    try:
-        tokenizer.save(out)
-    except Exception as error:  # the library has no class of its own for this
-        raise TrainingError(f"{out}: cannot be written ({error})") from None
+def _not_finite(what: str, value: float, kept: int) -> TrainingError:
+    if what.endswith("before step 1"):
+        return TrainingError(
+            f"{what} is {value:.4g}; the model to start from is broken"
+        )
+    rest = f"what step {kept} saved is kept" if kept else "nothing had been saved"
+    return TrainingError(f"{what} is {value:.4g}; lower the learning rate ({rest})")
 
 
 def _own(array: Any) -> Any:

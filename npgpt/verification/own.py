@@ -39,7 +39,7 @@ LEFT_OUT = ("epsilon", "causal", "mask", "window", "scale", "xp")  # may be miss
 WITHIN = {
     "split_heads": "linear",
     "attention_scores": "attention",
-}  # functions of a backend
+}  # a backend
 
 
 def maker(tensor: str) -> str | None:

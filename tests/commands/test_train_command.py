@@ -1,6 +1,8 @@
 """`npgpt train`: from text files to a folder that loads; errors are one sentence."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -98,7 +100,7 @@ def test_errors_are_one_sentence(tmp_path, corpus, arguments, status, message):
     assert done.exit_code == status, done.output
     assert message in done.stderr
     assert "Traceback" not in done.output
-    assert not list(out.glob("*.safetensors"))
+    assert not out.exists()
 
 
 def test_a_run_is_refused_before_it_overwrites_another(tmp_path, corpus):
@@ -114,3 +116,84 @@ def test_a_run_is_refused_before_it_overwrites_another(tmp_path, corpus):
 def test_a_curve_is_drawn_without_validation_too():
     figure = plot_curve([{"step": 1, "loss": 2.0}])
     assert figure.axes[0].get_ylabel() == "loss (nats a token)"
+
+
+def steps_of(out):
+    lines = read_curve(out / "loss.jsonl")
+    return {
+        kind: [line["step"] for line in lines if kind in line]
+        for kind in ("loss", "validation_loss")
+    }
+
+
+def test_a_run_goes_on_with_more_steps_and_another_cadence(tmp_path, corpus):
+    out = tmp_path / "model"
+    base = [corpus, "--out", str(out), "--context", "16", "--batch-size", "2",
+            "--sample-tokens", "0"]  # fmt: skip
+    first = npgpt(*base, "--steps", "4", "--eval-every", "2", "--save-every", "2")
+    assert first.exit_code == 0, first.output
+    more = npgpt(*base, "--resume", "--steps", "9", "--eval-every", "3")
+    assert more.exit_code == 0, more.output
+    assert "9 steps of 32 tokens, going on after step 4" in more.stderr
+    assert steps_of(out) == {
+        "loss": list(range(1, 10)),
+        "validation_loss": [0, 2, 4, 6, 9],
+    }
+    assert npgpt(*base, "--resume").exit_code == 0  # 9 steps are the run's own by now
+    assert steps_of(out)["loss"][-1] == 9
+    fewer = npgpt(*base, "--resume", "--steps", "5")
+    assert fewer.exit_code == 1
+    assert "has done 9 steps, more than the 5 asked for" in fewer.stderr
+    assert steps_of(out)["loss"][-1] == 9
+
+
+def test_a_short_run_warms_up_for_a_tenth_of_it(tmp_path, corpus):
+    short = [corpus, "--context", "16", "--batch-size", "2", "--steps", "6",
+             "--sample-tokens", "0"]  # fmt: skip
+    out = tmp_path / "model"
+    assert npgpt(*short, "--out", str(out)).exit_code == 0
+    rates = [line.get("learning_rate") for line in read_curve(out / "loss.jsonl")]
+    assert max(r for r in rates if r) == rates[1] == 4e-3  # the first step is the peak
+    command = [sys.executable, "-m", "npgpt", "train", *short]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "b"), "--warmup-steps", "30"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "note: warmup_steps 30 are more than steps 6" in done.stderr
+
+
+def named_model(folder, end):
+    """tales-mini whose <|endoftext|> is called otherwise, as other people's are."""
+    GPT2.from_pretrained("tales-mini").save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace(json.dumps("<|endoftext|>"), f'"{end}"'))
+
+
+@pytest.mark.parametrize("more", [[], ["--lora-rank", "2"]])
+def test_an_end_of_text_of_another_name_parts_documents(tmp_path, corpus, more):
+    named_model(tmp_path / "base", "</s>")
+    out = tmp_path / "model"
+    done = npgpt(corpus, "--out", str(out), "--init-from", str(tmp_path / "base"),
+                 *SHORT, *more)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    model = GPT2.from_pretrained(out)
+    assert model.config.eos_token_ids == (0,)
+    assert model.tokenizer.token(0) == "</s>"
+
+
+def test_a_tokenizer_names_its_end_of_text_or_is_refused(tmp_path, corpus):
+    base = tmp_path / "base"
+    named_model(base, "</s>")
+    new = [corpus, "--tokenizer", str(base), *SHORT]
+    done = npgpt(*new, "--out", str(tmp_path / "a"))
+    assert done.exit_code == 1
+    assert "names no eos_token in tokenizer_config.json" in done.stderr
+    for n, token in enumerate(("</s>", {"content": "</s>"})):
+        (base / "tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+        out = tmp_path / f"model{n}"
+        done = npgpt(*new, "--out", str(out))
+        assert done.exit_code == 0, done.output
+        config = GPT2.from_pretrained(out).config
+        assert config.eos_token_id == config.bos_token_id == 0

@@ -7,7 +7,13 @@ import pytest
 from click.testing import CliRunner
 from helpers import TINY, tiny_params
 
-from npgpt import GPT2, CheckpointError, DecodingError, GPT2Config
+from npgpt import (
+    GPT2,
+    CheckpointError,
+    ContextOverflowError,
+    DecodingError,
+    GPT2Config,
+)
 from npgpt.cli import main
 from npgpt.config import WITHOUT_EFFECT as CONFIG_WITHOUT_EFFECT
 from npgpt.decoding.defaults import WITHOUT_EFFECT, own_options, with_defaults
@@ -248,3 +254,19 @@ def test_the_catalogue_and_the_lists_do_not_overlap():
     assert own_options(GPT2Config()) == ({}, [])
     config = replace(TINY, generation={"top_k": 3, "do_sample": True})
     assert with_defaults({}, config, [[1]]).given == {"top_k": 3, "do_sample": True}
+
+
+@pytest.mark.parametrize("n", [100, 121, 127, 128])
+def test_a_length_that_nobody_asked_for_is_what_fits(n):
+    """The last new token needs no position. What was asked for is refused."""
+    model = GPT2(tiny_params(replace(TINY, n_positions=128)))
+    ids = [token % 40 for token in range(n)]
+    fits = min(20, 129 - n)
+    assert len(model.generate([ids])[0].ids) == fits
+    assert len(model.generate([ids], num_beams=2)[0].ids) == fits
+    assert len(list(model.stream(ids))) == fits
+    if fits < 20:
+        for asked in ({"max_new_tokens": 20}, {"max_new_tokens": fits + 1}):
+            with pytest.raises(ContextOverflowError):
+                model.generate([ids], **asked)
+    assert len(model.generate([ids], overflow="slide")[0].ids) == 20
