@@ -47,6 +47,9 @@ class Grammar(Protocol):
     V: int
     tokens: Sequence[bytes]  # the bytes of each id
 
+    def spelt(self, text: bytes) -> list[int]:
+        """The text byte by byte, in ids of the grammar's own."""
+
     def mask(self, generated: Ids) -> np.ndarray:
         """(V,) True where a token keeps the text on the way to a sentence."""
 
@@ -61,16 +64,15 @@ class LazyMask:
         self.grammar, self.tokens = grammar, tokens
         self.words = [word.encode() for word in words]
         self.pieces = grammar.tokens
-        self._id = {piece: id for id, piece in enumerate(self.pieces) if piece}
         for word in self.words:
-            self._check(self._spelt(word), word.decode())
+            self._check(grammar.spelt(word), word.decode())
         for id in tokens:
             self._check([id], f"token {id}")
         # (word, k): the tokens that complete a word of which k bytes stand already
         self._completing = {
             (word, k): [
                 id
-                for id, x in enumerate(self.pieces)
+                for id, x in enumerate(self.pieces[: grammar.V])
                 if (x.startswith(word[k:]) if k else word in x)
             ]
             for word in self.words
@@ -83,15 +85,6 @@ class LazyMask:
                 f"no sentence of the grammar begins with the trigger {what!r}"
             )
 
-    def _spelt(self, text: bytes) -> list[int]:
-        """The text as tokens of one byte each: the grammar does not mind."""
-        try:
-            return [self._id[text[i : i + 1]] for i in range(len(text))]
-        except KeyError:
-            raise DecodingError(
-                "trigger_words need a vocabulary of all bytes"
-            ) from None
-
     def read(self, generated: Ids) -> list[int] | None:
         """What the grammar has to read of the new tokens; None while it waits."""
         pieces = [self.pieces[id] for id in generated]
@@ -101,7 +94,7 @@ class LazyMask:
         n, skip = start
         if not skip:
             return list(generated[n:])
-        return [*self._spelt(pieces[n][skip:]), *generated[n + 1 :]]
+        return [*self.grammar.spelt(pieces[n][skip:]), *generated[n + 1 :]]
 
     def mask(self, generated: Ids) -> np.ndarray:
         """(V,) True where a token is allowed."""

@@ -158,6 +158,12 @@ def test_every_output_is_json_of_its_schema(tales):
         assert g.finish_reason == "eos"
 
 
+OLD = {
+    "type": "object",
+    "properties": {"old": {"enum": [1, True]}},
+    "required": ["old"],
+    "additionalProperties": False,
+}
 NESTED = 'root ::= "(" root ")" | "[" root "]" | [a-c]'
 
 
@@ -180,13 +186,32 @@ def test_every_output_is_a_sentence_of_its_grammar(tales):
     assert ended
 
 
-def test_grammar_equals_regex_on_a_regular_language(tales):
-    """Two parsers, one of a library and one of ours: the same masks everywhere."""
+@pytest.mark.parametrize(
+    ("regex", "constraint"),
+    [
+        (
+            "( [a-z]{1,6}){2}[.!]",
+            dict(
+                grammar="root ::= w w [.!]\n"
+                'w ::= " " [a-z] [a-z]? [a-z]? [a-z]? [a-z]? [a-z]?'
+            ),
+        ),
+        (" the queen", dict(grammar='root ::= " the queen"')),
+        (" (the|a) queen!", dict(grammar='start: (" the" | " a") " queen!"')),
+        ('"the  king # %json }"', dict(json_schema={"const": "the  king # %json }"})),
+        ('{ ?"old" ?: ?(1|true) ?}', dict(json_schema=OLD)),
+    ],
+    ids=["words", "forced", "lark", "text", "object"],
+)
+def test_grammar_equals_regex_on_a_regular_language(tales, regex, constraint):
+    """Two parsers, one of a library and one of ours: the same masks everywhere.
+
+    A text that is forced may be cut into tokens in every way.
+    """
     pytest.importorskip("llguidance")
     setup = dict(eos_token_ids=(0,), tokenizer=tales.tokenizer, vocab_size=4096)
-    one = build_chain(GenerationConfig(regex="( [a-z]{1,6}){2}[.!]"), **setup)[0]
-    grammar = 'root ::= w w [.!]\nw ::= " " [a-z] [a-z]? [a-z]? [a-z]? [a-z]? [a-z]?'
-    other = build_chain(GenerationConfig(grammar=grammar), **setup)[0]
+    one = build_chain(GenerationConfig(regex=regex), **setup)[0]
+    other = build_chain(GenerationConfig(**constraint), **setup)[0]
     rng, flat = np.random.default_rng(0), np.zeros(4096)
     for _ in range(5):
         ids = []
@@ -198,6 +223,21 @@ def test_grammar_equals_regex_on_a_regular_language(tales):
             ids.append(int(rng.choice(allowed)))
             if ids[-1] == 0:
                 break
+
+
+def test_a_parser_that_gives_up_is_an_error_and_no_end(tales):
+    """2,000 ways to read a text are more than the library follows."""
+    pytest.importorskip("llguidance")
+    options = dict(grammar='start: s{1,3000}\ns: "a" | s "b" s | ""')
+    rule = build_chain(GenerationConfig(**options), (0,), tales.tokenizer, 4096)[0]
+    a, b = (tales.encode(letter)[0] for letter in "ab")
+    flat, ids = np.zeros(4096), []
+    for step in range(9):
+        z = rule.apply(ids, flat, Context(0, step))
+        assert z[b if step % 2 else a] == 0
+        ids.append(b if step % 2 else a)
+    with pytest.raises(DecodingError, match="grammar: the parser gave up after 10 tok"):
+        rule.apply([*ids, b], flat, Context(0, 10))
 
 
 @pytest.mark.parametrize(
