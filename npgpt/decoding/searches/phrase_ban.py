@@ -54,7 +54,7 @@ def sample_without_phrases(job: Job) -> Iterator[Step]:
 
 def _write(job: Job, row: Row) -> Iterator[Step]:
     model, tokenizer = job.model, job.tokenizer
-    cache, base, context = model.new_cache(1), list(row.ids), row.context
+    cache, base, context = job.cache_of(row), list(row.ids), row.context
     phrases = [phrase.lower() for phrase in job.options.banned_strings]
     z = model.next_logits([base], cache)[0]
     places, state, again = [_Place(z, row.state)], row.state, 0

@@ -433,6 +433,20 @@ def test_exact_constrained_sampling_has_the_conditional_law(how, runs, particles
     assert follows(draws, law) < REJECT
 
 
+def test_a_particle_without_a_way_on_dies_and_the_others_write():
+    """Every text that fits and begins with a would go on with b, which is banned."""
+    pattern, p = UNEVEN
+    model = MarkovModel(np.log(p), eos=2)
+    model.tokenizer = Letters()
+    smc = dict(exact_constraint="smc", smc_particles=16)
+    for seed in range(5):
+        ban = dict(do_sample=True, bad_words_ids=[[0, 1]], seed=seed)
+        config = GenerationConfig(regex=pattern, **ban, **smc)
+        text = [step.token_id for step in decode(model, [[1]], config)]
+        assert set(text[:-1]) == {1}
+        assert text[-1] == 2
+
+
 def test_repetition_detection_is_its_definition():
     rng = np.random.default_rng(0)
     for _ in range(300):
