@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.rules.base import Ids, keep
-from npgpt.decoding.rules.triggers import LazyMask
+from npgpt.decoding.rules.base import Context, Ids, keep
+from npgpt.decoding.rules.triggers import Behind, LazyMask
 from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
@@ -123,7 +123,9 @@ class GrammarMask:
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
-def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
+def grammar(
+    z: Logits, generated: Ids, context: Context, mask: GrammarMask | LazyMask
+) -> Logits:
     """The new text is a sentence of a grammar: keep v if the parser lives on after it,
     the end where a sentence is whole.
 
@@ -134,7 +136,8 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
     trigger_tokens the text is free until one occurs, and the sentence begins with it
     (npgpt.decoding.rules.triggers). Source: llama.cpp; llguidance.
     """
-    return keep(z, mask.mask(generated))
+    bound = Behind(mask, context.prefix) if context.prefix else mask
+    return keep(z, bound.mask(generated))
 
 
 @strategy("E13", "JSON schema", constrains=True, stage="ban", rank=100)
@@ -146,11 +149,13 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )
-def json_schema(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
+def json_schema(
+    z: Logits, generated: Ids, context: Context, mask: GrammarMask | LazyMask
+) -> Logits:
     """The new text is JSON of this schema: keep v if the parser lives on after it.
 
     Keys come in the order that the schema gives. Source: llguidance."""
-    return grammar(z, generated, mask)
+    return grammar(z, generated, context, mask)
 
 
 def prepare_grammar(

@@ -312,6 +312,62 @@ def test_healing_takes_back_whole_characters(tales):
     assert tales.tokenizer.decode(start.ids) + start.prefix.decode() == "a ü"
 
 
+@pytest.mark.parametrize(
+    ("constraint", "pattern"),
+    [
+        (dict(regex="(g|dness) [a-z]+!"), "(g|dness) [a-z]+!"),
+        (dict(regex="(g|dn) [a-z]+!", finish_in_time=True), "(g|dn) [a-z]+!"),
+        (dict(choice=["g", "gs are", " x", "dred spirit"]), "g|gs are| x|dred spirit"),
+        (dict(grammar='root ::= ("g" | "d") " "? [a-z] "!"'), "[gd] ?[a-z]!"),
+        (dict(json_schema={"enum": [1, 2]}), "[12]"),
+        (dict(grammar='root ::= "g" [a-z]', trigger_words=["g"]), "g[a-z]|[^g]*"),
+    ],
+)
+def test_a_constraint_begins_behind_the_healed_bytes(tales, constraint, pattern):
+    if {"grammar", "json_schema"} & constraint.keys():
+        pytest.importorskip("llguidance")
+    for seed in range(4):
+        options = dict(max_new_tokens=9, do_sample=True, seed=seed, **constraint)
+        g = tales.generate("The kin", token_healing=True, **options)
+        read = tales.tokenizer.decode([id for id in g.prompt_ids + g.ids if id])
+        assert read == "The kin" + g.text
+        if g.finish_reason == "eos" or "finish_in_time" in constraint:
+            assert re.fullmatch(pattern, g.text), g
+
+
+def test_no_constraint_begins_behind_half_a_character(tales):
+    whole, options = tales.encode("an \u2042"), dict(token_healing=True)
+    at = next(n for n in range(9) if tales.tokenizer.decode(whole[:-n]) == "an \ufffd")
+    for constraint in (dict(regex="a"), dict(choice=["a"])):
+        with pytest.raises(DecodingError, match="ends inside a character"):
+            tales.generate(whole[:-at], **constraint, **options)
+    with pytest.raises(DecodingError, match="token ids do not go with token_healing"):
+        tales.stream("The kin", choice=[[1]], **options)
+
+
+def test_a_phrase_is_banned_in_the_new_text_alone(tales):
+    """Not in what token healing took back, nor in the name of the end of a text."""
+    options = dict(token_healing=True, max_new_tokens=5)
+    free = tales.generate("The kin", **options)
+    assert tales.generate("The kin", banned_strings=[" kin"], **options) == free
+    choice = dict(choice=[" a"], banned_strings=["endoftext"])
+    assert tales.generate("The", **choice).finish_reason == "eos"
+
+
+@pytest.mark.parametrize("phrase", ["\u0130", "i", "STRASSE", "\u03a3A"])
+def test_a_phrase_is_banned_whatever_its_case(tales, phrase):
+    """Some letters become two in the other case: their places shift."""
+    texts = ["\u0130b", "ib", "stra\u00dfe", "\u03c2a", "free"]
+    options = dict(choice=texts, banned_strings=[phrase], max_new_tokens=20)
+    found = set()
+    for seed in range(6):
+        g = tales.generate("The", do_sample=True, seed=seed, temperature=3.0, **options)
+        found.add(g.text)
+    banned = {text for text in texts if phrase.casefold() in text.casefold()}
+    assert banned
+    assert found <= set(texts) - banned
+
+
 def test_banned_phrases_never_occur_and_streaming_holds_them_back(tales):
     banned = ["little", "The", "was a", "old man"]
     options = dict(do_sample=True, banned_strings=banned, max_new_tokens=30)
