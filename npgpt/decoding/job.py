@@ -42,11 +42,12 @@ class Job:
     def rows(self, n: int | None = None) -> list[Row]:
         """The texts to write: n (num_return_sequences) of each prompt, side by side."""
         rows: list[Row] = []
-        for prompt in self.prompts:
+        for origin, prompt in enumerate(self.prompts):
             healed = heal(prompt, self.tokenizer, self.options)
             for j in range(n or self.options.num_return_sequences):
                 at = (len(rows), healed, j)
                 row = Row(*at, self.tokenizer, self.options, self.eos, self.room)
+                row.origin = origin
                 row.state, row.chain = self.selector.start(row.context), self.chain
                 rows.append(row)
         return rows
@@ -66,6 +67,14 @@ class Job:
         """An empty cache with room for these prompts and the new tokens."""
         longest = max(map(len, prompts)) + self.options.max_new_tokens
         return self.model.new_cache(len(prompts), n_positions=min(longest, self.room))
+
+    def cache_of(self, row: Row, n_positions: int | None = None) -> Cache:
+        """An empty cache for one row alone."""
+        longest = min(len(row.ids) + self.options.max_new_tokens, self.room)
+        cache = self.model.new_cache(1, n_positions=n_positions or longest)
+        if hasattr(cache, "belong"):  # a negative prompt goes with its prompt
+            cache.belong([row.origin])
+        return cache
 
     def check_room(self) -> None:
         """Raise ContextOverflowError, before any work, for what does not fit."""

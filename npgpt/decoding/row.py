@@ -64,6 +64,7 @@ class Row:
 
     chain: Sequence[Rule] = ()
     state: Any = None  # the selector's
+    origin = 0  # which prompt it goes on from
 
     def __init__(
         self,
@@ -143,6 +144,10 @@ class Row:
         return Step(
             self.index, pick.token_id, text, *pick[1:], self.finish_reason, score
         )
+
+    def over(self, new_ids: Sequence[int]) -> bool:
+        """Whether a text of these tokens more has come to an end of its own."""
+        return bool(new_ids) and new_ids[-1] in self.eos
 
     def end_after(self, new_ids: Sequence[int]) -> str | None:
         """Why a text of these new tokens, not yet taken, ends with the last of them."""

@@ -42,6 +42,22 @@ def padded(tokens: Sequence[bytes], V: int | None) -> list[bytes]:
     return [*tokens[:V], *[b""] * (V - len(tokens))]
 
 
+def whole(prefix: bytes) -> str:
+    """The bytes that token healing took back, as the text behind which a constraint
+    begins.
+
+    >>> whole("né".encode())
+    'né'
+    """
+    try:
+        return prefix.decode()
+    except UnicodeDecodeError:
+        raise DecodingError(
+            "token_healing: the prompt ends inside a character, and no constrained "
+            "text goes on from there; leave token_healing out"
+        ) from None
+
+
 def same_tokens(one: Tokens | None, other: Tokens | None) -> bool:
     """Whether two tokenizers give every id the same meaning."""
     if one is None or other is None:

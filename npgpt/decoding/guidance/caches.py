@@ -24,6 +24,13 @@ class Caches:
         self.n_positions = n_positions
         self.prompts: list[int | None] = [None] * len(origins)  # lengths, once read
 
+    def belong(self, origins: Sequence[int]) -> None:
+        """Say which prompt each row comes from, to readings of readings too."""
+        self.origins = list(origins)
+        for part, n in zip(self.parts, self.widths, strict=True):
+            if isinstance(part, Caches):
+                part.belong([origin for origin in origins for _ in range(n)])
+
     @property
     def ids(self) -> list[list[int]]:
         """What the first reading has read."""

@@ -68,6 +68,11 @@ class Guided(Wrapper):
             raise DecodingError("the first reading of a guided model has the prompt")
         for part in parts[1:]:
             check_same_vocabulary(self.main, part.model)
+        # What its readings cannot, it cannot: see npgpt.interface.able.
+        if hasattr(self.main, "next_hidden"):
+            self.next_hidden = self._next_hidden
+        if all(hasattr(part.model, "tree_logits") for part in parts):
+            self.tree_logits = self._tree_logits
 
     def new_cache(self, batch: int = 1, n_positions: int | None = None) -> Caches:
         """Empty caches of all readings; other openings may need all positions."""
@@ -80,7 +85,9 @@ class Guided(Wrapper):
         ]
         widths = [len(part.openings) for part in self.parts]
         room = n_positions or self.config.n_positions
-        return Caches(caches, widths, list(range(batch)), room)
+        found = Caches(caches, widths, list(range(batch)), room)
+        found.belong(found.origins)
+        return found
 
     def next_logits(self, ids: Sequence[Sequence[int]], cache: Caches) -> np.ndarray:
         """Combined logits after each row's last id, (B, V)."""
@@ -100,7 +107,7 @@ class Guided(Wrapper):
         ]
         return self._combined(z)
 
-    def next_hidden(
+    def _next_hidden(
         self, ids: Sequence[Sequence[int]], cache: Caches
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Combined logits, and the hidden states of the first reading."""
@@ -109,7 +116,7 @@ class Guided(Wrapper):
         z, hidden = model.next_hidden(rows, one)
         return self._next(others, z), hidden[:: len(part.openings)]
 
-    def tree_logits(
+    def _tree_logits(
         self, ids: Sequence[int], parents: Sequence[int], cache: Caches
     ) -> np.ndarray:
         """Combined logits after each node of a token tree, (B, T, V)."""

@@ -33,13 +33,15 @@ _CATEGORIES = {
 class Automaton:
     """States with byte edges. A set of states is where a text stands.
 
+    Before a match comes the text `before`.
+
     >>> a = Automaton("ab|ac")
     >>> states = a.step(a.start, b"a")
     >>> a.accepts(states), a.accepts(a.step(states, b"c")), a.step(states, b"x")
     (False, True, frozenset())
     """
 
-    def __init__(self, pattern: str):
+    def __init__(self, pattern: str, before: str = ""):
         try:
             tree = _parser.parse(pattern)
         except re.error as error:
@@ -50,8 +52,10 @@ class Automaton:
         self.dot = [(0, TOP)] if tree.state.flags & re.DOTALL else _invert([(10, 10)])
         self.empty: list[list[int]] = []  # state -> states reached for nothing
         self.edges: list[list[tuple[int, int, int]]] = []  # (low, high, target)
-        first = self._state()
-        self.end = self._sequence(first, list(tree))
+        first = at = self._state()
+        for byte in before.encode():
+            self.edges[at].append((byte, byte, at := self._state()))
+        self.end = self._sequence(at, list(tree))
         self.live = self._coaccessible()
         self._moves: dict[tuple[frozenset[int], int], frozenset[int]] = {}
         self.start = self._closed([first])

@@ -9,24 +9,33 @@ calls. Grammars are written in GBNF, llama.cpp's format, or in Lark.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.rules.base import Ids, keep
-from npgpt.decoding.rules.triggers import LazyMask
+from npgpt.decoding.rules.base import Context, Ids, keep
+from npgpt.decoding.rules.triggers import Behind, LazyMask
 from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits
 
 MATCHERS = 64  # texts whose matcher is kept: rows and beams take turns
+BYTES = tuple(bytes([byte]) for byte in range(255))  # UTF-8 has no 255
+# A text may be cut into tokens in any way, not as the tokenizer alone would.
+ANY_TOKENS = '\n%llguidance {"no_forcing": true}'
 
 
 class GrammarMask:
-    """The tokens that a grammar allows after each text."""
+    """The tokens that a grammar allows after each text.
+
+    Behind the V ids of the vocabulary the library knows an end of its own, and then
+    every byte, by which any text can be spelt.
+    """
 
     def __init__(
         self,
@@ -39,14 +48,14 @@ class GrammarMask:
         library = _library()
         if not eos:
             raise DecodingError("a grammar needs an end-of-text id, and there is none")
-        self.eos = eos
+        self.option, self.eos = option, eos
         self.tokens = padded(all_bytes(tokenizer), V)
         self.V = len(self.tokens)
-        self._root = library.LLMatcher(
-            _ll_tokenizer(tokenizer, V, eos), grammar, log_level=0
-        )
+        self.tokens += (b"", *BYTES)
+        vocabulary = _vocabulary(tokenizer, V, eos)
+        self._root = library.LLMatcher(vocabulary, grammar, log_level=0)
         if self._root.is_error():
-            raise DecodingError(f"{option}: {_first_line(self._root.get_error())}")
+            raise DecodingError(f"{option}: {_reason(self._root)}")
         self._known: dict[tuple[int, ...], Any] = {}
 
     def matcher(self, generated: Ids) -> Any:
@@ -60,10 +69,12 @@ class GrammarMask:
         for id in read:
             if id in self.eos:
                 break
-            if not matcher.consume_token(id):
+            if not matcher.validate_tokens([id]):
                 raise DecodingError(
                     f"token {id} leaves the grammar; a rule after it forced it"
                 )
+            matcher.consume_token(id)
+            self._check(matcher, text)
         if len(self._known) >= MATCHERS:
             del self._known[next(iter(self._known))]
         self._known[text] = matcher
@@ -72,20 +83,29 @@ class GrammarMask:
     def mask(self, generated: Ids) -> Bool[np.ndarray, " V"]:
         """(V,) True where a token keeps the text on the way to a sentence."""
         matcher = self.matcher(generated)
-        bits = np.zeros((self.V + 31) // 32, np.int32)
+        bits = np.zeros((len(self.tokens) + 31) // 32, np.int32)
         if not matcher.is_stopped():
             matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+            self._check(matcher, generated)
         allowed = np.unpackbits(bits.view(np.uint8), bitorder="little")[: self.V] == 1
-        allowed[list(self.eos)] = matcher.is_accepting() or matcher.is_stopped()
+        allowed[list(self.eos)] |= matcher.is_accepting() or matcher.is_stopped()
         return allowed
 
     def begins(self, generated: Ids) -> bool:
         """Whether a sentence of the grammar begins with this text."""
-        try:
-            self.matcher(generated)
-        except DecodingError:
-            return False
-        return True
+        return self._root.validate_tokens(list(generated)) == len(generated)
+
+    def spelt(self, text: bytes) -> list[int]:
+        """The text byte by byte, in ids that only this grammar knows."""
+        return [self.V + 1 + byte for byte in text]
+
+    def _check(self, matcher: Any, generated: Ids) -> None:
+        """Raise DecodingError where the parser has given up: it allows nothing more."""
+        if matcher.is_error():
+            raise DecodingError(
+                f"{self.option}: the parser gave up after {len(generated)} tokens "
+                f"({_reason(matcher)}); simplify it"
+            )
 
 
 @strategy("E14", "grammar", constrains=True, stage="ban", rank=110)
@@ -103,17 +123,21 @@ class GrammarMask:
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
-def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
+def grammar(
+    z: Logits, generated: Ids, context: Context, mask: GrammarMask | LazyMask
+) -> Logits:
     """The new text is a sentence of a grammar: keep v if the parser lives on after it,
     the end where a sentence is whole.
 
     The mask comes before truncation, so top-p and the like see allowed tokens only.
     (llama.cpp draws first and masks only when the token does not fit: the same law
-    without truncation, another one with it.) With trigger_words or trigger_tokens the
-    text is free until one occurs, and the sentence begins with it
+    without truncation, another one with it.) A text may be cut into tokens in any
+    way, as under `regex`; a parser that gives up is an error. With trigger_words or
+    trigger_tokens the text is free until one occurs, and the sentence begins with it
     (npgpt.decoding.rules.triggers). Source: llama.cpp; llguidance.
     """
-    return keep(z, mask.mask(generated))
+    bound = Behind(mask, context.prefix) if context.prefix else mask
+    return keep(z, bound.mask(generated))
 
 
 @strategy("E13", "JSON schema", constrains=True, stage="ban", rank=100)
@@ -125,18 +149,20 @@ def grammar(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )
-def json_schema(z: Logits, generated: Ids, mask: GrammarMask | LazyMask) -> Logits:
+def json_schema(
+    z: Logits, generated: Ids, context: Context, mask: GrammarMask | LazyMask
+) -> Logits:
     """The new text is JSON of this schema: keep v if the parser lives on after it.
 
     Keys come in the order that the schema gives. Source: llguidance."""
-    return grammar(z, generated, mask)
+    return grammar(z, generated, context, mask)
 
 
 def prepare_grammar(
     text: str, words: Sequence[str], tokens: Ids, setup: Any
 ) -> GrammarMask | LazyMask:
     """The mask of a GBNF grammar (it has "::=") or a Lark grammar."""
-    library = _library()
+    _library()
     if "::=" in text:
         from llguidance.gbnf_to_lark import any_to_lark
 
@@ -144,18 +170,18 @@ def prepare_grammar(
             text = any_to_lark(text)
         except Exception as error:  # the converter has no one type for bad grammars
             raise DecodingError(f"grammar: {_first_line(str(error))}") from None
-    text = library.LLMatcher.grammar_from_lark(text)
-    return _mask("grammar", text, words, tokens, setup)
+    return _mask("grammar", text + ANY_TOKENS, words, tokens, setup)
 
 
 def prepare_schema(
     schema: str, words: Sequence[str], tokens: Ids, setup: Any
 ) -> GrammarMask | LazyMask:
     """The mask of a JSON schema. Whitespace in the JSON is limited to one space."""
-    library = _library()
-    text = library.LLMatcher.grammar_from_json_schema(
-        schema, overrides={"whitespace_pattern": " ?"}
-    )
+    rules = json.loads(schema)
+    if isinstance(rules, dict):
+        known = rules.get("x-guidance") or {}
+        rules["x-guidance"] = {**known, "whitespace_pattern": " ?"}
+    text = f"start: %json {json.dumps(rules)}{ANY_TOKENS}"
     return _mask("json_schema", text, words, tokens, setup)
 
 
@@ -174,24 +200,24 @@ _lazy = functools.lru_cache(maxsize=8)(LazyMask)
 
 
 @functools.lru_cache(maxsize=4)
-def _ll_tokenizer(tokenizer: Tokens, V: int | None, eos: tuple[int, ...]) -> Any:
-    """Our vocabulary as llguidance wants it: bytes by id."""
-    library = _library()
+def _vocabulary(tokenizer: Tokens, V: int | None, eos: tuple[int, ...]) -> Any:
+    """Our vocabulary as llguidance wants it: bytes by id, marks named behind 255."""
+    library, names = _library(), padded(all_bytes(tokenizer), V)
+    for id in {*tokenizer.special_ids(), *eos}.intersection(range(len(names))):
+        names[id] = b"\xff" + (b"" if names[id] else tokenizer.token_bytes(id))
 
-    class Vocabulary:
-        eos_token_id, bos_token_id = eos[0], None
-        tokens = padded(all_bytes(tokenizer), V)
-        special_token_ids = tuple(eos)
-
-        def __call__(self, text: Any) -> list[int]:
-            text = text.decode(errors="replace") if isinstance(text, bytes) else text
-            return tokenizer.encode(text)
-
-    names = Vocabulary.tokens
-    for id in eos:  # the library wants a name for it, and no text has this one
-        names[id] = b"\xff<end>"
-    wrapper = library.TokenizerWrapper(Vocabulary())
+    names += (b"\xff<end>", *BYTES)
+    vocabulary = SimpleNamespace(
+        eos_token_id=len(names) - 1 - len(BYTES), bos_token_id=None, tokens=names
+    )
+    wrapper = library.TokenizerWrapper(vocabulary)
     return library.LLTokenizer(wrapper, n_vocab=len(names))
+
+
+def _reason(matcher: Any) -> str:
+    """What the library says of an error, in one line."""
+    line = _first_line(matcher.get_error())
+    return line.rpartition("JSON schema: ")[2].removeprefix("Parser Error: ")
 
 
 def _first_line(text: str) -> str:

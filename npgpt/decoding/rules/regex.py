@@ -7,6 +7,7 @@ schemas and grammars are in npgpt.decoding.rules.grammar.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.automaton import Automaton
 from npgpt.decoding.rules.base import Context, Ids, keep
-from npgpt.decoding.vocabulary import all_bytes, padded
+from npgpt.decoding.vocabulary import all_bytes, padded, whole
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
 from npgpt.shapes import Bool, Logits
@@ -34,6 +35,7 @@ class RegexMask:
 
     def __init__(self, pattern: str, tokens: Sequence[bytes], eos: Ids):
         self.automaton = Automaton(pattern)
+        self._behind: dict[bytes, RegexMask] = {}
         self.tokens = tokens
         self.eos = list(eos)
         self.tree: dict[int | None, Any] = {}  # byte: a tree; None: the ids here
@@ -46,6 +48,17 @@ class RegexMask:
         self._next: dict[States, dict[int, States]] = {}
         if not self.automaton.start:
             raise DecodingError(f"regex {pattern!r} matches no text at all")
+
+    def behind(self, prefix: bytes) -> RegexMask:
+        """The mask of texts that have these bytes before the match (token healing)."""
+        if not prefix:
+            return self
+        if prefix not in self._behind:
+            self._behind[prefix] = mask = copy.copy(self)
+            mask.automaton = Automaton(self.automaton.pattern, whole(prefix))
+            mask._next = {}
+            mask.__dict__.pop("_distances", None)
+        return self._behind[prefix]
 
     def state(self, generated: Ids) -> States:
         """Where the new tokens lead; an end of text leads nowhere further."""
@@ -142,7 +155,7 @@ def regex(
     >>> regex(np.zeros(4), [1], Context(1, 1), (mask, 2)).tolist()  # one token left
     [-inf, -inf, 0.0, 0.0]
     """
-    mask, most = bound
+    mask, most = bound[0].behind(context.prefix), bound[1]
     states = mask.state(generated)
     if not states:
         raise DecodingError(

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.rules.base import Ids
+from npgpt.decoding.rules.base import Context, Ids
 from npgpt.decoding.rules.bias import allow
+from npgpt.decoding.vocabulary import whole
 from npgpt.errors import DecodingError
 from npgpt.shapes import Logits
 
@@ -34,7 +35,10 @@ def trie(sequences: Iterable[Ids]) -> Node:
 
 @strategy("E11", "prefix trie", constrains=True, stage="ban", rank=80, element="choice")
 @parameter("choice", (), "Texts, or lists of token ids.", kind="any")
-@fields(prepare=lambda choice, setup: build(choice, setup))
+@fields(prepare=lambda choice, setup: Choice(choice, setup))
+@fields(
+    call=lambda z, generated, context, choice: _one_of(z, generated, context, choice)
+)
 @example(choice=[[2, 3], [3]])
 def allow_children(z: Logits, generated: Ids, root: Node) -> Logits:
     """The new text is one of a list: keep the children of the trie's node reached.
@@ -59,21 +63,43 @@ def allow_children(z: Logits, generated: Ids, root: Node) -> Logits:
     return allow(z, list(node)) if node else z
 
 
-def build(choice: Any, setup: Any) -> Node:
-    """The trie of a list of texts or of token ids, each ended by an end-of-text id."""
-    if isinstance(choice, str) or not choice:
-        raise DecodingError("choice must be a list of texts or of lists of token ids")
-    if not setup.eos:
-        raise DecodingError("choice needs an end-of-text id, and there is none")
-    sequences = []
-    for text in choice:
-        if isinstance(text, str):
-            if setup.tokenizer is None:
-                raise DecodingError("choice: texts need a tokenizer; give token ids")
-            text = setup.tokenizer.encode(text)
-        ids = [int(id) for id in text]
-        vocab_size = setup.vocab_size
-        if vocab_size is not None and not all(0 <= id < vocab_size for id in ids):
-            raise DecodingError(f"choice: {ids} has ids beyond the vocabulary")
-        sequences += [[*ids, end] for end in setup.eos]
-    return trie(sequences)
+def _one_of(z: Logits, generated: Ids, context: Context, choice: Choice) -> Logits:
+    return allow_children(z, generated, choice.root(context.prefix))
+
+
+class Choice:
+    """A list of texts or of token ids, each ended by an end-of-text id."""
+
+    def __init__(self, choice: Any, setup: Any):
+        if isinstance(choice, str) or not choice:
+            raise DecodingError(
+                "choice must be a list of texts or of lists of token ids"
+            )
+        if not setup.eos:
+            raise DecodingError("choice needs an end-of-text id, and there is none")
+        self.choice, self.setup = list(choice), setup
+        texts = [text for text in self.choice if isinstance(text, str)]
+        if texts and setup.tokenizer is None:
+            raise DecodingError("choice: texts need a tokenizer; give token ids")
+        if setup.options.token_healing and len(texts) < len(self.choice):
+            raise DecodingError(
+                "choice: token ids do not go with token_healing; give texts"
+            )
+        self._roots = {b"": self._trie("")}
+
+    def root(self, prefix: bytes = b"") -> Node:
+        """The trie of the texts behind these bytes of the prompt (token healing)."""
+        if prefix not in self._roots:
+            self._roots[prefix] = self._trie(whole(prefix))
+        return self._roots[prefix]
+
+    def _trie(self, before: str) -> Node:
+        setup, sequences = self.setup, []
+        for text in self.choice:
+            if isinstance(text, str):
+                text = setup.tokenizer.encode(before + text)
+            ids, V = [int(id) for id in text], setup.vocab_size
+            if V is not None and not all(0 <= id < V for id in ids):
+                raise DecodingError(f"choice: {ids} has ids beyond the vocabulary")
+            sequences += [[*ids, end] for end in setup.eos]
+        return trie(sequences)

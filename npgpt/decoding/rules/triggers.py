@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from npgpt.decoding.rules.base import Ids
+from npgpt.decoding.vocabulary import whole
 from npgpt.errors import DecodingError
 
 
@@ -45,7 +46,13 @@ class Grammar(Protocol):
     """What a grammar says of a text."""
 
     V: int
-    tokens: Sequence[bytes]  # the bytes of each id
+
+    @property
+    def tokens(self) -> Sequence[bytes]:
+        """The bytes of each id."""
+
+    def spelt(self, text: bytes) -> list[int]:
+        """The text byte by byte, in ids of the grammar's own."""
 
     def mask(self, generated: Ids) -> np.ndarray:
         """(V,) True where a token keeps the text on the way to a sentence."""
@@ -54,23 +61,47 @@ class Grammar(Protocol):
         """Whether a sentence of the grammar begins with this text."""
 
 
+class Behind:
+    """The mask of a grammar that begins behind some bytes (token healing)."""
+
+    def __init__(self, grammar: Grammar, prefix: bytes):
+        self.grammar, self.prefix = grammar, whole(prefix).encode()
+
+    def mask(self, generated: Ids) -> np.ndarray:
+        """(V,) True where a token keeps a sentence behind the prefix possible."""
+        grammar, left = self.grammar, self.prefix
+        for n, id in enumerate(generated):
+            token = grammar.tokens[id]
+            if len(token) >= len(left):
+                rest = grammar.spelt(token[len(left) :])
+                return grammar.mask([*rest, *generated[n + 1 :]])
+            left = left[len(token) :]
+        allowed = np.zeros(grammar.V, bool)
+        for id, token in enumerate(grammar.tokens[: grammar.V]):
+            if token.startswith(left):
+                allowed[id] = grammar.begins(grammar.spelt(token[len(left) :]))
+            elif token:
+                allowed[id] = left.startswith(token)
+        return allowed
+
+
 class LazyMask:
     """The mask of a grammar that begins to constrain with the first trigger."""
 
     def __init__(self, grammar: Grammar, words: Sequence[str], tokens: Ids):
-        self.grammar, self.tokens = grammar, tokens
+        self.grammar, self.triggers = grammar, tokens
+        self.V = grammar.V
         self.words = [word.encode() for word in words]
-        self.pieces = grammar.tokens
-        self._id = {piece: id for id, piece in enumerate(self.pieces) if piece}
+        self.tokens = grammar.tokens
         for word in self.words:
-            self._check(self._spelt(word), word.decode())
+            self._check(grammar.spelt(word), word.decode())
         for id in tokens:
             self._check([id], f"token {id}")
         # (word, k): the tokens that complete a word of which k bytes stand already
         self._completing = {
             (word, k): [
                 id
-                for id, x in enumerate(self.pieces)
+                for id, x in enumerate(self.tokens[: self.V])
                 if (x.startswith(word[k:]) if k else word in x)
             ]
             for word in self.words
@@ -83,38 +114,37 @@ class LazyMask:
                 f"no sentence of the grammar begins with the trigger {what!r}"
             )
 
-    def _spelt(self, text: bytes) -> list[int]:
-        """The text as tokens of one byte each: the grammar does not mind."""
-        try:
-            return [self._id[text[i : i + 1]] for i in range(len(text))]
-        except KeyError:
-            raise DecodingError(
-                "trigger_words need a vocabulary of all bytes"
-            ) from None
+    def spelt(self, text: bytes) -> list[int]:
+        """The text byte by byte, in ids of the grammar's own."""
+        return self.grammar.spelt(text)
+
+    def begins(self, generated: Ids) -> bool:
+        """Whether this text may still become one that fits."""
+        read = self.read(generated)
+        return read is None or self.grammar.begins(read)
 
     def read(self, generated: Ids) -> list[int] | None:
         """What the grammar has to read of the new tokens; None while it waits."""
-        pieces = [self.pieces[id] for id in generated]
-        start = triggered(pieces, generated, self.words, self.tokens)
+        pieces = [self.tokens[id] for id in generated]
+        start = triggered(pieces, generated, self.words, self.triggers)
         if start is None:
             return None
         n, skip = start
         if not skip:
             return list(generated[n:])
-        return [*self._spelt(pieces[n][skip:]), *generated[n + 1 :]]
+        return [*self.spelt(pieces[n][skip:]), *generated[n + 1 :]]
 
     def mask(self, generated: Ids) -> np.ndarray:
         """(V,) True where a token is allowed."""
         read = self.read(generated)
         if read is not None:
             return self.grammar.mask(read)
-        allowed = np.ones(self.grammar.V, bool)
+        allowed = np.ones(self.V, bool)
         longest = max(map(len, self.words), default=0)
-        near = [id for id in generated if self.pieces[id]][-longest:]
-        text = b"".join(self.pieces[id] for id in near)
+        near = [id for id in generated if self.tokens[id]][-longest:]
+        text = b"".join(self.tokens[id] for id in near)
         for (word, k), ids in self._completing.items():
             if text.endswith(word[:k]):
                 for id in ids:
-                    read = self.read([*near, id])
-                    allowed[id] = read is None or self.grammar.begins(read)
+                    allowed[id] = self.begins([*near, id])
         return allowed

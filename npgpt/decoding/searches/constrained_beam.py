@@ -177,7 +177,8 @@ class ConstrainedBeamSearch(BeamSearch):
         pool = {(parent, token): score for score, parent, token in best}
         for i, beam in enumerate(self.running):
             for v in self.progress(beam.ids).wanted():
-                pool.setdefault((i, v), beam.score + float(lp[i, v]))
+                if lp[i, v] > -np.inf:  # what a rule has removed is said by none
+                    pool.setdefault((i, v), beam.score + float(lp[i, v]))
         if len(pool) == len(best):
             return best
         banks: dict[int, list[Candidate]] = {}

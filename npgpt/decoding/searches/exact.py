@@ -112,7 +112,7 @@ def _write(
     """One text, token by token; None if it does not end in time or choose gives up."""
     model, ids = task.job.model, list(task.row.ids)
     choices: list[_Choice] = []
-    cache, unread = model.new_cache(1), ids
+    cache, unread = task.job.cache_of(task.row), ids
     for step in range(task.job.options.max_new_tokens):
         logits = model.next_logits([unread], cache)[0]
         id, z = choose(ids, logits, task.context(step, attempt))
@@ -203,7 +203,7 @@ def smc(task: _Task) -> list[_Choice]:
     """
     model, steps = task.job.model, task.job.options.max_new_tokens
     n, eos = task.job.options.smc_particles, task.job.eos
-    cache = model.new_cache(1)
+    cache = task.job.cache_of(task.row)
     logits = np.repeat(model.next_logits([task.row.ids], cache), n, axis=0)
     cache, weights = cache.repeat(n), np.ones(n)
     texts: list[list[_Choice]] = [[] for _ in range(n)]
@@ -214,9 +214,11 @@ def smc(task: _Task) -> list[_Choice]:
             ids = task.row.ids + [choice.id for choice in texts[i]]
             z, Z, _ = allowed_mass(task, ids, logits[at], context)
             weights[i] *= Z
+            if not Z:
+                continue  # no way on: its weight is 0
             id = inverse_cdf(z, context.uniform())
             texts[i] = [*texts[i], _Choice(id, logits[at], z)]
-        ended = [text[-1].id in eos for text in texts]
+        ended = [bool(text) and text[-1].id in eos for text in texts]
         if step == steps - 1:
             weights *= ended
         if weights.sum() <= 0:
@@ -229,9 +231,12 @@ def smc(task: _Task) -> list[_Choice]:
         row_of, parents = {i: at for at, i in enumerate(writing)}, np.arange(n)
         if 1 / (weights**2).sum() < n / 2:
             points = (np.arange(n) + task.context(step).uniform(ACCEPT)) / n
-            parents = np.searchsorted(np.cumsum(weights), points).clip(0, n - 1)
+            alive = np.flatnonzero(weights)
+            places = np.searchsorted(np.cumsum(weights[alive]), points)
+            parents = alive[places.clip(0, len(alive) - 1)]
             texts, weights = [texts[i] for i in parents], np.full(n, 1 / n)
-        writing = [i for i in range(n) if texts[i][-1].id not in eos]
+        going = [i for i in range(n) if weights[i] > 0]
+        writing = [i for i in going if texts[i][-1].id not in eos]
         if not writing:
             break
         cache = cache.select([row_of[int(parents[i])] for i in writing])

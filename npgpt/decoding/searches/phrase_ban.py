@@ -1,12 +1,14 @@
 """Phrase ban with backtracking: when a banned phrase completes, go back before it.
 
 The token that began it is banned at that place and another one drawn, from the logits
-kept there and with fresh random numbers. Text is held back while it may still be the
-beginning of a phrase. Phrases are matched in the text, whatever their tokens or case.
+kept there and with fresh random numbers; where none is left, the one before it goes.
+Text is held back while it may still be the beginning of a phrase. Phrases are matched
+in the text, whatever their tokens or case.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.chain import run_chain
+from npgpt.decoding.healing import characters
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.stopping import undecided
@@ -53,9 +56,9 @@ def sample_without_phrases(job: Job) -> Iterator[Step]:
 
 
 def _write(job: Job, row: Row) -> Iterator[Step]:
-    model, tokenizer = job.model, job.tokenizer
-    cache, base, context = model.new_cache(1), list(row.ids), row.context
-    phrases = [phrase.lower() for phrase in job.options.banned_strings]
+    model = job.model
+    cache, base, context = job.cache_of(row), list(row.ids), row.context
+    phrases = [phrase.casefold() for phrase in job.options.banned_strings]
     z = model.next_logits([base], cache)[0]
     places, state, again = [_Place(z, row.state)], row.state, 0
     shown = 0  # places already given to the row
@@ -67,20 +70,24 @@ def _write(job: Job, row: Row) -> Iterator[Step]:
         if place.banned:
             place.z = place.z.copy()
             place.z[place.banned] = -np.inf
-        place.id, state = job.selector.choose(ids, place.z, here, place.state)
-        texts = _texts(tokenizer, base, [p.id for p in places])
-        text = texts[-1].lower()
-        found = [text.find(phrase) for phrase in phrases if phrase in text]
-        if found:
-            at = next(i for i, text in enumerate(texts) if len(text) > min(found))
-            del places[at + 1 :]
-            places[at].banned.append(places[at].id)
-            cache.crop(len(base) + at)
+        if place.banned and place.z.max() == -np.inf and len(places) - 1 > shown:
+            back = len(places) - 2  # nothing else can stand here
+        else:
+            place.id, state = job.selector.choose(ids, place.z, here, place.state)
+            texts = _texts(job, row, [p.id for p in places])
+            text = texts[-1]
+            starts = [text.find(phrase) for phrase in phrases if phrase in text]
+            longer = (i for i, t in enumerate(texts) if len(t) > min(starts))
+            back = next(longer) if starts else -1
+        if back >= 0:
+            del places[back + 1 :]
+            places[back].banned.append(places[back].id)
+            cache.crop(len(base) + back)
             again += 1
             continue
         over = place.id in job.eos or len(places) == row.most
         safe = len(texts[-1]) - undecided(text, phrases)
-        while shown < len(places) and (over or len(texts[shown]) <= safe):
+        while shown < len(places) and (over or _end(texts, shown) <= safe):
             p = places[shown]
             yield record(row, p.id, p.logits, p.z)
             shown += 1
@@ -90,10 +97,24 @@ def _write(job: Job, row: Row) -> Iterator[Step]:
         places.append(_Place(z, state))
 
 
-def _texts(tokenizer: Any, base: Sequence[int], ids: Sequence[int]) -> list[str]:
-    """The text after each token; an unfinished character is not there yet."""
-    stream, text, texts = tokenizer.stream(base), "", []
+def _end(texts: Sequence[str], i: int) -> float:
+    """Where the character ends that token i is part of; inf: not yet.
+
+    >>> _end(["", "é", "éa"], 0), _end(["a", "a"], 1)
+    (1, inf)
+    """
+    before = len(texts[i - 1]) if i else 0
+    return next((len(text) for text in texts[i:] if len(text) > before), math.inf)
+
+
+def _texts(job: Job, row: Row, ids: Sequence[int]) -> list[str]:
+    """The new text after each token, its letter case folded, which may lengthen it.
+
+    An unfinished character is not there yet, what token healing took back no news.
+    """
+    stream, known = row.tokenizer.stream(row.ids), characters(row.prefix)
+    text, texts = "", []
     for id in ids:
-        text += stream.push(id)
-        texts.append(text)
+        text += "" if id in job.eos else stream.push(id)
+        texts.append(text[known:].casefold())
     return texts

@@ -57,7 +57,7 @@ class _Chain:
 
     def __init__(self, job: Job, row: Row):
         self.job, self.row, self.options = job, row, job.options
-        self.alpha, self.cache = job.options.power_alpha, job.new_cache([row.ids])
+        self.alpha, self.cache = job.options.power_alpha, job.cache_of(row)
         self.moves = 0
 
     def run(self) -> Draw:

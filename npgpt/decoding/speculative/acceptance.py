@@ -156,20 +156,22 @@ def verify(
     q: Sequence[np.ndarray] | None,
     context: Callable[[int], Context],
     bonus: bool = True,
+    over: Callable[[Sequence[int]], bool] = lambda tokens: False,
 ) -> Verdict:
     """The tokens that stand: drafted ones up to the first that was replaced, and it.
 
     z(i, tokens) are the target's processed logits at position i after these tokens,
     q[i] the drafter's probabilities there. If all stand and `bonus` is set, one more
     token follows from the target's logits behind the draft, which were computed anyway.
+    Nothing follows where over(tokens): there the text has ended.
     """
     tokens: list[int] = []
     for i, x in enumerate(draft):
         p = probabilities(z(i, tokens))
         y = rule(p, None if q is None else q[i], x, context(i))
         tokens.append(y)
-        if y != x:
-            return Verdict(tokens, i)
+        if y != x or over(tokens):
+            return Verdict(tokens, i + (y == x))
     if bonus:
         i = len(draft)
         tokens.append(draw(probabilities(z(i, tokens)), context(i)))
@@ -186,6 +188,7 @@ def verify_greedy(
     z: Callable[[int, Sequence[int]], np.ndarray],
     draft: Sequence[int],
     bonus: bool = True,
+    over: Callable[[Sequence[int]], bool] = lambda tokens: False,
 ) -> Verdict:
     """The draft as long as it is the argmax: keep x while x = argmax p; then argmax p.
 
@@ -194,6 +197,6 @@ def verify_greedy(
     tokens: list[int] = []
     for i, x in enumerate([*draft, None] if bonus else draft):
         tokens.append(greedy(z(i, tokens)))
-        if tokens[-1] != x:
-            return Verdict(tokens, i)
+        if tokens[-1] != x or over(tokens):
+            return Verdict(tokens, i + (tokens[-1] == x))
     return Verdict(tokens, len(draft))

@@ -120,6 +120,7 @@ class ModelDrafter(Drafter):
                 for i in going
                 if self._draw(rows[i], drafts[i], z[i])
                 and len(drafts[i].tokens) < limits[i]
+                and not rows[i].over(drafts[i].tokens)
             ]
         return drafts
 
@@ -146,6 +147,8 @@ class ModelDrafter(Drafter):
     def _draw(self, row: Row, draft: Draft, logits: np.ndarray) -> bool:
         """Add one token to a draft; whether to go on."""
         z, here = row.processed(logits, draft.tokens), len(draft.tokens)
+        if z.max() == -np.inf:
+            return False  # nothing may follow; the model may go another way
         u = row.context_at(here).uniform(DRAFT)
         x = int(z.argmax()) if self.greedy else inverse_cdf(z, u)
         draft.tokens.append(x)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from npgpt.decoding.catalogue import example, parameter, strategy
+from npgpt.decoding.guidance.guided import NO_TREES
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.speculative.loop import (
@@ -25,6 +26,7 @@ from npgpt.decoding.speculative.token_tree import (
     choose_matching,
     run_trees,
 )
+from npgpt.interface import able
 
 
 class Jacobi(Drafter):
@@ -134,6 +136,7 @@ def lookahead(job: Job) -> Iterator[Step]:
     """H8: lookahead decoding."""
     o = job.options
     check_speculative(job, "lookahead decoding")
+    able(job.model, "tree_logits", NO_TREES)
     settings = (o.lookahead_window, o.lookahead_ngram, o.lookahead_guesses)
     choose = choose_greedy if o.greedy else choose_matching
     return run_trees(job, lambda: Lookahead(*settings), choose)

@@ -123,10 +123,10 @@ def _advance(
 
     bonus = bonus or not draft.tokens
     if rule is None or (row.options.greedy and not draft.tokens):
-        verdict = acceptance.verify_greedy(z, draft.tokens, bonus)
+        verdict = acceptance.verify_greedy(z, draft.tokens, bonus, row.over)
     else:
         verdict = acceptance.verify(
-            rule, z, draft.tokens, draft.q, row.context_at, bonus
+            rule, z, draft.tokens, draft.q, row.context_at, bonus, row.over
         )
     steps = []
     for i, id in enumerate(verdict.tokens):

@@ -101,7 +101,6 @@ def run_trees(
     """
     if not job.options.max_new_tokens:
         return
-    able(job.model, "tree_logits", NO_TREES)
     live = [_write(job, row, make_drafter(), choose) for row in job.rows()]
     while live:
         for writer in list(live):
@@ -117,9 +116,7 @@ def _write(job: Job, row: Row, drafter: Any, choose: Choose) -> Iterator[list[St
     longest = min(len(row.ids) + job.options.max_new_tokens, job.room)
     # A tree's nodes lie side by side in the cache, at more places than positions.
     model = able(job.model, "tree_logits", NO_TREES)
-    cache = model.new_cache(1, n_positions=longest + drafter.nodes + 1)
-    if hasattr(cache, "origins"):
-        cache.origins = [row.index // job.options.num_return_sequences]
+    cache = job.cache_of(row, longest + drafter.nodes + 1)
     z = model.next_logits([row.ids], cache)  # the text's end, then the tree's nodes
     tree = Tree([], [], {})
     while True:
@@ -171,13 +168,21 @@ class AssistantTree:
             grown, sources = [], []
             for j, (node, branch) in enumerate(frontier):
                 made = row.processed(z[j], branch)
+                if made.max() == -np.inf:
+                    continue  # nothing may follow
                 tree.q[node] = q = probabilities(made)
                 if self.job.options.greedy:
-                    drawn = np.argsort(-q, kind="stable")[:n].tolist()
+                    best = np.argsort(-q, kind="stable")[:n]
+                    drawn = best[q[best] > 0].tolist()
                 else:
                     drawn = [inverse_cdf(made, float(x)) for x in u[j]]
-                grown += [(tree.add(x, node), [*branch, x]) for x in drawn]
-                sources += [j] * len(drawn)
+                for x in drawn:
+                    child = tree.add(x, node)
+                    if not row.over([*branch, x]):
+                        grown.append((child, [*branch, x]))
+                        sources.append(j)
+            if not grown:
+                break
             if depth + 1 < min(len(self.branches), limit):
                 cache, unread = cache.select(sources), [b[-1:] for _, b in grown]
             frontier = grown
@@ -190,6 +195,7 @@ class AssistantTree:
 def assisted_tree(job: Job) -> Iterator[Step]:
     """H9: a smaller model drafts a token tree; recursive rejection keeps the law."""
     check_speculative(job, "assistant_tree")
+    able(job.model, "tree_logits", NO_TREES)
     if min(job.options.assistant_tree) < 1:
         raise DecodingError("assistant_tree must be numbers of children, at least 1")
     for name in ("typical_acceptance", "assistant_ensemble_weight"):

@@ -158,6 +158,12 @@ def test_every_output_is_json_of_its_schema(tales):
         assert g.finish_reason == "eos"
 
 
+OLD = {
+    "type": "object",
+    "properties": {"old": {"enum": [1, True]}},
+    "required": ["old"],
+    "additionalProperties": False,
+}
 NESTED = 'root ::= "(" root ")" | "[" root "]" | [a-c]'
 
 
@@ -180,13 +186,32 @@ def test_every_output_is_a_sentence_of_its_grammar(tales):
     assert ended
 
 
-def test_grammar_equals_regex_on_a_regular_language(tales):
-    """Two parsers, one of a library and one of ours: the same masks everywhere."""
+@pytest.mark.parametrize(
+    ("regex", "constraint"),
+    [
+        (
+            "( [a-z]{1,6}){2}[.!]",
+            dict(
+                grammar="root ::= w w [.!]\n"
+                'w ::= " " [a-z] [a-z]? [a-z]? [a-z]? [a-z]? [a-z]?'
+            ),
+        ),
+        (" the queen", dict(grammar='root ::= " the queen"')),
+        (" (the|a) queen!", dict(grammar='start: (" the" | " a") " queen!"')),
+        ('"the  king # %json }"', dict(json_schema={"const": "the  king # %json }"})),
+        ('{ ?"old" ?: ?(1|true) ?}', dict(json_schema=OLD)),
+    ],
+    ids=["words", "forced", "lark", "text", "object"],
+)
+def test_grammar_equals_regex_on_a_regular_language(tales, regex, constraint):
+    """Two parsers, one of a library and one of ours: the same masks everywhere.
+
+    A text that is forced may be cut into tokens in every way.
+    """
     pytest.importorskip("llguidance")
     setup = dict(eos_token_ids=(0,), tokenizer=tales.tokenizer, vocab_size=4096)
-    one = build_chain(GenerationConfig(regex="( [a-z]{1,6}){2}[.!]"), **setup)[0]
-    grammar = 'root ::= w w [.!]\nw ::= " " [a-z] [a-z]? [a-z]? [a-z]? [a-z]? [a-z]?'
-    other = build_chain(GenerationConfig(grammar=grammar), **setup)[0]
+    one = build_chain(GenerationConfig(regex=regex), **setup)[0]
+    other = build_chain(GenerationConfig(**constraint), **setup)[0]
     rng, flat = np.random.default_rng(0), np.zeros(4096)
     for _ in range(5):
         ids = []
@@ -198,6 +223,21 @@ def test_grammar_equals_regex_on_a_regular_language(tales):
             ids.append(int(rng.choice(allowed)))
             if ids[-1] == 0:
                 break
+
+
+def test_a_parser_that_gives_up_is_an_error_and_no_end(tales):
+    """2,000 ways to read a text are more than the library follows."""
+    pytest.importorskip("llguidance")
+    options = dict(grammar='start: s{1,3000}\ns: "a" | s "b" s | ""')
+    rule = build_chain(GenerationConfig(**options), (0,), tales.tokenizer, 4096)[0]
+    a, b = (tales.encode(letter)[0] for letter in "ab")
+    flat, ids = np.zeros(4096), []
+    for step in range(9):
+        z = rule.apply(ids, flat, Context(0, step))
+        assert z[b if step % 2 else a] == 0
+        ids.append(b if step % 2 else a)
+    with pytest.raises(DecodingError, match="grammar: the parser gave up after 10 tok"):
+        rule.apply([*ids, b], flat, Context(0, 10))
 
 
 @pytest.mark.parametrize(
@@ -270,6 +310,62 @@ def test_healing_takes_back_whole_characters(tales):
     start = healing.heal(ids, tales.tokenizer, GenerationConfig(token_healing=True))
     assert start.prefix.decode()  # decodes: it does not begin inside a character
     assert tales.tokenizer.decode(start.ids) + start.prefix.decode() == "a ü"
+
+
+@pytest.mark.parametrize(
+    ("constraint", "pattern"),
+    [
+        (dict(regex="(g|dness) [a-z]+!"), "(g|dness) [a-z]+!"),
+        (dict(regex="(g|dn) [a-z]+!", finish_in_time=True), "(g|dn) [a-z]+!"),
+        (dict(choice=["g", "gs are", " x", "dred spirit"]), "g|gs are| x|dred spirit"),
+        (dict(grammar='root ::= ("g" | "d") " "? [a-z] "!"'), "[gd] ?[a-z]!"),
+        (dict(json_schema={"enum": [1, 2]}), "[12]"),
+        (dict(grammar='root ::= "g" [a-z]', trigger_words=["g"]), "g[a-z]|[^g]*"),
+    ],
+)
+def test_a_constraint_begins_behind_the_healed_bytes(tales, constraint, pattern):
+    if {"grammar", "json_schema"} & constraint.keys():
+        pytest.importorskip("llguidance")
+    for seed in range(4):
+        options = dict(max_new_tokens=9, do_sample=True, seed=seed, **constraint)
+        g = tales.generate("The kin", token_healing=True, **options)
+        read = tales.tokenizer.decode([id for id in g.prompt_ids + g.ids if id])
+        assert read == "The kin" + g.text
+        if g.finish_reason == "eos" or "finish_in_time" in constraint:
+            assert re.fullmatch(pattern, g.text), g
+
+
+def test_no_constraint_begins_behind_half_a_character(tales):
+    whole, options = tales.encode("an \u2042"), dict(token_healing=True)
+    at = next(n for n in range(9) if tales.tokenizer.decode(whole[:-n]) == "an \ufffd")
+    for constraint in (dict(regex="a"), dict(choice=["a"])):
+        with pytest.raises(DecodingError, match="ends inside a character"):
+            tales.generate(whole[:-at], **constraint, **options)
+    with pytest.raises(DecodingError, match="token ids do not go with token_healing"):
+        tales.stream("The kin", choice=[[1]], **options)
+
+
+def test_a_phrase_is_banned_in_the_new_text_alone(tales):
+    """Not in what token healing took back, nor in the name of the end of a text."""
+    options = dict(token_healing=True, max_new_tokens=5)
+    free = tales.generate("The kin", **options)
+    assert tales.generate("The kin", banned_strings=[" kin"], **options) == free
+    choice = dict(choice=[" a"], banned_strings=["endoftext"])
+    assert tales.generate("The", **choice).finish_reason == "eos"
+
+
+@pytest.mark.parametrize("phrase", ["\u0130", "i", "STRASSE", "\u03a3A"])
+def test_a_phrase_is_banned_whatever_its_case(tales, phrase):
+    """Some letters become two in the other case: their places shift."""
+    texts = ["\u0130b", "ib", "stra\u00dfe", "\u03c2a", "free"]
+    options = dict(choice=texts, banned_strings=[phrase], max_new_tokens=20)
+    found = set()
+    for seed in range(6):
+        g = tales.generate("The", do_sample=True, seed=seed, temperature=3.0, **options)
+        found.add(g.text)
+    banned = {text for text in texts if phrase.casefold() in text.casefold()}
+    assert banned
+    assert found <= set(texts) - banned
 
 
 def test_banned_phrases_never_occur_and_streaming_holds_them_back(tales):
@@ -391,6 +487,20 @@ def test_exact_constrained_sampling_has_the_conditional_law(how, runs, particles
         steps = decode(model, [[0]], masked.but(seed=seed))
         draws.append(tuple(step.token_id for step in steps))
     assert follows(draws, law) < REJECT
+
+
+def test_a_particle_without_a_way_on_dies_and_the_others_write():
+    """Every text that fits and begins with a would go on with b, which is banned."""
+    pattern, p = UNEVEN
+    model = MarkovModel(np.log(p), eos=2)
+    model.tokenizer = Letters()
+    smc = dict(exact_constraint="smc", smc_particles=16)
+    for seed in range(5):
+        ban = dict(do_sample=True, bad_words_ids=[[0, 1]], seed=seed)
+        config = GenerationConfig(regex=pattern, **ban, **smc)
+        text = [step.token_id for step in decode(model, [[1]], config)]
+        assert set(text[:-1]) == {1}
+        assert text[-1] == 2
 
 
 def test_repetition_detection_is_its_definition():
