@@ -10,6 +10,7 @@ TOOLS = Path(__file__).parent.parent / "tools"
 SCRIPTS = (
     "bench_peers",
     "bench_training",
+    "exposure",
     "random_checkpoint",
     "scaling",
     "train_bundled",
