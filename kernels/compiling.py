@@ -181,10 +181,12 @@ def kernel(function: Callable | None = None, **options: Any) -> Any:
     return compiled
 
 
-def inner_kernel(function: Callable) -> Any:
+def inner_kernel(function: Callable | None = None, **options: Any) -> Any:
     """A kernel that only other kernels call: no way in from Python, no cache file.
 
     Both would be compiled beside it; the kernel that calls it keeps it in its own file.
     """
+    if function is None:
+        return lambda f: inner_kernel(f, **options)
     wrappers = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(**SETTINGS, **wrappers)(function)
+    return numba.njit(**{**SETTINGS, **wrappers, **options})(function)

@@ -50,6 +50,14 @@ def layer_norm(
     return y.reshape(x.shape)
 
 
+# With fast floats LLVM rounds differently in the loop of single numbers that it runs in
+# place of the vectors' wherever `out` lies within 128 bytes behind an input, so a small
+# row would depend on where its batch happens to stand in memory.
+@inner_kernel(fastmath=False)
+def _scaled(x, mean, inverse, weight, bias):
+    return (x - mean) * inverse * weight + bias
+
+
 @inner_kernel
 def norm_row(x, weight, bias, epsilon, out):
     """One row of layer_norm."""
@@ -64,7 +72,7 @@ def norm_row(x, weight, bias, epsilon, out):
         variance += (x[i] - mean) * (x[i] - mean)
     inverse = np.float32(1) / np.sqrt(variance / np.float32(C) + epsilon)
     for i in range(C):
-        out[i] = (x[i] - mean) * inverse * weight[i] + bias[i]
+        out[i] = _scaled(x[i], mean, inverse, weight[i], bias[i])
 
 
 @kernel

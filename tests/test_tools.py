@@ -11,6 +11,7 @@ SCRIPTS = (
     "bench_peers",
     "bench_training",
     "busy_core",
+    "exposure",
     "random_checkpoint",
     "scaling",
     "train_bundled",

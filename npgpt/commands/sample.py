@@ -49,8 +49,8 @@ def command(
 ) -> None:
     """The next-token distribution after PROMPT, before and after each element.
 
-    What was cut, what was rescaled, the uniform number drawn, the token taken. Nothing
-    is on unless asked for.
+    What was cut, what was rescaled, the numbers drawn, the token taken. Nothing is on
+    unless asked for; --selector inverse_cdf draws by one number.
 
     Example: npgpt sample "Once upon a" --show --top-k 50 --top-p 0.9
     """
@@ -87,6 +87,14 @@ def _print(choice: Choice, shown: list[int]) -> None:
         table.add_row("[dim]all others[/dim]", f"{max(rest, 0):.4f}", "", "")
         console.print(f"[bold]{escape(stage.name)}[/bold]  {stage.sentence}")
         console.print(table)
+    if choice.noise is not None:
+        table = Table.grid(padding=(0, 1))
+        for id in shown:
+            if choice.stages[-1].p[id] > 0:
+                mark = "[bold green]◀[/bold green]" if id == choice.token_id else ""
+                table.add_row(escape(repr(choice.text(id))), choice.sum_of(id), mark)
+        console.print("[bold]the draw[/bold]  ln p + noise, the largest is taken")
+        console.print(table)
     console.print(escape(choice.sentence))
 
 
@@ -108,6 +116,7 @@ def _fields(choice: Choice, shown: list[int]) -> dict[str, Any]:
         ],
         "selector": choice.selector,
         "u": choice.u,
+        "noise": None if choice.noise is None else choice.noise[shown].tolist(),
         "token_id": choice.token_id,
         "token": choice.text(choice.token_id),
         "interval": list(choice.interval),

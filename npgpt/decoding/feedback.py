@@ -1,7 +1,7 @@
 """Selectors with feedback: mirostat, mirostat 2.0, adaptive-p.
 
-Each takes a uniform u and its state, a number or two, and returns the token and the
-next state. A state is a value: beams copy it, and going back restores it.
+Each takes a uniform number a token and its state, a number or two, and returns the
+token and the next state. A state is a value: beams copy it, and going back restores it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import log_probabilities, probabilities
 from npgpt.decoding.rules.entropy import minimal_surprise
 from npgpt.decoding.rules.truncation import top_k
-from npgpt.decoding.selectors import inverse_cdf
+from npgpt.decoding.selectors import gumbel_max
 from npgpt.shapes import Float, Logits
 
 
@@ -26,7 +26,7 @@ from npgpt.shapes import Float, Logits
 @fields(start=lambda context, tau, *rest: 2 * tau)
 @example(mirostat=1, mirostat_tau=1.0)
 def mirostat(
-    z: Logits, u: float, mu: float, tau: float, eta: float, m: int
+    z: Logits, us: Float[np.ndarray, " V"], mu: float, tau: float, eta: float, m: int
 ) -> tuple[int, float]:
     """Keeps the surprise S of the text at tau bits, by a top-k: k = (eps 2^mu / (1 -
     V^-eps))^(1/s), eps = s - 1; mu' = mu - eta (S - tau).
@@ -39,12 +39,12 @@ def mirostat(
     "Mirostat" (2020, arXiv:2007.14966).
 
     >>> z = np.log(np.array([0.6, 0.2, 0.1, 0.06, 0.04]))
-    >>> id, mu = mirostat(z, 0.0, 2.0, 1.0, 0.1, 100)
+    >>> id, mu = mirostat(z, np.full(5, 0.5), 2.0, 1.0, 0.1, 100)
     >>> id, round(mu, 3)
     (0, 2.058)
     """
     k = mirostat_k(np.sort(probabilities(z))[::-1], mu, m)
-    return _surprised(top_k(z, k), u, mu, tau, eta)
+    return _surprised(top_k(z, k), us, mu, tau, eta)
 
 
 def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
@@ -70,7 +70,7 @@ def mirostat_k(p: Float[np.ndarray, " V"], mu: float, m: int) -> int:
 @fields(start=lambda context, tau, eta: 2 * tau)
 @example(mirostat=2, mirostat_tau=1.0)
 def mirostat_v2(
-    z: Logits, u: float, mu: float, tau: float, eta: float
+    z: Logits, us: Float[np.ndarray, " V"], mu: float, tau: float, eta: float
 ) -> tuple[int, float]:
     """Keeps the surprise S of the text at tau bits, directly: keep -log2 p <= mu, or
     the top; mu' = mu - eta (S - tau).
@@ -80,17 +80,17 @@ def mirostat_v2(
     Source: Basu et al., "Mirostat" (2020, arXiv:2007.14966).
 
     >>> z = np.log(np.array([0.6, 0.3, 0.1]))
-    >>> id, mu = mirostat_v2(z, 0.9, 2.0, 1.0, 0.1)
+    >>> id, mu = mirostat_v2(z, np.array([0.5, 0.9, 0.5]), 2.0, 1.0, 0.1)
     >>> id, round(mu, 4)  # S = log2(0.9 / 0.3)
     (1, 1.9415)
     """
-    return _surprised(minimal_surprise(z, mu), u, mu, tau, eta)
+    return _surprised(minimal_surprise(z, mu), us, mu, tau, eta)
 
 
 def _surprised(
-    z: np.ndarray, u: float, mu: float, tau: float, eta: float
+    z: np.ndarray, us: np.ndarray, mu: float, tau: float, eta: float
 ) -> tuple[int, float]:
-    id = inverse_cdf(z, u)
+    id = gumbel_max(z, us)
     surprise = -float(log_probabilities(z)[id]) / math.log(2)
     return id, mu - eta * (surprise - tau)
 
@@ -101,7 +101,11 @@ def _surprised(
 @fields(start=lambda context, target, decay: adaptive_start(target, decay))
 @example(adaptive_target=0.3)
 def adaptive_p(
-    z: Logits, u: float, state: tuple[float, float], target: float, decay: float
+    z: Logits,
+    us: Float[np.ndarray, " V"],
+    state: tuple[float, float],
+    target: float,
+    decay: float,
 ) -> tuple[int, tuple[float, float]]:
     """Favours tokens near a target probability, over time: x = |p - t| / 0.3, z' = 5 -
     10 x^2 / (1 + x), t from the mean of past p.
@@ -112,18 +116,19 @@ def adaptive_p(
     (2025), no paper.
 
     >>> z = np.log(np.array([0.7, 0.3]))
-    >>> id, (w, W) = adaptive_p(z, 0.0, adaptive_start(0.3, 0.9), 0.3, 0.9)
+    >>> us = np.array([0.9999, 0.5])  # the favoured token is 1
+    >>> id, (w, W) = adaptive_p(z, us, adaptive_start(0.3, 0.9), 0.3, 0.9)
     >>> id, round(w / W, 4)
     (0, 0.34)
     """
     p = probabilities(z)
     if target < 0:
-        id = inverse_cdf(z, u)
+        id = gumbel_max(z, us)
     else:
         w, W = state
         aim = min(max(2 * target - w / W, 0.0), 1.0)
         x = np.abs(p - aim) / 0.3
-        id = inverse_cdf(np.where(z > -np.inf, 5 - 10 * x**2 / (1 + x), -np.inf), u)
+        id = gumbel_max(np.where(z > -np.inf, 5 - 10 * x**2 / (1 + x), -np.inf), us)
     return id, (float(p[id]) + decay * state[0], 1 + decay * state[1])
 
 

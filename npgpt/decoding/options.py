@@ -62,7 +62,8 @@ class GenerationConfig:
 
     max_new_tokens: tokens to add, at most; 0 adds none.
     num_return_sequences: texts per prompt, of one reading of the prompt.
-    seed: names the random numbers. Text depends on (seed, prompt, sequence) alone.
+    seed: names the random numbers. Text depends on (seed, prompt, sequence) alone, but
+        where rounding decides (see docs/sampling.md).
     eos_token_id: ids that end a text; None takes the model's, () none at all.
     stop_strings: end when one of these is in the new text, and leave it out.
     include_stop_str_in_output: keep the stop string in the text.

@@ -2,7 +2,8 @@
 
 A counter-based generator (Philox; Salmon et al., "Parallel random numbers: as easy as
 1, 2, 3", 2011) is opened anew for every draw. So the same seed gives the same text on
-every backend, a row does not depend on its batch, and rolling back costs nothing.
+every backend and in every batch, but where rounding decides (docs/sampling.md says how
+seldom), and rolling back costs nothing.
 """
 
 from __future__ import annotations

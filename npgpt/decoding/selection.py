@@ -31,15 +31,13 @@ SOURCES: dict[str, Callable[..., Any]] = {  # what a selector's arguments are ca
 class Selector(NamedTuple):
     """How tokens are taken: its name, its setting, its first state, and the function.
 
-    `choose(ids, z, context, state)` returns the token and the next state. `draws` says
-    whether the one uniform number of the step decides.
+    `choose(ids, z, context, state)` returns the token and the next state.
     """
 
     name: str
     setting: str
     start: Callable[[Context], State]
     choose: Callable[[Any, np.ndarray, Context, State], tuple[int, State]]
-    draws: bool
 
     def __str__(self) -> str:
         return f"{self.name}({self.setting})" if self.setting else self.name
@@ -76,5 +74,4 @@ def build_selector(options: GenerationConfig) -> Selector:
         ", ".join(map(short, values)),
         lambda context: None if start is None else start(context, *values),
         choose,
-        "u" in names,
     )

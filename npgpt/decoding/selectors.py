@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.randomness import CODE
+from npgpt.decoding.randomness import CODE, TOKEN
 from npgpt.decoding.rules.base import Context, Ids, check, probabilities
 from npgpt.shapes import Float, Logits
 
@@ -33,32 +33,63 @@ def greedy(z: Logits) -> int:
 @fields(when=("do_sample", True), on=lambda options: not options.greedy)
 @parameter("do_sample", False, "Draw from the distribution, not its maximum.")
 @example(do_sample=True)
-def ancestral(z: Logits, context: Context) -> int:
+def ancestral(z: Logits, context: Context, purpose: int = TOKEN) -> int:
     """A draw from the distribution the chain leaves: y ~ Categorical(softmax(z)).
 
-    By the one uniform number of this step. Ancestral (multinomial, "pure") sampling
-    when no rule has changed z.
+    By Gumbel-max, with the uniform numbers of this step and purpose. Ancestral
+    (multinomial, "pure") sampling when no rule has changed z.
 
     >>> ancestral(np.array([0.0, -np.inf]), Context(prompt_length=1, step=0))
     0
     """
-    return inverse_cdf(z, context.uniform())
+    return gumbel_max(z, context.uniforms(len(z), purpose))
 
 
-@strategy("A4", "inverse CDF", kind="selector", default=True)
-@fields(when=("selector", "inverse_cdf"))
-@fields(on=lambda o: not o.greedy and o.selector == "inverse_cdf")
+@strategy("A3", "Gumbel-max", kind="selector", default=True)
+@fields(when=("selector", "gumbel_max"))
+@fields(on=lambda o: not o.greedy and o.selector == "gumbel_max")
 @parameter(
     "selector",
-    ("inverse_cdf", "gumbel_max", "arithmetic", "without_replacement"),
+    ("gumbel_max", "inverse_cdf", "arithmetic", "without_replacement"),
     "How a token is drawn.",
 )
+@example(selector="gumbel_max")
+def gumbel_max(z: Logits, us: Float[np.ndarray, " V"]) -> int:
+    """The largest logit after adding Gumbel noise: argmax (z + g), g = -log(-log u).
+
+    Over uniform us (V,) in [0, 1) the token is a draw from softmax(z), with no need to
+    normalise. Logits that differ by at most d, in rounding say, give the same token but
+    with a probability of at most d: each token has a number of its own. Source: Gumbel,
+    "Statistical Theory of Extreme Values" (1954).
+
+    >>> gumbel_max(np.array([0.0, 1.0]), np.array([0.9, 0.5]))
+    0
+    """
+    check(z)
+    left = np.flatnonzero(z > -np.inf)
+    return int(left[np.argmax(z[left] + gumbel_noise(us[left]))])
+
+
+def gumbel_noise(u: np.ndarray) -> np.ndarray:
+    """Standard Gumbel numbers of uniforms in [0, 1): -log(-log u).
+
+    >>> gumbel_noise(np.array([0.5])).round(4).tolist()
+    [0.3665]
+    """
+    return -np.log(-np.log(np.maximum(u, 2.0**-54)))
+
+
+@strategy("A4", "inverse CDF", kind="selector", sampling=True)
+@fields(when=("selector", "inverse_cdf"))
 @example(selector="inverse_cdf")
 def inverse_cdf(z: Logits, u: float) -> int:
     """One uniform number u picks a slice of the cumulative distribution F: the first i
     with F_i > u F_V.
 
     A removed token is never taken. Over uniform u the token is a draw from softmax(z).
+    The one to learn from; but each F_i is a sum of all p before it, so rounding moves
+    all V - 1 borders, and the token changes some hundred times as often as Gumbel-max's
+    (see docs/sampling.md).
 
     >>> z = np.log(np.array([0.2, 0.5, 0.3]))
     >>> inverse_cdf(z, 0.1), inverse_cdf(z, 0.2), inverse_cdf(z, 0.69)
@@ -74,31 +105,6 @@ def _cumulative(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     check(z)
     left = np.flatnonzero(z > -np.inf)
     return left, np.cumsum(probabilities(z[left]))
-
-
-@strategy("A3", "Gumbel-max", kind="selector", sampling=True)
-@fields(when=("selector", "gumbel_max"))
-@example(selector="gumbel_max")
-def gumbel_max(z: Logits, us: Float[np.ndarray, " V"]) -> int:
-    """The largest logit after adding Gumbel noise: argmax (z + g), g = -log(-log u).
-
-    Over uniform us (V,) in [0, 1) the token is a draw from softmax(z), with no need to
-    normalise. Source: Gumbel, "Statistical Theory of Extreme Values" (1954).
-
-    >>> gumbel_max(np.array([0.0, 1.0]), np.array([0.9, 0.5]))
-    0
-    """
-    check(z)
-    return int(np.argmax(z + gumbel_noise(us)))
-
-
-def gumbel_noise(u: np.ndarray) -> np.ndarray:
-    """Standard Gumbel numbers of uniforms in [0, 1): -log(-log u).
-
-    >>> gumbel_noise(np.array([0.5])).round(4).tolist()
-    [0.3665]
-    """
-    return -np.log(-np.log(np.maximum(u, 2.0**-54)))
 
 
 @strategy("A6", "sampling without replacement", kind="selector", sampling=True)
@@ -181,4 +187,4 @@ def _first_without_replacement(z: np.ndarray, context: Context) -> int:
         draws = without_replacement(z, _shared(context).uniforms(len(z)), j + 1)
         if len(draws) > j:
             return draws[j]
-    return inverse_cdf(z, context.uniform())
+    return ancestral(z, context)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.rules.base import Context, entropy, probabilities
 from npgpt.decoding.selection import build_selector
+from npgpt.decoding.selectors import gumbel_noise
 from npgpt.interface import Model, Tokens
 from npgpt.support.figure import DARK, GREY, LIGHT, MONOSPACE, PALE, RED
 from npgpt.support.notebook import table
@@ -47,11 +49,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Choice:
-    """One step under the lens: the stages, the uniform drawn, the token taken."""
+    """One step under the lens: the stages, the numbers drawn, the token taken."""
 
     stages: tuple[Stage, ...]  # the model's own first
     selector: str
-    u: float | None  # None where no one number decides
+    u: float | None  # of inverse_cdf; None where no one number decides
+    noise: np.ndarray | None  # (V,) of gumbel_max; None where there is none
     token_id: int
     interval: tuple[float, float]  # the token's slice of the cumulative distribution
     tokenizer: Tokens | None = field(default=None, compare=False)
@@ -70,12 +73,28 @@ class Choice:
         """Which token was taken, and how, in words."""
         low, high = self.interval
         token = repr(self.text(self.token_id))
+        if self.noise is not None:
+            return (
+                f"{self.selector} adds noise to every ln p and takes {token}: "
+                f"{self.sum_of(self.token_id)} is the largest sum"
+            )
         if self.u is None:
             return f"{self.selector} takes {token}"
         return (
             f"{self.selector} drew u = {self.u:.4f} and takes {token}, whose slice of "
             f"the last distribution is {low:.4f} to {high:.4f}"
         )
+
+    def key(self, id: int) -> tuple[float, float]:
+        """A token's ln p under the last distribution, and its noise."""
+        assert self.noise is not None
+        return math.log(self.stages[-1].p[id]), float(self.noise[id])
+
+    def sum_of(self, id: int) -> str:
+        """What gumbel_max compares, written out."""
+        logp, noise = (round(x, 3) for x in self.key(id))
+        sign = "-" if noise < 0 else "+"
+        return f"{logp:.3f} {sign} {abs(noise):.3f} = {logp + noise:.3f}"
 
     def __repr__(self) -> str:
         names = " > ".join(stage.name for stage in self.stages)
@@ -112,8 +131,11 @@ def look(
     id, _ = selector.choose(start.ids, z, context, selector.start(context))
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
-    u = context.uniform() if selector.draws else None
-    return Choice(tuple(stages), str(selector), u, id, interval, model.tokenizer)
+    u = context.uniform() if selector.name == "inverse_cdf" else None
+    noise = None
+    if selector.name == "gumbel_max":
+        noise = gumbel_noise(context.uniforms(len(z)))
+    return Choice(tuple(stages), str(selector), u, noise, id, interval, model.tokenizer)
 
 
 def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
@@ -130,18 +152,20 @@ def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:
 def plot_choice(choice: Choice, prompt: str, shown: Sequence[int]) -> Any:
     """The stages as bars side by side on one scale, outlined where they stood before.
 
-    The token taken is dark. Below, the last distribution as slices of [0, 1], and the
-    uniform number among them.
+    The token taken is dark. Last, what decides: the noise beside ln p, or below the
+    slices of [0, 1] and the uniform number among them.
     """
     from matplotlib.figure import Figure
 
     n, drawn = len(choice.stages), choice.u is not None
+    if choice.noise is not None:
+        n += 1
     bars, below = 0.28 * len(shown) + 0.9, 0.75 if drawn else 0.0
     figure = Figure(figsize=(2.6 * n + 1.2, bars + below + 0.6), layout="constrained")
     ratios = [bars, below] if drawn else [bars]
     grid = figure.add_gridspec(len(ratios), n, height_ratios=ratios)
     axes: list[Any] = []
-    for i in range(n):
+    for i in range(len(choice.stages)):
         first = axes[0] if axes else None
         axes.append(figure.add_subplot(grid[0, i], sharex=first, sharey=first))
     before = choice.stages[0].p
@@ -152,6 +176,8 @@ def plot_choice(choice: Choice, prompt: str, shown: Sequence[int]) -> Any:
     labels = [repr(choice.text(id)) for id in shown]
     axes[0].set_yticks(range(len(shown)), labels, **MONOSPACE)
     axes[0].invert_yaxis()
+    if choice.noise is not None:
+        _draw_noise(figure.add_subplot(grid[0, -1], sharey=axes[0]), choice, shown)
     if drawn:
         _draw_uniform(figure.add_subplot(grid[1, :]), choice)
     title = f"{prompt!r}: {choice.sentence}"
@@ -181,6 +207,19 @@ def _draw_stage(
     what = ", ".join(word for word in (what, "rescaled" * stage.rescaled) if word)
     axis.set_title(f"{stage.name}\n{stage.left:,} tokens\n{what}", fontsize=9)
     axis.set_xlabel("probability", fontsize=8)
+
+
+def _draw_noise(axis: Any, choice: Choice, shown: Sequence[int]) -> None:
+    """What gumbel_max compares: bars from ln p to ln p + noise, and the largest sum."""
+    for place, id in enumerate(shown):
+        if choice.stages[-1].p[id] > 0:
+            logp, noise = choice.key(id)
+            color = DARK if id == choice.token_id else LIGHT
+            axis.barh(place, noise, left=logp, color=color)
+    axis.axvline(sum(choice.key(choice.token_id)), color=RED, linewidth=1.2)
+    axis.tick_params(labelsize=8, labelleft=False)
+    axis.set_title("the draw\nthe largest sum", fontsize=9)
+    axis.set_xlabel("from ln p to ln p + noise", fontsize=8)
 
 
 def _draw_uniform(axis: Any, choice: Choice) -> None:

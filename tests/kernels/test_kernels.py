@@ -108,6 +108,30 @@ def test_layer_norm_takes_whatever_the_reference_takes(x, wrong):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-2)
 
 
+def test_layer_norm_depends_on_no_place_in_memory():
+    from npgpt.kernels.layer_norm import _norm_rows
+
+    memory, given = np.zeros(1024, np.float32), normal(4, 8)
+
+    def norm(before, which):
+        """Rows, weight and bias far from the result, but for one that ends before."""
+        end = [100, 200, 300]
+        end[which] = 600 - before
+        x, weight, bias = (
+            memory[stop - len(part) * 8 : stop].reshape(-1, 8)
+            for stop, part in zip(end, (given[:2], given[2:3], given[3:]), strict=True)
+        )
+        x[:], weight[:], bias[:] = given[:2], given[2], given[3]
+        out = memory[600:616].reshape(2, 8)
+        _norm_rows(x, weight[0], bias[0], np.float32(1e-5), out)
+        return out.copy()
+
+    expected = norm(200, 0)
+    for before in range(48):
+        for which in range(3):
+            np.testing.assert_array_equal(norm(before, which), expected)
+
+
 def test_softmax_keeps_what_is_removed_at_zero():
     z = np.float32([[0, -np.inf, 0], [-np.inf, 1e30, -1e30]])
     assert kernels.softmax(z).tolist() == [[0.5, 0, 0.5], [0, 1, 0]]

@@ -83,7 +83,7 @@ def test_results_are_one_short_line(tales):
     assert f"perplexity {score.perplexity:.2f}, " in lines[3]
     assert "wte, wpe, embed, ..., logits" in lines[4]
     assert "top_k(50): 50 tokens" in lines[5]
-    assert "inverse_cdf drew u" in repr(choice)
+    assert "is the largest sum" in repr(choice)
     assert "log-probability" in repr(step)
 
 

@@ -22,7 +22,7 @@ from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, CHOICE
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, Rule, keep, probabilities
-from npgpt.decoding.selectors import inverse_cdf
+from npgpt.decoding.selectors import ancestral
 from npgpt.errors import DecodingError
 
 
@@ -136,7 +136,7 @@ def rejection(task: _Task) -> list[_Choice]:
         z, Z, _ = allowed_mass(task, ids, logits, context)
         if context.uniform(ACCEPT) >= Z:
             return None, z
-        return inverse_cdf(z, context.uniform()), z
+        return ancestral(z, context), z
 
     rounds = task.job.options.exact_rounds
     for attempt in range(rounds):
@@ -168,7 +168,7 @@ def asap(task: _Task) -> list[_Choice]:
         if weight.sum() <= 0:
             return None, z
         with np.errstate(divide="ignore"):
-            id = inverse_cdf(np.log(weight), context.uniform())
+            id = ancestral(np.log(weight), context)
         path[:] = [*prefix, id]
         return id, z
 
@@ -216,7 +216,7 @@ def smc(task: _Task) -> list[_Choice]:
             weights[i] *= Z
             if not Z:
                 continue  # no way on: its weight is 0
-            id = inverse_cdf(z, context.uniform())
+            id = ancestral(z, context)
             texts[i] = [*texts[i], _Choice(id, logits[at], z)]
         ended = [bool(text) and text[-1].id in eos for text in texts]
         if step == steps - 1:

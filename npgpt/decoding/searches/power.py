@@ -18,7 +18,7 @@ from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.rules.base import log_probabilities
 from npgpt.decoding.searches.hypotheses import Hypothesis, pick, steps_of
-from npgpt.decoding.selectors import inverse_cdf
+from npgpt.decoding.selectors import ancestral
 
 MOVE = 1 << 20  # random numbers of move n have purposes from MOVE * n on
 
@@ -93,7 +93,7 @@ class _Chain:
             z = self.row.processed(self._logits(self.row.ids + y.ids), y.ids)
             lp = log_probabilities(z).astype(np.float64)
             q = log_probabilities(np.where(lp > -np.inf, self.alpha * lp, lp))
-            id = inverse_cdf(q, context.uniforms(1, MOVE * self.moves + 2)[0])
+            id = ancestral(q, context, MOVE * self.moves + 2)
             y.ids.append(id)
             y.logp.append(float(lp[id]))
             y.proposal.append(float(q[id]))

@@ -17,7 +17,7 @@ import numpy as np
 from npgpt.decoding.catalogue import example, parameter, strategy
 from npgpt.decoding.randomness import ACCEPT
 from npgpt.decoding.rules.base import Context, probabilities
-from npgpt.decoding.selectors import greedy
+from npgpt.decoding.selectors import ancestral, greedy
 
 # (p, q, drafted token, context) -> the token that stands at this position
 Accept = Callable[[np.ndarray, np.ndarray | None, int, Context], int]
@@ -31,13 +31,13 @@ class Verdict(NamedTuple):
 
 
 def draw(p: np.ndarray, context: Context) -> int:
-    """A token from p (V,), by the uniform that ordinary sampling uses at this place.
+    """A token from p (V,), by the numbers that ordinary sampling uses at this place.
 
     >>> draw(np.array([0.0, 1.0, 0.0]), Context(prompt_length=1, step=0))
     1
     """
-    F = np.cumsum(p)  # u F_V stays below F_V, for u has 53 bits
-    return int(np.searchsorted(F, context.uniform() * F[-1], side="right"))
+    with np.errstate(divide="ignore"):
+        return ancestral(np.log(p), context)
 
 
 @strategy("H3", "sample and match", kind="part")

@@ -17,7 +17,7 @@ from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import DRAFT
 from npgpt.decoding.row import Row, Step
 from npgpt.decoding.rules.base import probabilities
-from npgpt.decoding.selectors import inverse_cdf
+from npgpt.decoding.selectors import ancestral
 from npgpt.decoding.speculative.acceptance import speculative
 from npgpt.decoding.speculative.loop import Draft, Drafter, check_speculative, speculate
 from npgpt.decoding.speculative.token_tree import assisted_tree
@@ -149,8 +149,8 @@ class ModelDrafter(Drafter):
         z, here = row.processed(logits, draft.tokens), len(draft.tokens)
         if z.max() == -np.inf:
             return False  # nothing may follow; the model may go another way
-        u = row.context_at(here).uniform(DRAFT)
-        x = int(z.argmax()) if self.greedy else inverse_cdf(z, u)
+        context = row.context_at(here)
+        x = int(z.argmax()) if self.greedy else ancestral(z, context, DRAFT)
         draft.tokens.append(x)
         if not self.tells and not self.threshold:
             return True

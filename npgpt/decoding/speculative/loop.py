@@ -150,8 +150,8 @@ def check_speculative(job: Job, what: str) -> None:
             f"{what} does not go with mirostat or adaptive_target: their state would "
             "have to know which tokens stand"
         )
-    if o.selector != "inverse_cdf" or o.watermark == "gumbel":
-        raise DecodingError(f"{what} draws by inverse_cdf; another selector is set")
+    if o.is_set("selector") or o.watermark == "gumbel":
+        raise DecodingError(f"{what} draws by gumbel_max; another selector is set")
     if o.trace_decode_token_ids:
         raise DecodingError(f"{what} does not go with trace_decode_token_ids")
     if o.typical_acceptance and o.greedy:

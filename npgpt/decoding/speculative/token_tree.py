@@ -19,7 +19,7 @@ from npgpt.decoding.job import Job
 from npgpt.decoding.randomness import ACCEPT, DRAFT
 from npgpt.decoding.row import Row, Step, record
 from npgpt.decoding.rules.base import Context, probabilities
-from npgpt.decoding.selectors import greedy, inverse_cdf
+from npgpt.decoding.selectors import ancestral, greedy, gumbel_max
 from npgpt.decoding.speculative.acceptance import draw, residual
 from npgpt.decoding.speculative.loop import check_speculative
 from npgpt.decoding.vocabulary import sized_as
@@ -60,7 +60,7 @@ def choose_matching(
     tree: Tree, node: int, z: np.ndarray, context: Context
 ) -> tuple[int, int | None]:
     """Sample and match: a draw from the target, and the child that guessed it."""
-    return _followed(tree, node, inverse_cdf(z, context.uniform()))
+    return _followed(tree, node, ancestral(z, context))
 
 
 def _followed(tree: Tree, node: int, y: int) -> tuple[int, int | None]:
@@ -164,7 +164,7 @@ class AssistantTree:
             if len(row.ids) + depth > room:
                 break
             z, context = self.model.next_logits(unread, cache), row.context_at(depth)
-            u = context.uniforms(n * len(frontier), DRAFT).reshape(-1, n)
+            us = context.uniforms(n * z.size, DRAFT).reshape(len(z), n, -1)
             grown, sources = [], []
             for j, (node, branch) in enumerate(frontier):
                 made = row.processed(z[j], branch)
@@ -175,7 +175,7 @@ class AssistantTree:
                     best = np.argsort(-q, kind="stable")[:n]
                     drawn = best[q[best] > 0].tolist()
                 else:
-                    drawn = [inverse_cdf(made, float(x)) for x in u[j]]
+                    drawn = [gumbel_max(made, one) for one in us[j]]
                 for x in drawn:
                     child = tree.add(x, node)
                     if not row.over([*branch, x]):

@@ -191,11 +191,11 @@ def test_strategies_are_found_by_every_name(section):
         (dict(do_sample=True, mirostat_tau=3.0), "mirostat=1 or mirostat=2"),
         (dict(do_sample=True, mirostat=True), "mirostat must be one of 0, 1, 2"),
         (dict(do_sample=True, mirostat=1, adaptive_target=0.3), "choose one"),
-        (dict(do_sample=True, mirostat=1, selector="gumbel_max"), "choose one"),
+        (dict(do_sample=True, mirostat=1, selector="inverse_cdf"), "choose one"),
         (dict(do_sample=True, dynatemp_range=0.5, edt_theta=1.0), "exclude each other"),
         (dict(do_sample=True, temperature=0, typical_p=0.5), "temperature above 0"),
         (dict(typical_p=0.5), "typical_p changes nothing without do_sample"),
-        (dict(selector="gumbel_max"), "selector changes nothing without do_sample"),
+        (dict(selector="inverse_cdf"), "selector changes nothing without do_sample"),
         (dict(top_p_decay=0.5, do_sample=True, top_p_min=2.0), r"top_p_min must be in"),
         (
             dict(greenlist_ratio=0.5),

@@ -34,7 +34,7 @@ def npgpt(*arguments):
         dict(mirostat=1),
         dict(mirostat=2, mirostat_tau=3.0),
         dict(adaptive_target=0.3),
-        dict(selector="gumbel_max", xtc_probability=0.5, xtc_threshold=0.05),
+        dict(selector="inverse_cdf", xtc_probability=0.5, xtc_threshold=0.05),
         dict(selector="without_replacement", num_return_sequences=2),
         dict(watermark="synthid", dry_multiplier=0.8, repetition_penalty=1.2),
         dict(watermark="gumbel"),
@@ -92,12 +92,23 @@ def test_config_survives_pickle_and_change():
 
 def test_look_sees_what_generate_does(tales):
     for seed in range(5):
-        options = GenerationConfig(do_sample=True, seed=seed, top_k=50, top_p=0.9)
+        given = dict(do_sample=True, seed=seed, top_k=50, top_p=0.9)
+        options = GenerationConfig(selector="inverse_cdf", **given)
         choice = look(tales, tales.encode("Once upon a"), options)
         g = tales.generate("Once upon a", max_new_tokens=1, **options.given)
         assert [choice.token_id] == g.ids
         low, high = choice.interval
         assert low <= choice.u < high
+        noisy = look(tales, tales.encode("Once upon a"), GenerationConfig(**given))
+        assert [noisy.token_id] == tales.generate(
+            "Once upon a", max_new_tokens=1, **given
+        ).ids
+        with np.errstate(divide="ignore"):
+            sums = np.log(noisy.stages[-1].p) + noisy.noise
+        assert sums.argmax() == noisy.token_id
+        said = float(re.search("= (.*) is the largest sum", noisy.sentence)[1])
+        assert said == pytest.approx(sums.max(), abs=2e-3)
+        assert (noisy.u, choice.noise) == (None, None)
         names = [stage.name for stage in choice.stages]
         assert names == ["the model", "top_k(50)", "top_p(0.9)"]
         assert choice.stages[1].left == 50
@@ -141,13 +152,21 @@ def test_sample_shows_the_stages_and_writes_a_figure(tmp_path):
         str(figure),
     )
     assert result.exit_code == 0
-    for part in ("the model", "top_k(50)", "top_p(0.9)", "cut", "drew u = ", "' time'"):
+    for part in (
+        "the model",
+        "top_k(50)",
+        "top_p(0.9)",
+        "cut",
+        "the largest sum",
+        "' time'",
+    ):
         assert part in result.output
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_figure_of_a_step_marks_cuts_and_shows_u(tales):
-    options = GenerationConfig(do_sample=True, seed=3, temperature=0.7, top_k=2)
+    given = dict(do_sample=True, seed=3, temperature=0.7, top_k=2)
+    options = GenerationConfig(selector="inverse_cdf", **given)
     choice = look(tales, tales.encode("Once upon a"), options)
     shown = np.argsort(-choice.stages[0].p)[:4].tolist()
     figure = plot_choice(choice, "Once upon a", shown)
@@ -159,16 +178,31 @@ def test_the_figure_of_a_step_marks_cuts_and_shows_u(tales):
     outlined = [bar.get_width() for bar in panels[2].patches[4:]]  # as it was before
     np.testing.assert_allclose(outlined, choice.stages[1].p[shown])
     assert strip.lines[0].get_xdata()[0] == choice.u
+    noisy = look(tales, tales.encode("Once upon a"), GenerationConfig(**given))
+    *panels, race = plot_choice(noisy, "Once upon a", shown).axes
+    assert len(panels) == 3
+    ends = [bar.get_x() + bar.get_width() for bar in race.patches]
+    assert max(ends) == pytest.approx(race.lines[0].get_xdata()[0])
+    assert len(ends) == 2  # what was cut has no noise
     greedy = look(tales, [1], GenerationConfig())
     assert len(plot_choice(greedy, "x", shown).axes) == 1  # nothing was drawn
 
 
 def test_sample_as_json():
-    result = npgpt("sample", "Once upon a", "--min-p", "0.1", "--json", "--seed", "3")
-    fields = json.loads(result.stdout)
+    command = ("sample", "Once upon a", "--min-p", "0.1", "--json", "--seed", "3")
+    fields = json.loads(npgpt(*command).stdout)
     assert [stage["name"] for stage in fields["stages"]] == ["the model", "min_p(0.1)"]
-    low, high = fields["interval"]
-    assert low <= fields["u"] < high
+    last = fields["stages"][-1]["tokens"]
+    sums = [
+        math.log(one["p"]) + noise if one["p"] else -math.inf
+        for one, noise in zip(last, fields["noise"], strict=True)
+    ]
+    assert fields["token_id"] == last[int(np.argmax(sums))]["id"]
+    assert fields["u"] is None
+    sliced = json.loads(npgpt(*command, "--selector", "inverse_cdf").stdout)
+    low, high = sliced["interval"]
+    assert low <= sliced["u"] < high
+    assert sliced["noise"] is None
 
 
 def test_strategies_lists_every_one():
@@ -259,7 +293,7 @@ def test_every_parameter_is_an_option_of_generate():
     [
         (["--min-p", "0.05", "--dry-multiplier", "0.8", "--chain",
           "dry;min_p;temperature"],
-         "dry(0.8) min_p(0.05) temperature(0.8) inverse_cdf"),
+         "dry(0.8) min_p(0.05) temperature(0.8) gumbel_max"),
         (["--mirostat", "2"], "temperature(0.8) mirostat_v2(5.0, 0.1)"),
         (["--chain", "llama.cpp", "--top-k", "40"],
          "top_k(40) top_p(0.95) temperature(0.8)"),

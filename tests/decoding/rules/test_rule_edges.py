@@ -65,8 +65,8 @@ TRUNCATIONS = [s.name for s in STRATEGIES if s.code[0] == "C" and s.kind == "rul
 RESHAPINGS = [s.name for s in STRATEGIES if s.code[0] == "B"]
 SELECTORS = {
     "greedy": dict(do_sample=False),
-    "inverse_cdf": {},
-    "gumbel_max": dict(selector="gumbel_max"),
+    "inverse_cdf": dict(selector="inverse_cdf"),
+    "gumbel_max": {},
     "arithmetic": dict(selector="arithmetic"),
     "without_replacement": dict(selector="without_replacement"),
     "mirostat": dict(mirostat=1),

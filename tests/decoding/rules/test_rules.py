@@ -374,9 +374,9 @@ def test_mirostat_holds_the_surprise(version):
     for _ in range(3000):
         z = rng.standard_normal(200) * 2
         if version == 1:
-            _, new = feedback.mirostat(z, rng.random(), mu, tau, 0.1, 100)
+            _, new = feedback.mirostat(z, rng.random(200), mu, tau, 0.1, 100)
         else:
-            _, new = feedback.mirostat_v2(z, rng.random(), mu, tau, 0.1)
+            _, new = feedback.mirostat_v2(z, rng.random(200), mu, tau, 0.1)
         surprises.append((mu - new) / 0.1 + tau)
         mu = new
     # sum of (S - tau) telescopes to (mu_0 - mu_n) / eta: a few bits over 3,000 tokens
@@ -389,7 +389,7 @@ def test_adaptive_p_holds_the_probability():
     taken = []
     for _ in range(3000):
         z = logs(0.45, 0.35, 0.15, 0.05) + 0.2 * rng.standard_normal(4)
-        id, state = feedback.adaptive_p(z, rng.random(), state, 0.3, 0.9)
+        id, state = feedback.adaptive_p(z, rng.random(4), state, 0.3, 0.9)
         taken.append(probabilities(z)[id])
     # rows with tokens on both sides of the target
     assert np.mean(taken) == pytest.approx(0.3, abs=0.03)
