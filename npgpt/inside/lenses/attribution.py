@@ -13,6 +13,7 @@ import numpy as np
 
 from npgpt.block import attention_scale
 from npgpt.errors import InsideError
+from npgpt.inside.address import parse_address
 from npgpt.inside.lenses.grid import Grid, Law
 from npgpt.inside.lenses.target import Prompt, Token, place, rounding, target, written
 from npgpt.inside.trace import Trace
@@ -111,13 +112,13 @@ def score_parts(model: Any, prompt: Prompt, address: str) -> Grid:
     another one, and for a score that is hidden by the mask.
     """
     ids, config = model.encode(prompt), model.config
-    with model.trace([*WRITTEN, "h.*.ln_1.rstd", "h.*.attn.scores"]) as trace:
-        model.logits([ids])
-    one, name, index = trace.at(address)
-    if not name.endswith("attn.scores"):
+    if not parse_address(address, config).name.endswith("attn.scores"):
         raise InsideError(
             f"{address} is no score; write one, such as h.0.attn.scores[h=0,t=2,s=1]"
         )
+    with model.trace([*WRITTEN, "h.*.ln_1.rstd", "h.*.attn.scores"]) as trace:
+        model.logits([ids])
+    one, name, index = trace.at(address)
     _, h, t, s = index
     if not one.sees(0, t, s):
         raise InsideError(f"{address} is hidden: token {t} does not see token {s}")

@@ -85,20 +85,20 @@ def integrated_gradients(
     token: Token | None = None,
     against: Token | None = None,
     at: int = -1,
-    steps: int = 32,
+    points: int = 32,
     baseline: str = "zero",
 ) -> Grid:
     """Integrated gradients: how the answer grows as the tokens' embeddings come in.
 
     a_t = sum_c (x - y)_tc int_0^1 df/dx_tc(y + u (x - y)) du. They add up to f(x) -
-    f(y), and the law says how nearly so with so many steps (Gauss and Legendre's
-    points). y is 0, or the mean of all rows of wte. Source: Sundararajan, Taly and Yan,
-    "Axiomatic Attribution for Deep Networks" (2017).
+    f(y), and the law says how nearly so with so many points of the path (Gauss and
+    Legendre's). y is 0, or the mean of all rows of wte. Source: Sundararajan, Taly and
+    Yan, "Axiomatic Attribution for Deep Networks" (2017).
     """
     if baseline not in BASELINES:
         raise InsideError(f"baseline is zero or mean, not {shown(baseline)}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 4096:
-        raise InsideError(f"steps must be 1 to 4096, not {shown(steps)}")
+    if not isinstance(points, int) or not 1 <= points <= 4096:
+        raise InsideError(f"points must be 1 to 4096, not {shown(points)}")
     ids = model.encode(prompt)
     at = place(ids, at)
     goal = target(model, logits(model, ids)[at], token, against, at)
@@ -107,10 +107,10 @@ def integrated_gradients(
     y = np.zeros_like(x)
     if baseline == "mean":
         y += params.wte.weight.mean(0, np.float64)
-    points, weights = np.polynomial.legendre.leggauss(steps)
+    places, weights = np.polynomial.legendre.leggauss(points)
     gradient = np.zeros_like(x)
-    for first in range(0, steps, AT_ONCE):
-        u = (points[first : first + AT_ONCE] + 1) / 2
+    for first in range(0, points, AT_ONCE):
+        u = (places[first : first + AT_ONCE] + 1) / 2
         path = y + u[:, None, None] * (x - y)
         w = weights[first : first + AT_ONCE] / 2
         gradient += np.tensordot(w, slopes(params, ids, goal, path), 1)
