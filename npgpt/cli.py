@@ -32,6 +32,7 @@ VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing
     "tokenize": "A text in tokens: bytes, merges, ids.",
     "shapes": "The forward pass as a table: formulas, shapes, FLOPs, time.",
     "plot": "Figures: the causal mask, attention.",
+    "lens": "One question to a model: who made this logit, what if a head were off?",
     "download": "Bring a model from the Hugging Face Hub.",
     "scaling": "How large a model, how many tokens, for so many FLOPs.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",

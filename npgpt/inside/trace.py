@@ -137,7 +137,7 @@ class Trace(Numbers):
 
     def __call__(self, name: str, array: Array) -> Array:
         """Patch an intermediate, keep it where it is wanted, and hand it on."""
-        if name not in self.sources:
+        if name in self.names and name not in self.sources:
             self.sources[name] = caller()
         if name == "logits":
             return self._logits(array)

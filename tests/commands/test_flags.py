@@ -41,6 +41,9 @@ ONE_THING = {  # flag: what it means everywhere; the verb says of what
     "--threads": "threads, by default one a physical core",
     "--show": "what happens at every token, or the result alone",
     "--window": "how many tokens are seen at once, at most",
+    "--token": "which next token",
+    "--against": "the other one",
+    "--at": "after which token",
     "--assistant-model": "the smaller model, which drafts",
 }
 OF_ONE_VERB = {
@@ -55,6 +58,11 @@ OF_ONE_VERB = {
     "eval hellaswag": "--style",
     "plot mask": "-T -S",
     "plot attention": "--layer --head",
+    "lens ablation": "--how --other",
+    "lens patching": "--what --direction",
+    "lens heads": "--length --rows",
+    "lens rollout": "--layers",
+    "lens integrated": "--points --baseline",
     "download": "--revision",
     "scaling": "--flops --runs --count",
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "
