@@ -29,6 +29,7 @@ VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing
     "score": "How probable a text is, token by token.",
     "eval": "Zero-shot LAMBADA, HellaSwag and cloze questions.",
     "plot": "Figures: the causal mask, attention.",
+    "explain": "A page of a forward pass: open any number, see what it is made of.",
     "download": "Bring a model from the Hugging Face Hub.",
     "scaling": "How large a model, how many tokens, for so many FLOPs.",
     "info": "Sizes of a model: parameters, FLOPs, memory.",
