@@ -82,7 +82,7 @@ function formulas(one) {
 function inNumbers(one) {
   const sorted = ranked(one.terms).slice(0, 3);
   if (one.terms.length === 1) {
-    const found = one.operands.filter((operand) => operand.name !== "sees").slice(0, 6);
+    const found = ranked(one.operands.filter((operand) => operand.name !== "sees"), one.value).slice(0, 6);
     const numbers = found.map((operand) => said(operand.value)).join(", ");
     const more = one.operands.length > found.length ? ", …" : "";
     return `${said(one.recomputed)} from ${numbers}${more}`;
@@ -91,8 +91,13 @@ function inNumbers(one) {
   return `${said(one.recomputed)} = ${text}${one.terms.length > 3 ? " + …" : ""}`;
 }
 
-function ranked(terms) {
-  return [...terms].sort((a, b) => Math.abs(b.value) - Math.abs(a.value));
+// The largest first, masked ones last; before them all the number that a maximum is.
+function ranked(numbers, maximum) {
+  const size = ({ value }) => {
+    if (value === maximum) return Infinity;
+    return Number.isFinite(value) ? Math.abs(value) : -1;
+  };
+  return [...numbers].sort((a, b) => size(b) - size(a) || 0);
 }
 
 function absent(one) {
@@ -134,7 +139,7 @@ function sum(one) {
 // The operands of a term, each with its value, each to be opened.
 function product(term) {
   const many = term.operands.length > NAMED;
-  const shown = many ? ranked(term.operands).slice(0, NAMED) : term.operands;
+  const shown = many ? ranked(term.operands, term.value).slice(0, NAMED) : term.operands;
   const span = make("span", { class: "product" });
   const factor = term.value / term.operands.reduce((all, one) => all * one.value, 1);
   if (term.plain && Number.isFinite(factor) && Math.abs(factor - 1) > 1e-9) {

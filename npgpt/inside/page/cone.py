@@ -8,6 +8,7 @@ largest terms of what it has, until it is full.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,16 +38,15 @@ class Quick(View):
         if name == "sees":
             return float(index[2] <= index[1])
         if name not in self.arrays:
-            given = name in ("token", "position")
-            one = self.one.array(name, self.numbers)[0] if given else None
-            self.arrays[name] = array(self.numbers, name) if one is None else one  # type: ignore[arg-type]
+            self.arrays[name] = array(self.numbers, name)
         found = self.arrays[name]
         return float(found[index[-found.ndim :]])
 
 
 def cone(trace: Trace, name: str, index: Index) -> Pack:
     """The pack of a number's cone, and the logits of the last token."""
-    pack, arrays = Pack(), {}
+    pack = Pack()
+    arrays: dict[str, np.ndarray] = {}
     seen: dict[Cell, list[Cell]] = {}
 
     def visit(cell: Cell) -> list[Cell]:
@@ -85,8 +85,13 @@ def _opened(
     added = sorted(terms(bound.node, letters, here), key=lambda one: -abs(one.value))
     found: list[Operand] = []
     for term in added[:NAMED]:
-        found += sorted(term.operands, key=lambda one: -abs(one.value))[:NAMED]
+        found += sorted(term.operands, key=partial(_rank, term.value))[:NAMED]
     return [(one.name, one.at) for one in found if one.name in recipes(trace.config)]
+
+
+def _rank(value: float, one: Operand) -> tuple[bool, bool, float]:
+    """What comes first: of a maximum the number that it is; what is masked last."""
+    return one.value != value, not np.isfinite(one.value), -abs(one.value)
 
 
 def _take(trace: Trace, pack: Pack, cells: list[Cell]) -> None:

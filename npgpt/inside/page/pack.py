@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.inside.address import axes
+from npgpt.inside.numbers import Numbers
 from npgpt.inside.recipes import PARAMETERS, recipes
 from npgpt.inside.trace import Trace
 
@@ -55,8 +56,10 @@ class Pack:
         return sum(taken(x, self.lines[name]).nbytes for name, x in self.arrays.items())
 
 
-def array(trace: Trace, name: str) -> np.ndarray:
+def array(trace: Numbers, name: str) -> np.ndarray:
     """A tap of the one reading without its row, or a parameter, as small as it is."""
+    if name in ("token", "position"):
+        return trace.passes[0].array(name, trace)[0]
     if name in recipes(trace.config):
         made = trace.passes[0].array(name, trace)[0]
         return made if name in trace.names else made.astype(np.float32)

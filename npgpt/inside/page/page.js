@@ -103,6 +103,7 @@ async function start() {
   );
   if (contents.start && !location.hash) history.replaceState(null, "", `#${contents.start}`);
   render(true);
+  window.npgpt.firstPicture = performance.now(); // milliseconds since it was asked for
   document.documentElement.dataset.ready = "yes";
 }
 
