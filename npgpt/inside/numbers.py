@@ -21,6 +21,7 @@ from npgpt.inside.given import GIVEN
 from npgpt.inside.reading import Pass, Tensor
 from npgpt.inside.source import Source
 from npgpt.interface import Tokens
+from npgpt.support.notebook import table
 
 
 class Numbers:
@@ -48,7 +49,7 @@ class Numbers:
             return self.number(text)
         letters = axes(text, self.config)
         found = [
-            Tensor(text, letters, one.array(text, self), one, step)
+            Tensor(text, letters, one.array(text, self), one, step, self.text)
             for step, one in enumerate(self.passes)
             if one.has(text, self)
         ]
@@ -65,6 +66,15 @@ class Numbers:
             f"Trace({len(self.passes)} readings, {tokens} tokens, {len(self.names)} "
             f"names, {self.nbytes / 1e6:.1f} MB{', ' * bool(self.path)}{self.path})"
         )
+
+    def _repr_html_(self) -> str:
+        """What was recorded: a row a name, of the last reading."""
+        one = self.passes[-1] if self.passes else None
+        rows = [
+            [name, " ".join(axes(name, self.config)), " ".join(map(str, x.shape))]
+            for name, x in (one.arrays.items() if one else ())
+        ]
+        return table(["name", "axes", "shape"], rows, repr(self))
 
     def number(self, text: str) -> float:
         """The number at an address."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from npgpt.errors import InsideError
 from npgpt.inside.derivatives import every
 from npgpt.inside.given import GIVEN
+from npgpt.inside.heatmap import heatmap
+from npgpt.support.notebook import escaped
 
 Places = list[tuple[int, int]]
 
@@ -215,9 +217,10 @@ class Tensor:
         array: np.ndarray,
         one: Pass,
         step: int = 0,
+        text: Callable[[int], str] = str,
     ):
         self.name, self.axes, self.array, self.step = name, axes, array, step
-        self.start, self.ids = one.start, one.ids
+        self.start, self.ids, self.text = one.start, one.ids, text
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -238,6 +241,29 @@ class Tensor:
         seen = self.array[np.isfinite(self.array)]
         span = f"{seen.min():.3g} to {seen.max():.3g}" if seen.size else "no number"
         return f"Tensor({self.name}: {sizes}, {span})"
+
+    def _repr_html_(self) -> str:
+        """The first row of the batch as coloured cells, a table for each head."""
+        parts = [escaped(repr(self))]
+        for place, matrix, rows, columns in self._matrices():
+            parts += [f"<div>{escaped(place)}</div>" * bool(place)]
+            parts += [heatmap(matrix, rows, columns)]
+        return f"<div>{''.join(parts)}</div>"
+
+    def _matrices(self) -> Iterator[tuple[str, np.ndarray, list[str], list[str]]]:
+        """Matrices of the first row, with a name and the labels of both axes."""
+        texts = [self.text(id) for id in self.ids[0]]
+        tokens = {"t": texts[self.start[0] :], "s": texts}
+        first, letters = self.array[0], self.axes[1:]
+        named = [tokens.get(a, [*map(str, range(n))])
+                 for a, n in zip(letters, first.shape, strict=True)]  # fmt: skip
+        if len(letters) == 1:
+            yield "", first[:, None], named[0], [self.name.rpartition(".")[2]]
+        elif len(letters) == 2:
+            yield "", first, named[0], named[1]
+        else:
+            for head, matrix in enumerate(first):
+                yield f"head {head}", matrix, named[1], named[2]
 
 
 def before(row: int, start: int, reading: Any, ids: list[int]) -> Pass:

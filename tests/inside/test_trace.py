@@ -304,6 +304,21 @@ def test_the_source_is_the_running_line(tiny):
     assert len({tuple(s) for s in itertools.islice(trace.sources.values(), 3)}) == 3
 
 
+def test_a_notebook_shows_traces_and_arrays():
+    model = GPT2.from_pretrained("tales-mini")
+    with model.trace() as trace:
+        model.logits(model.encode("The old king"))
+    assert "h.0.attn.weights" in trace._repr_html_()
+    shown = trace["h.0.attn.weights"]._repr_html_()
+    assert shown.count("<table") == model.config.n_head
+    assert "&#x27; old&#x27;" in shown
+    weight = trace["h.0.attn.weights[h=1,t=2,s=1]"]
+    assert f": {weight:.6g}" in shown
+    assert trace["h.0.attn.scores"]._repr_html_().count("×") == 3 * model.config.n_head
+    for name in ("ln_f.rstd", "embed", "h.1.attn.q"):
+        assert "<script" not in trace[name]._repr_html_()
+
+
 @pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[5, 6, 7, 5, 6], [2], [4, 4]]])
 def test_a_saved_trace_is_the_trace(tiny, tmp_path, prompts):
     cache = tiny.new_cache(len(prompts))
