@@ -11,6 +11,7 @@ import click
 from npgpt.commands._shared import (
     BACKEND,
     THREADS,
+    check_model_folder,
     chosen_backend,
     echo_json,
     json_option,
@@ -158,6 +159,7 @@ def command(
         lora = LoraConfig(lora_rank, alpha, lora_matrices or MATRICES)
     elif lora_alpha is not None or lora_matrices:
         raise click.UsageError("--lora-alpha and --lora-matrix need --lora-rank")
+    check_model_folder(out)
     folder = Path(out)
     check_folder(folder, resume)  # before the text is read, which may take long
     params, vocabulary = _beginning(init_from, tokenizer, preset, folder, resume)
