@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
 from npgpt.evaluation import formats, zero_shot
+from npgpt.support.clock import working_time
 
 
 @click.group()
@@ -96,10 +96,10 @@ def _run(
     from tqdm import tqdm
 
     model = load_model(name, backend, dtype)
-    start = time.perf_counter()
+    start = working_time()
     with tqdm(total=len(items), leave=False, disable=None) as bar:
         result = asdict(test(model, items, progress=bar.update, **options))
-    seconds = time.perf_counter() - start
+    seconds = working_time() - start
     if as_json:
         echo_json(
             {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import sys
-import time
 from typing import Any
 
 import click
@@ -30,6 +29,7 @@ from npgpt.decoding.options import OPTIONS, OVERFLOW
 from npgpt.decoding.selection import build_selector
 from npgpt.model import GPT2
 from npgpt.scaling.sizes import matrix_numbers
+from npgpt.support.clock import working_time
 
 
 @click.command(cls=StrategyCommand)
@@ -78,12 +78,12 @@ def command(
     interrupted = False
     try:
         stream = model.stream(prompts[0], defaults=False, **config.given)
-        if not as_json and config.num_return_sequences == 1:
-            click.secho(prompt, bold=True, nl=False)
         for step in stream:
             clock.tick()
             steps.append(step)
             if not as_json and config.num_return_sequences == 1:
+                if len(steps) == 1:  # what was said before has lines of its own
+                    click.secho(prompt, bold=True, nl=False)
                 click.echo(step.text, nl=False)
                 sys.stdout.flush()
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def command(
     if as_json:
         _print_json(model, name, prompt, prompts[0], config, steps, clock)
     elif config.num_return_sequences == 1:
-        click.echo()
+        click.echo("" if steps else click.style(prompt, bold=True))
     else:
         for i, text in enumerate(texts):
             click.secho(f"--- {i + 1} of {len(texts)}", dim=True)
@@ -182,11 +182,11 @@ class _Clock:
 
     def __init__(self, prompt_tokens: int, whole: bool = False):
         self.prompt_tokens, self.whole = prompt_tokens, whole
-        self.start = self.first = self.last = time.perf_counter()
+        self.start = self.first = self.last = working_time()
         self.tokens = 0
 
     def tick(self) -> None:
-        self.last = time.perf_counter()
+        self.last = working_time()
         self.tokens += 1
         if self.tokens == 1:
             self.first = self.last
