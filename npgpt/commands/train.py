@@ -166,11 +166,10 @@ def command(
     chosen = {name: given[name] for name in OVERRIDES if given[name] is not None}
     settings = replace(_defaults(preset, params, lora), seed=seed)
     stored, step = settings_of(folder)
-    if stored is not None:
-        kept = ("steps", "eval_every", "save_every", "warmup_steps")
-        settings = replace(settings, **{name: getattr(stored, name) for name in kept})
+    kept = {"steps", "eval_every", "save_every", "warmup_steps"} & stored.keys()
+    settings = replace(settings, **{name: stored[name] for name in kept})
     settings = replace(settings, **chosen)
-    if stored is None and "warmup_steps" not in chosen:
+    if not stored and "warmup_steps" not in chosen:
         tenth = -(-settings.steps // 10)
         settings = replace(settings, warmup_steps=min(settings.warmup_steps, tenth))
 
