@@ -36,6 +36,10 @@ class TrainingError(NpgptError):
     """Data, settings or numbers with which training cannot begin or go on."""
 
 
+class InsideError(NpgptError):
+    """An address, a trace or a lens that a model or a text does not have."""
+
+
 class PlotError(NpgptError):
     """A figure that cannot be drawn, or not in the file that was named."""
 

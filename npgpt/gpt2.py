@@ -3,7 +3,7 @@
 An attribute path of the parameters is the checkpoint's tensor name: the tensor
 `h.3.attn.c_attn.weight` is `params.h[3].attn.c_attn.weight`. The blocks are in
 npgpt.block, checks of ids in npgpt.ids; sampling lives in npgpt.decoding, loading in
-npgpt.storage. TAPS lists every intermediate that a tap sees.
+npgpt.storage. npgpt.inside.recipes has every intermediate that a tap sees.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from npgpt.cache import KVCache
 from npgpt.config import GPT2Config
 from npgpt.ids import check_ids, placed
 from npgpt.shapes import Array, Bool, Float, Int
-from npgpt.taps import Tap, no_tap
+from npgpt.taps import Tap, no_tap, tell
 
 
 class Weight(NamedTuple):
@@ -36,29 +36,6 @@ class GPT2Params(NamedTuple):
     h: tuple[Block, ...]
     ln_f: Affine
     lm_head: Weight  # (V, C); the same array as wte.weight where they are tied
-
-
-TAPS = {  # every tap of the forward pass and its axes; {i} is the layer
-    "wte": "B T C",
-    "wpe": "B T C",
-    "embed": "B T C",
-    "h.{i}.ln_1": "B T C",
-    "h.{i}.attn.q": "B H T D",
-    "h.{i}.attn.k": "B H T D",
-    "h.{i}.attn.v": "B H T D",
-    "h.{i}.attn.scores": "B H T S",
-    "h.{i}.attn.weights": "B H T S",
-    "h.{i}.attn.context": "B H T D",
-    "h.{i}.attn.out": "B T C",
-    "h.{i}.resid_mid": "B T C",
-    "h.{i}.ln_2": "B T C",
-    "h.{i}.mlp.pre": "B T inner",
-    "h.{i}.mlp.act": "B T inner",
-    "h.{i}.mlp.out": "B T C",
-    "h.{i}.resid": "B T C",
-    "ln_f": "B T C",
-    "logits": "B T V",
-}
 
 
 def hidden_states(
@@ -94,6 +71,7 @@ def hidden_states(
         ids, cache, positions, mask, params.config, backend.xp
     )
     reading = Reading(params.config, backend, cache, causal, mask, tap)
+    tell(tap, "begin", ids, positions, reading)
     first, x = (0, embed(params, ids, positions, reading)) if after is None else after
     states = [x]
     for i, parameters in enumerate(params.h[first:layers], first):
@@ -126,4 +104,5 @@ def logits(
     tap: Tap = no_tap,
 ) -> Float[Array, "B T V"]:
     """Score of every vocabulary entry as the next token: hidden @ lm_head^T."""
+    tell(tap, "head", hidden)
     return tap("logits", backend.linear(hidden, params.lm_head.weight.T))

@@ -11,10 +11,11 @@ npgpt.decoding.generation.
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,8 +36,12 @@ from npgpt.ids import as_array, check_ids
 from npgpt.shapes import Float
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
-from npgpt.taps import CheckedTap, no_tap
+from npgpt.taps import CheckedTap, Tap, no_tap
 from npgpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # looking inside is loaded when somebody looks
+    from npgpt.inside.explanation import Why
+    from npgpt.inside.trace import Trace
 
 
 class GPT2(Generator):
@@ -119,10 +124,10 @@ class GPT2(Generator):
     ) -> Float[np.ndarray, "B T V"]:
         """Next-token logits at every position of ids (B, T), or (T,) for one row.
 
-        `tap(name, array)` sees every intermediate of npgpt.gpt2.TAPS and returns it, or
-        another array of its shape.
+        `tap(name, array)` sees every intermediate (npgpt.inside.recipes) and returns
+        it, or another array of its shape.
         """
-        tap = CheckedTap(tap)
+        tap = self.tap if tap is no_tap else CheckedTap(tap, self.tap)
         ids = as_array(ids)
         ids = check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
         hidden = gpt2.hidden_states(self.params, ids, backend=self.backend, tap=tap)
@@ -164,6 +169,62 @@ class GPT2(Generator):
         """
         return scoring.score(self, text, bos=bos, window=window, stride=stride)
 
+    def trace(
+        self,
+        names: str | Sequence[str] = "*",
+        patch: Mapping[str, Any] | None = None,
+        max_bytes: int = 2 << 30,
+    ) -> Trace:
+        """What the model computes inside a `with` block, kept as data.
+
+        names: patterns of taps, such as "h.*.attn.*" (npgpt.inside.recipes has them).
+        patch: {"h.0.attn.context[:, 2]": value}: what the model goes on with instead; a
+        number, an array, or a function of what stood there. Raises InsideError for a
+        name that no tap has, a patch that never met its number, and more bytes than
+        max_bytes.
+
+        >>> model = GPT2.from_pretrained("tales-mini")
+        >>> with model.trace("h.0.attn.weights") as trace:
+        ...     z = model.logits(model.encode("The old king"))
+        >>> trace["h.0.attn.weights"].shape, trace["h.0.attn.weights[h=1,t=0,s=0]"]
+        ((1, 3, 3, 3), 1.0)
+        """
+        from npgpt.inside.trace import Trace
+
+        return Trace(self, names, patch, max_bytes)
+
+    def why(
+        self,
+        address: str,
+        prompt: str | Sequence[int] = "",
+        depth: int = 1,
+        grad: bool = False,
+    ) -> Why | list[Why]:
+        """Why a number of the forward pass over a prompt is what it is.
+
+        The formula, the operands with their addresses, their terms, whose sum is the
+        number, and the line of code. With a depth above 1 a list: the number, then the
+        operand of its largest term, and so on. With grad the number is the derivative
+        by the one at the address, of the loss: the mean of -log p over the prompt's own
+        next tokens. Raises InsideError for an address that is not there.
+
+        >>> model = GPT2.from_pretrained("tales-mini")
+        >>> why = model.why("h.0.attn.scores[h=1,t=2,s=1]", "The old king")
+        >>> why.formula, len(why.terms), why.agrees
+        ('Σ_d q[b,h,t,d] · k[b,h,s,d] · scale if sees[b,t,s] else −∞', 32, True)
+        """
+        ids = self.encode(prompt)
+        if grad:  # training stands above the model: a plug by name, as backends are
+            traced = importlib.import_module("npgpt.training.traced")
+            address = address if address.startswith("d.") else f"d.{address}"
+            whys: Why | list[Why] = traced.trace_gradients(self, ids).why(
+                address, depth
+            )
+            return whys
+        with self.trace() as trace:
+            self.logits([ids])
+        return trace.why(address, depth)
+
     # How it reads: npgpt.reader says what each does.
     next_logits = reader.next_logits
     all_logits = reader.all_logits
@@ -174,6 +235,7 @@ class GPT2(Generator):
     tree_logits = reader.tree_logits
 
     name: str | None = None  # what it was loaded by
+    tap: Tap = no_tap  # sees every reading: see `trace`
 
     def __repr__(self) -> str:
         shapes = checkpoint.expected_shapes(self.config).values()

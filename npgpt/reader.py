@@ -31,7 +31,7 @@ from npgpt.rows import (
 )
 from npgpt.shapes import Array, Float
 from npgpt.support.arguments import checked, is_list, shown
-from npgpt.taps import Recorder
+from npgpt.taps import CheckedTap, Recorder
 
 
 def next_logits(model: Readable, ids: Rows, cache: KVCache) -> Float[np.ndarray, "B V"]:
@@ -95,7 +95,8 @@ def first_logits(
         return np.concatenate([z for z, _ in found]), [x for _, (x,) in found]
     last = f"h.{layers - 1}.resid"
     exit, states, hidden = Recorder([last].__contains__), [], []
-    for _, part in by_chunk(model, filled.ids, cache, layers=layers, tap=exit):
+    tap = CheckedTap(exit, model.tap)
+    for _, part in by_chunk(model, filled.ids, cache, layers=layers, tap=tap):
         hidden.append(part)
         states.append(exit.arrays[last])
     x = cut(model, states, filled)
@@ -207,8 +208,9 @@ def tree_logits(
         backend=model.backend,
         positions=lengths[:, None] + depth,
         mask=model.backend.xp.asarray(mask),
+        tap=model.tap,
     )
-    z = gpt2.logits(model.params, hidden, backend=model.backend)
+    z = gpt2.logits(model.params, hidden, backend=model.backend, tap=model.tap)
     return model.backend.to_numpy(z)
 
 
@@ -271,7 +273,7 @@ def _ends(
 def _heads(model: Readable, hidden: Sequence[Array]) -> list[np.ndarray]:
     """Logits of each row's hidden states (T, C), in one product for all rows."""
     together = model.backend.xp.concat(list(hidden), axis=0)[None]
-    z = gpt2.logits(model.params, together, backend=model.backend)
+    z = gpt2.logits(model.params, together, backend=model.backend, tap=model.tap)
     ends = np.cumsum([len(h) for h in hidden])[:-1]
     return np.split(model.backend.to_numpy(z)[0], ends)
 
@@ -290,5 +292,8 @@ def _last_logits(
     blas = model.backend.xp is np and model.backend.linear is blocked.linear
     if blas and len(hidden) <= few:
         parts = [hidden[row : row + 1] for row in range(len(hidden))]
-    z = [gpt2.logits(model.params, part, backend=model.backend) for part in parts]
+    z = [
+        gpt2.logits(model.params, part, backend=model.backend, tap=model.tap)
+        for part in parts
+    ]
     return np.concatenate([model.backend.to_numpy(part) for part in z])[:, 0]

@@ -20,6 +20,7 @@ from npgpt.errors import DecodingError
 from npgpt.ids import check_ids
 from npgpt.shapes import Array, Int
 from npgpt.support.arguments import is_list, shown
+from npgpt.taps import Tap
 
 PREFILL_CHUNK = 1024  # tokens of all rows read at once: bounds what a layer holds
 
@@ -34,6 +35,7 @@ class Readable(Protocol):
     params: gpt2.GPT2Params
     config: GPT2Config
     backend: Backend
+    tap: Tap
 
 
 class Filled(NamedTuple):
@@ -119,6 +121,7 @@ def by_chunk(
     """
     B, T = ids.shape
     size = max(1, PREFILL_CHUNK // B)
+    how.setdefault("tap", model.tap)
     for start in range(0, T, size):
         part = slice(start, start + size)
         if after is not None:

@@ -1,7 +1,8 @@
 """Taps: functions that see every intermediate of a forward pass and may replace it.
 
-npgpt.gpt2.TAPS lists the names. A tap with a method `wants(name)` is asked before what
-is computed for it alone; a plain function asks for all.
+npgpt.inside.recipes lists the names, and how each is made. A tap with a method
+`wants(name)` is asked before what is computed for it alone; a plain function asks for
+all. One with a method `begin` or `head` is told of every reading (`tell`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ def tap_wants(tap: Any, name: str) -> bool:
     return True if wants is None else wants(name)
 
 
+def tell(tap: Any, what: str, *said: Any) -> None:
+    """Call a tap's method of this name, if it has one.
+
+    begin(ids, positions, reading): a pass over these ids (B, T) begins. head(hidden):
+    these states go through the output head.
+    """
+    method = getattr(tap, what, None)
+    if method is not None:
+        method(*said)
+
+
 class Recorder:
     """A tap that keeps what it is asked for: `arrays` holds it by name, the last last.
 
@@ -71,14 +83,25 @@ class Recorder:
 
 
 class CheckedTap:
-    """A user's tap, and a sentence for the one that forgets to return."""
+    """A user's tap, and a sentence for the one that forgets to return.
 
-    def __init__(self, tap: Any):
-        self.tap = tap
+    `after` is the model's own tap, a trace, which then sees what the user's returned.
+    """
+
+    def __init__(self, tap: Any, after: Any = no_tap):
+        self.tap, self.after = tap, after
 
     def wants(self, name: str) -> bool:
-        """What the user's tap asks for."""
-        return tap_wants(self.tap, name)
+        """What the user's tap asks for, or the model's."""
+        return tap_wants(self.tap, name) or tap_wants(self.after, name)
+
+    def begin(self, *said: Any) -> None:
+        """Hand on to the model's tap: see `tell`."""
+        tell(self.after, "begin", *said)
+
+    def head(self, *said: Any) -> None:
+        """The same."""
+        tell(self.after, "head", *said)
 
     def __call__(self, name: str, array: Array) -> Array:
         """Its result, an array of the same shape; else DecodingError."""
@@ -90,4 +113,4 @@ class CheckedTap:
                 f"tap returned {what} for {name}; it must return the array "
                 f"{array.shape} that it was given, or another of that shape"
             )
-        return result
+        return self.after(name, result)

@@ -12,6 +12,7 @@ from helpers import CASES, TINY, relative_error, tiny_params, token_ids, unit_te
 
 from npgpt import GPT2, ContextOverflowError, DecodingError, GPT2Config, gpt2
 from npgpt.backend import NUMPY
+from npgpt.inside.recipes import taps
 from npgpt.storage.checkpoint import from_tensors
 from npgpt.taps import Recorder
 
@@ -47,7 +48,7 @@ def test_matches_reference(backend, case, tiny_reference):
 def test_every_intermediate_matches_reference(case, tiny_reference):
     config, record = CASES[case], recorder()
     GPT2(tiny_params(config), dtype="float64").logits(token_ids(config, 2, 7), record)
-    names = {name.format(i=i) for name in gpt2.TAPS for i in range(config.n_layer)}
+    names = {name.format(i=i) for name in taps() for i in range(config.n_layer)}
     assert set(record.arrays) == names
     tolerance = FLOAT32 if config.reorder_and_upcast_attn else STORED
     for name, array in record.arrays.items():
@@ -62,8 +63,8 @@ def test_tap_axes_are_as_listed():
     record = recorder()
     config = replace(TINY, n_inner=24)
     GPT2(tiny_params(config)).logits(token_ids(config, 3, 5), record)
-    sizes = dict(B=3, T=5, S=5, H=2, D=8, C=16, V=40, inner=24)
-    for pattern, axes in gpt2.TAPS.items():
+    sizes = dict(b=3, t=5, s=5, h=2, d=8, c=16, v=40, m=24)
+    for pattern, axes in taps().items():
         shape = record.arrays[pattern.format(i=1)].shape
         expected = tuple(sizes[axis] for axis in axes.split())
         if pattern == "wpe":

@@ -18,7 +18,7 @@ from npgpt.errors import NpgptError
 from npgpt.support.arguments import checked
 
 REPLACEABLE = ("softmax", "layer_norm", "gelu", "linear", "attention")
-MAKERS = {  # every tap of npgpt.gpt2.TAPS: the function that makes it; None: a sum
+MAKERS = {  # every tap: the function that makes it; None: a sum
     "wte": "embedding",
     "wpe": "embedding",
     "embed": None,

@@ -11,7 +11,7 @@ import pytest
 from helpers import CASES, TINY, tiny_params, token_ids
 
 from npgpt import GPT2, NpgptError, ops
-from npgpt.gpt2 import TAPS
+from npgpt.inside.recipes import taps
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks, published
 from npgpt.verification.checks import first_divergence
@@ -112,7 +112,7 @@ def test_the_function_that_made_it_is_named():
 
 
 def test_every_tap_has_its_maker():
-    assert list(MAKERS) == list(TAPS)
+    assert list(MAKERS) == list(taps())
     made = {name for name in MAKERS.values() if name}
     assert set(REPLACEABLE) <= made
     assert all(callable(getattr(ops, name)) for name in made)
