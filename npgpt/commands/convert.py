@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from npgpt.commands._shared import (
+    check_model_folder,
     echo_json,
     json_option,
     model_option,
@@ -45,6 +46,7 @@ def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> Non
 
     Example: npgpt convert gpt2 gpt2-int8 --dtype int8 --packed
     """
+    check_model_folder(out)
     if packed and dtype not in PACKED:
         raise click.UsageError(f"--packed stores {', '.join(PACKED)}, not {dtype}")
     if not packed and dtype not in PLAIN:

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
 from npgpt.evaluation import formats, zero_shot
+from npgpt.support.clock import working_time
 
 
 @click.group()
 def command() -> None:
     """Test a model on LAMBADA, HellaSwag or cloze questions, without training on them.
 
-    FILE is your copy in the published format. docs/evaluation.md says what the real
-    GPT-2 reaches.
+    FILE is your copy in the published format, or "sample": a few items of npgpt's own,
+    to try the verb with. docs/evaluation.md says what the real GPT-2 reaches.
 
     Example: npgpt eval hellaswag hellaswag_val.jsonl --model gpt2 --limit 100
     """
+
+
+def _file(context: click.Context, argument: click.Parameter, name: str) -> str:
+    """The file of this name; "sample" is npgpt's own where there is no such file."""
+    samples = Path(formats.__file__).parent / "samples"
+    ours = next(samples.glob(f"{context.command.name}.*"), None)
+    if name != "sample" or Path(name).exists() or ours is None:
+        return name
+    click.echo(f"a sample of the format, no measure of a model: {ours}", err=True)
+    return str(ours)
 
 
 def test_options(function: Callable) -> Callable:
@@ -29,7 +40,7 @@ def test_options(function: Callable) -> Callable:
     limit = click.option(
         "--limit", type=click.IntRange(1), help="Only the first so many items."
     )
-    return click.argument("file", type=click.Path())(
+    return click.argument("file", type=click.Path(), callback=_file)(
         model_options(limit(json_option(function)))
     )
 
@@ -85,10 +96,10 @@ def _run(
     from tqdm import tqdm
 
     model = load_model(name, backend, dtype)
-    start = time.perf_counter()
+    start = working_time()
     with tqdm(total=len(items), leave=False, disable=None) as bar:
         result = asdict(test(model, items, progress=bar.update, **options))
-    seconds = time.perf_counter() - start
+    seconds = working_time() - start
     if as_json:
         echo_json(
             {

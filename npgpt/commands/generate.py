@@ -78,12 +78,12 @@ def command(
     interrupted = False
     try:
         stream = model.stream(prompts[0], defaults=False, **config.given)
-        if not as_json and config.num_return_sequences == 1:
-            click.secho(prompt, bold=True, nl=False)
         for step in stream:
             clock.tick()
             steps.append(step)
             if not as_json and config.num_return_sequences == 1:
+                if len(steps) == 1:  # what was said before has lines of its own
+                    click.secho(prompt, bold=True, nl=False)
                 click.echo(step.text, nl=False)
                 sys.stdout.flush()
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def command(
     if as_json:
         _print_json(model, name, prompt, prompts[0], config, steps, clock)
     elif config.num_return_sequences == 1:
-        click.echo()
+        click.echo("" if steps else click.style(prompt, bold=True))
     else:
         for i, text in enumerate(texts):
             click.secho(f"--- {i + 1} of {len(texts)}", dim=True)

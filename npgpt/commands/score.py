@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from npgpt.commands._shared import (
 )
 from npgpt.evaluation.score import Score, TokenScore, score_file
 from npgpt.model import GPT2
+from npgpt.support.clock import working_time
 from npgpt.support.figure import EDGES, SHADES, shade
 
 
@@ -75,7 +75,7 @@ def command(
     paint = _painter(show, as_json)
     model = load_model(name, backend, dtype)
     found: list[TokenScore] = []
-    start = time.perf_counter()
+    start = working_time()
     with _progress(file, hidden=paint is not None) as bar:
         result = score_file(
             model,
@@ -85,7 +85,7 @@ def command(
             on_token=found.append if as_json and show else paint,
             **options,
         )
-    seconds = time.perf_counter() - start
+    seconds = working_time() - start
     if as_json:
         _print_json(name, model, result, found if show else None)
     else:

@@ -11,6 +11,7 @@ import click
 from npgpt.commands._shared import (
     BACKEND,
     THREADS,
+    check_model_folder,
     chosen_backend,
     echo_json,
     json_option,
@@ -158,17 +159,17 @@ def command(
         lora = LoraConfig(lora_rank, alpha, lora_matrices or MATRICES)
     elif lora_alpha is not None or lora_matrices:
         raise click.UsageError("--lora-alpha and --lora-matrix need --lora-rank")
+    check_model_folder(out)
     folder = Path(out)
     check_folder(folder, resume)  # before the text is read, which may take long
     params, vocabulary = _beginning(init_from, tokenizer, preset, folder, resume)
     chosen = {name: given[name] for name in OVERRIDES if given[name] is not None}
     settings = replace(_defaults(preset, params, lora), seed=seed)
     stored, step = settings_of(folder)
-    if stored is not None:
-        kept = ("steps", "eval_every", "save_every", "warmup_steps")
-        settings = replace(settings, **{name: getattr(stored, name) for name in kept})
+    kept = {"steps", "eval_every", "save_every", "warmup_steps"} & stored.keys()
+    settings = replace(settings, **{name: stored[name] for name in kept})
     settings = replace(settings, **chosen)
-    if stored is None and "warmup_steps" not in chosen:
+    if not stored and "warmup_steps" not in chosen:
         tenth = -(-settings.steps // 10)
         settings = replace(settings, warmup_steps=min(settings.warmup_steps, tenth))
 

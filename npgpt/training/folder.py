@@ -16,7 +16,7 @@ import os
 import zlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,6 @@ from npgpt.storage.weights import INDEX, PACKED, PICKLES, WEIGHTS
 from npgpt.support.files import check_readable
 from npgpt.support.leaves import leaves, rename_leaves
 from npgpt.tokenizer import Tokenizer
-from npgpt.training.config import TrainConfig
 from npgpt.training.optim import Moments, new_moments
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "loss.jsonl"
@@ -88,18 +87,17 @@ def check_folder(out: Path, resume: bool) -> None:
         raise TrainingError(f"{out}: cannot be written ({there}: {why})")
 
 
-def settings_of(out: Path) -> tuple[TrainConfig | None, int]:
-    """The settings of the run in a folder and its steps so far; None and 0 of none."""
+def settings_of(out: Path) -> tuple[dict[str, Any], int]:
+    """The TrainConfig of the run in a folder, by name, and its steps so far."""
     if not os.path.exists(out / CHECKPOINT):
-        return None, 0
+        return {}, 0
     run, step = _read_run(out / CHECKPOINT)
-    stored = {name: run.get(f"train.{name}") for name in TrainConfig.__annotations__}
-    stored = {name: value for name, value in stored.items() if value is not None}
-    stored["betas"] = tuple(stored.get("betas", ()))
-    try:
-        return TrainConfig(**stored), step
-    except TrainingError as error:
-        raise CheckpointError(f"{out / CHECKPOINT}: {error}") from None
+    prefix = "train."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in run.items()
+        if name.startswith(prefix)
+    }, step
 
 
 def _read_run(path: Path) -> tuple[dict[str, Any], int]:
@@ -153,7 +151,8 @@ class Curve:
     """loss.jsonl: nothing is written before a step is done, then line by line."""
 
     def __init__(self, out: Path, step: int):
-        self.path, self.file = out / CURVE, None
+        self.path = out / CURVE
+        self.file: IO[str] | None = None
         self.waiting = _curve_until(self.path, step)
 
     def add(self, record: dict[str, Any]) -> None:

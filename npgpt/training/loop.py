@@ -19,7 +19,6 @@ terminals.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from npgpt.backend import Backend, get_backend, place
 from npgpt.errors import TrainingError
 from npgpt.gpt2 import GPT2Params
 from npgpt.support.arguments import checked
+from npgpt.support.clock import working_time
 from npgpt.support.leaves import leaves, map_leaves
 from npgpt.support.notes import note
 from npgpt.support.threads import set_threads
@@ -109,7 +109,7 @@ def train(
     engine = get_engine(backend)
     engine = engine if config.dtype == "float32" else mixed_engine(engine)
     engine = engine if lora is None else lora_engine(engine)
-    began, first = time.perf_counter(), state.step
+    began, first = working_time(), state.step
     # What is no number is found below, and said in one sentence.
     with Curve(out, state.step) as curve, np.errstate(all="ignore"):
 
@@ -140,7 +140,7 @@ def train(
                     what = f"the {name.replace('_', ' ')} of step {record['step']}"
                     raise _not_finite(what, record[name], kept)
             state = state._replace(step=state.step + 1)
-            took = time.perf_counter() - began
+            took = working_time() - began
             speed = (state.step - first) * config.tokens_per_step / took
             left = took / (state.step - first) * (config.steps - state.step)
             tell(record, tokens_per_second=speed, seconds_left=left)

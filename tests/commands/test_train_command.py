@@ -197,3 +197,19 @@ def test_a_tokenizer_names_its_end_of_text_or_is_refused(tmp_path, corpus):
         assert done.exit_code == 0, done.output
         config = GPT2.from_pretrained(out).config
         assert config.eos_token_id == config.bos_token_id == 0
+
+
+@pytest.mark.parametrize("verb", ["train", "convert"])
+def test_a_bundled_models_name_is_refused(tmp_path, corpus, verb, monkeypatch):
+    """`--model tales` would never read it; "./tales" says which one is meant."""
+    monkeypatch.chdir(tmp_path)
+    arguments = {
+        "train": [corpus, *SHORT, "--out"],
+        "convert": ["tales-mini"],
+    }[verb]
+    done = CliRunner().invoke(main, [verb, *arguments, "tales"])
+    assert done.exit_code == 2
+    assert "--model tales means the bundled model" in done.stderr
+    assert not (tmp_path / "tales").exists()
+    assert CliRunner().invoke(main, [verb, *arguments, "./tales"]).exit_code == 0
+    assert GPT2.from_pretrained("./tales").config.vocab_size != 0

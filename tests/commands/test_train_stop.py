@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -16,9 +15,7 @@ from npgpt.storage.tensorfile import read_metadata
 
 if sys.platform == "win32":
     pytest.skip("no POSIX signals and terminals there", allow_module_level=True)
-import fcntl
-import pty
-import termios
+from terminals import Terminal
 
 TEXT = "The king had a daughter. The daughter had a cat, and the cat had a king.\n" * 60
 NEVER = ["--eval-every", "100000", "--sample-tokens", "0"]
@@ -84,49 +81,6 @@ def test_what_was_stopped_goes_on_bit_for_bit(tmp_path, command):
     for name in ("model.safetensors", "loss.jsonl", "checkpoint.safetensors"):
         whole, mine = ((tmp_path / x / name).read_bytes() for x in ("whole", "mine"))
         assert whole == mine, name
-
-
-class Terminal:
-    """A process that a terminal of 100 columns belongs to, and what it shows there."""
-
-    def __init__(self, command):
-        self.master, slave = pty.openpty()
-        size = (40).to_bytes(2, sys.byteorder) + (100).to_bytes(2, sys.byteorder)
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, size + bytes(4))
-        self.process = subprocess.Popen(
-            command,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "TERM": "xterm"},
-        )
-        os.close(slave)
-        self.text = ""
-        self.reader = threading.Thread(target=self.read)
-        self.reader.start()
-
-    def read(self):
-        shown = b""
-        while True:
-            try:
-                piece = os.read(self.master, 4096)
-            except OSError:  # nobody writes any more
-                break
-            if not piece:
-                break
-            shown += piece
-            self.text = shown.decode(errors="replace")
-
-    def press(self, keys):
-        os.write(self.master, keys)
-
-    def end(self):
-        status = self.process.wait(60)
-        self.reader.join()
-        os.close(self.master)
-        return status
 
 
 def test_control_c_in_a_terminal(tmp_path, command):

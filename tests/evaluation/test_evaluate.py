@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from npgpt import GPT2, DataError
+from npgpt.cli import main
 from npgpt.evaluation import formats, zero_shot
 from npgpt.ops import log_softmax
 from npgpt.storage.hub import resolve
@@ -356,3 +358,17 @@ def test_the_room_has_a_face():
     assert all(hasattr(room, name) for name in room.__all__)
     assert score_file is room.score.score_file  # the module keeps its name
     assert room.lambada is zero_shot.lambada
+
+
+@pytest.mark.parametrize("kind", ["lambada", "hellaswag", "cloze"])
+def test_every_test_has_a_sample_and_a_file_of_that_name_comes_first(
+    kind, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    command = ["eval", kind, "sample", "--model", "tales-mini", "--limit", "2"]
+    done = CliRunner().invoke(main, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["items"] == 2
+    assert "no measure of a model" in done.stderr
+    (tmp_path / "sample").write_text("nothing")
+    assert CliRunner().invoke(main, command).exit_code == 1
