@@ -20,6 +20,7 @@ from npgpt.commands._shared import (
     renamed,
     threads_option,
 )
+from npgpt.commands._words import Choice
 from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.support.figure import save
 
@@ -29,7 +30,7 @@ from npgpt.support.figure import save
 @click.option(
     "--random",
     "size",
-    type=click.Choice(list(CHECKPOINTS)),
+    type=Choice(list(CHECKPOINTS)),
     help="Random weights of a published size.",
 )
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")

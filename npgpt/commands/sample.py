@@ -23,7 +23,7 @@ from npgpt.inside.choice import Choice, look, plot_choice
 from npgpt.support.figure import save
 
 
-@click.command(cls=StrategyCommand)
+@click.command(cls=StrategyCommand, usual=("min_p", "repetition_penalty"))
 @click.argument("prompt")
 @model_options
 @sampling_options()
