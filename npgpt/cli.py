@@ -143,7 +143,8 @@ def _show(
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="`npgpt VERB --help` explains a verb, with an example.",
+    epilog="`npgpt VERB --help` explains a verb, with an example; docs/glossary.md "
+    "explains the words (prefill, tap, twin, roofline, nats, chain, ...).",
 )
 @click.version_option(__version__, prog_name="npgpt")
 def main() -> None:

@@ -30,7 +30,13 @@ from npgpt.support.figure import save
 @length_option()
 @seed_option()
 @click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
-@click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
+@click.option(
+    "--tokens",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Tokens shown.",
+)
 @figure_option()
 @chain_option
 @json_option

@@ -123,3 +123,30 @@ def test_a_real_bash_completes(tmp_path):
     )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == ["tales-mini"], done.stderr
+
+
+@pytest.mark.parametrize("n", ["-2", "0", "many"])
+def test_so_few_tokens_cannot_be_shown(n):
+    answer = run("sample", "The king", "--tokens", n, "-m", "nowhere", status=2)
+    assert "Invalid value for '--tokens'" in answer
+
+
+@pytest.mark.parametrize(
+    "engine", ["nope", "numpy", "numba:float16", "numpy:int8", ":"]
+)
+def test_no_engine_is_refused_before_others_are_timed(engine, tmp_path):
+    pytest.importorskip("numba")
+    words = ("bench", "--engine", "numpy:float32", "--engine", engine)
+    answer = run(*words, "--out", str(tmp_path / "out.json"), status=2)
+    assert f"--engine {engine!r} is no engine" in answer
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_glossary_explains_the_words_that_help_names():
+    text = (Path(__file__).parent.parent.parent / "docs" / "glossary.md").read_text()
+    help = " ".join(run("--help").split())
+    named = help.partition("explains the words (")[2].partition(", ...)")[0]
+    words = [line.split("|")[1].strip() for line in text.splitlines() if "|" in line]
+    assert len(named.split(", ")) > 5
+    assert set(named.split(", ")) <= set(words)
+    assert sorted(words[2:], key=str.casefold) == words[2:]
