@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -18,6 +20,7 @@ import click
 from npgpt import __version__
 from npgpt.commands import _streams
 from npgpt.errors import NpgptError
+from npgpt.support.hints import meant
 from npgpt.support.notes import Note
 
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
@@ -57,6 +60,14 @@ class Verbs(click.Group):
             return None
         return importlib.import_module(f"npgpt.commands.{name}").command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """The verb, or which one may have been meant."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            hint = meant(args[0], VERBS).strip()
+            hint = f" {hint[0].upper()}{hint[1:]}" if hint else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
@@ -77,12 +88,22 @@ class Verbs(click.Group):
                 sys.exit(1)
             raise
 
+    def in_shell(self, sentence: str, ctx: click.Context) -> str:
+        """A sentence with the shell's names of options for Python's."""
+        verb = self.get_command(ctx, ctx.invoked_subcommand or "")
+        flags = {
+            str(option.name): max(option.opts, key=len)
+            for option in (verb.get_params(ctx) if verb else ())
+            if isinstance(option, click.Option) and option.opts
+        }
+        return with_flags(sentence, flags)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; turn what can go wrong into one sentence and a status."""
         try:
             return super().invoke(ctx)
         except NpgptError as error:
-            click.echo(f"npgpt: {error}", err=True)
+            click.echo(f"npgpt: {self.in_shell(str(error), ctx)}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("", err=True)
@@ -106,6 +127,34 @@ def _write_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def with_flags(sentence: str, flags: Mapping[str, str]) -> str:
+    """A sentence about Python's options, as it is said of these flags.
+
+    >>> flags = {"overflow": "--overflow", "stop_strings": "--stop", "seed": "--seed"}
+    >>> with_flags("stop_strings and seed; use overflow='stop' or 'slide'", flags)
+    '--stop and seed; use --overflow stop or slide'
+    """
+
+    def setting(found: re.Match[str]) -> str:
+        name, value = found[1], found[2].replace("'", "")
+        if name == "do_sample":
+            return "sampling" if value == "True" else "--greedy"
+        if name not in flags or value == "None":
+            return found[0]
+        words = {"True": flags[name], "False": f"no {flags[name]}"}
+        return words.get(value, f"{flags[name]} {value}")
+
+    def bare(found: re.Match[str]) -> str:
+        return flags.get(found[0], found[0])
+
+    value = r"('[^']*'(?: or '[^']*')*|[\w.]+)"
+    sentence = re.sub(rf"(?<![\w'/-])([a-z_]+)={value}", setting, sentence)
+    if "chain" in sentence:  # whose rules have names like options
+        return sentence
+    sentence = re.sub(r"^[a-z_]+(?=[ ,:])|(?<=without )[a-z_]+$", bare, sentence)
+    return re.sub(r"(?<![\w'\"/.-])[a-z]+(_[a-z]+)+(?![\w'\"/.=-]\w)", bare, sentence)
+
+
 def _show(
     message: Warning | str,
     category: type[Warning],
@@ -120,7 +169,12 @@ def _show(
     click.echo(plain if issubclass(category, Note) else text, err=True)
 
 
-@click.group(cls=Verbs, epilog="`npgpt VERB --help` explains a verb, with an example.")
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`npgpt VERB --help` explains a verb, with an example; docs/glossary.md "
+    "explains the words (prefill, tap, twin, roofline, nats, chain, ...).",
+)
 @click.version_option(__version__, prog_name="npgpt")
 def main() -> None:
     """GPT-2 in plain NumPy: generate text, look inside, measure."""

@@ -122,17 +122,27 @@ class GPT2(Generator):
         check_ids([ids], self.config)
         return ids
 
+    def decode(
+        self, ids: int | Sequence[int], skip_special_tokens: bool = False
+    ) -> str:
+        """Text of token ids, or of one."""
+        if self.tokenizer is None:
+            raise TokenizerError("this model has no tokenizer files; ids have no text")
+        one = isinstance(ids, int | np.integer)
+        row = _one_row([ids] if one else ids)
+        return self.tokenizer.decode(row.tolist(), skip_special_tokens)
+
     @checked(DecodingError)
     def logits(
         self, ids: Any, tap: Callable[..., Any] = no_tap
     ) -> Float[np.ndarray, "B T V"]:
-        """Next-token logits at every position of ids (B, T), or (T,) for one row.
+        """Next-token logits at every position of ids (B, T), of one row (T,) or a text.
 
         `tap(name, array)` sees every intermediate (npgpt.inside.recipes) and returns
         it, or another array of its shape.
         """
         tap = self.tap if tap is no_tap else CheckedTap(tap, self.tap)
-        ids = as_array(ids)
+        ids = as_array(self.encode(ids) if isinstance(ids, str) else ids)
         ids = check_ids(ids[None] if ids.ndim == 1 else ids, self.config)
         hidden = gpt2.hidden_states(self.params, ids, backend=self.backend, tap=tap)
         z = gpt2.logits(self.params, hidden, backend=self.backend, tap=tap)

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from npgpt.backend import BACKENDS, get_backend
 from npgpt.commands._streams import json_encoding
+from npgpt.commands._words import Choice, complete, models
 from npgpt.errors import BackendError, PlotError
 from npgpt.model import GPT2
 from npgpt.storage import hub
@@ -31,6 +32,7 @@ def model_option(default: str | None = "tales") -> Callable:
         "name",
         default=default,
         show_default=default is not None,
+        shell_complete=complete(models),
         help="A bundled model, a folder, or one of the Hub: gpt2, owner/name.",
     )
 
@@ -50,7 +52,7 @@ def backend_option(default: str = "numpy") -> Callable:
         "--backend",
         default=default,
         show_default=True,
-        type=click.Choice(["auto", *BACKENDS]),
+        type=Choice(["auto", *BACKENDS]),
         help="What computes; auto takes the fastest one here and names it.",
     )
 
@@ -191,7 +193,9 @@ def placed(usage: str, *names: str) -> Callable:
     arguments = [click.Argument([word.strip("[]").lower()]) for word in usage.split()]
 
     def decorate(function: Callable) -> Callable:
-        @click.argument("words", nargs=-1, metavar=usage)
+        @click.argument(
+            "words", nargs=-1, metavar=usage, shell_complete=complete(models)
+        )
         @wraps(function)
         def wrapper(*args: Any, words: tuple[str, ...], **options: Any) -> Any:
             context = click.get_current_context()

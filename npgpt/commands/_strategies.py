@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 
+from npgpt.commands._shared import load_model
+from npgpt.commands._words import PromptCommand, complete
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import SECTIONS
 from npgpt.decoding.catalogue.kinds import KINDS, Parameter
+from npgpt.decoding.chain import ORDERS
 from npgpt.decoding.options import OPTIONS
 from npgpt.errors import TokenizerError
 from npgpt.texts import read_text
@@ -28,6 +32,7 @@ def option_name(parameter: str) -> str:
 
 chain_option = click.option(
     "--chain",
+    shell_complete=complete(ORDERS),
     help="Order of the rules: hf, llama.cpp, vllm, or names: "
     '"penalties;top_k;temperature"  [default: hf]',
 )
@@ -39,11 +44,25 @@ class StrategyOption(click.Option):
     section = ""
 
 
-class StrategyCommand(click.Command):
+USUAL = ("min_p", "repetition_penalty", "num_beams")  # of the catalogue, in --help
+RARE = ("threads", "overflow", "min_new_tokens", "chain")  # of the verb's own: not
+
+
+class StrategyCommand(PromptCommand):
     """A command with an option for every parameter of the catalogue.
 
     The verb's own options come first, and stand for the parameters of their name.
+    --help shows those that people use, --help-all all.
     """
+
+    def __init__(self, *args: Any, usual: Sequence[str] = USUAL, **settings: Any):
+        super().__init__(*args, **settings)
+        self.usual = usual
+
+    def is_usual(self, option: click.Option) -> bool:
+        """Whether --help shows it."""
+        rare = isinstance(option, StrategyOption) or option.name in RARE
+        return option.name in self.usual or not rare
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Its own parameters, and those that are in the catalogue by now."""
@@ -51,14 +70,21 @@ class StrategyCommand(click.Command):
         names = {p.name for p in own} | {"do_sample"}  # a verb says --greedy
         return [
             *own,
+            HELP_ALL,
             *(p for p in _options(tuple(strategies())) if p.name not in names),
         ]
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
     ) -> None:
-        """The verb's own options, then one block a section."""
+        """The verb's own options, then one block a section; or the usual ones."""
         params = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        if not ctx.meta.get(HELP_ALL.name or ""):
+            usual = sorted(filter(self.is_usual, params), key=_comes_last)
+            lines = [record for p in usual if (record := p.get_help_record(ctx))]
+            with formatter.section("Options"):
+                formatter.write_dl(lines)
+            return
         for section in ("", *SECTIONS.values()):
             lines = [
                 record
@@ -69,6 +95,27 @@ class StrategyCommand(click.Command):
             if lines:
                 with formatter.section(section or "Options"):
                     formatter.write_dl(lines)
+
+
+def _comes_last(option: click.Option) -> bool:
+    return option.name in ("as_json", "help", "help_all")
+
+
+def _help_all(ctx: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[str(option.name)] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+HELP_ALL = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_help_all,
+    help="Every decoding strategy's options too.",
+)
 
 
 @cache
@@ -136,7 +183,5 @@ def _text(text: str, parameter: Parameter) -> str:
 
 def _load(name: str) -> Any:
     """A second model, on the backend and in the dtype of the first."""
-    from npgpt.commands._shared import load_model
-
     given = click.get_current_context().params
     return load_model(name, given["backend"], given["dtype"])

@@ -20,8 +20,10 @@ from npgpt.commands._shared import (
     renamed,
     threads_option,
 )
+from npgpt.commands._words import Choice
 from npgpt.scaling.sizes import CHECKPOINTS
 from npgpt.support.figure import save
+from npgpt.support.hints import meant
 
 
 @click.command()
@@ -29,7 +31,7 @@ from npgpt.support.figure import save
 @click.option(
     "--random",
     "size",
-    type=click.Choice(list(CHECKPOINTS)),
+    type=Choice(list(CHECKPOINTS)),
     help="Random weights of a published size.",
 )
 @click.option("--peers", is_flag=True, help="Also transformers and llama.cpp.")
@@ -107,6 +109,8 @@ def command(
     from npgpt.bench.rounds import OWN, PEERS
     from npgpt.bench.run import bench
 
+    for engine in engines:
+        _check_engine(engine, (*OWN, *PEERS))
     if markdown and as_json:
         raise click.UsageError("--markdown and --json exclude each other")
     check_figure(figure)
@@ -135,6 +139,19 @@ def command(
     else:
         shown = report.markdown(result) if markdown else report.lines(result)
         click.echo("\n".join(shown))
+
+
+def _check_engine(engine: str, known: tuple[str, ...]) -> None:
+    """Refuse what cannot be an engine before the others are timed."""
+    kind, _, dtype = engine.partition(":")
+    fits = dtype and kind in {"cupy", *(name.partition(":")[0] for name in known)}
+    if fits and kind in ("numpy", "numba"):
+        fits = dtype in get_backend(kind).dtypes
+    if not fits:
+        raise click.UsageError(
+            f"--engine {engine!r} is no engine; {meant(engine, known)}there are "
+            f"{', '.join(known)}"
+        )
 
 
 def _decoding(

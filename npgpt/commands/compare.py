@@ -19,6 +19,7 @@ from npgpt.commands._shared import (
     out_option,
     renamed,
 )
+from npgpt.commands._words import Choice
 from npgpt.errors import GridError
 from npgpt.lab.frontier import DIVERSITIES, Frontier, find_frontier
 from npgpt.lab.grid import GRIDS, read_grid
@@ -58,7 +59,7 @@ COLUMN = 36  # characters of a sample text's column
     "--by",
     default="diversity",
     show_default=True,
-    type=click.Choice([d.replace("_", "-") for d in DIVERSITIES]),
+    type=Choice([d.replace("_", "-") for d in DIVERSITIES]),
     help="Diversity of the frontier; diversity: 1 - self-BLEU.",
 )
 @click.option(

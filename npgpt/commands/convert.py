@@ -12,6 +12,7 @@ from npgpt.commands._shared import (
     out_option,
     placed,
 )
+from npgpt.commands._words import Choice
 from npgpt.storage import checkpoint, hub
 from npgpt.tokenizer import Tokenizer
 
@@ -27,7 +28,7 @@ PACKED = ("float32", "bfloat16", "int8")
     "--dtype",
     default="bfloat16",
     show_default=True,
-    type=click.Choice([*PLAIN, "int8"]),
+    type=Choice([*PLAIN, "int8"]),
     help="Stored numbers.",
 )
 @click.option(

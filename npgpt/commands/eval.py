@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from npgpt.commands._shared import echo_json, json_option, load_model, model_options
+from npgpt.commands._words import Choice
 from npgpt.evaluation import formats, zero_shot
 from npgpt.support.clock import working_time
 
@@ -59,7 +60,7 @@ def lambada(file: str, limit: int | None, **options: Any) -> None:
 @test_options
 @click.option(
     "--style",
-    type=click.Choice(formats.STYLES),
+    type=Choice(formats.STYLES),
     default="llm.c",
     show_default=True,
     help="Whose text and whose acc_norm: per token, or per character.",

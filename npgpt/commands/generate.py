@@ -21,6 +21,7 @@ from npgpt.commands._shared import (
 )
 from npgpt.commands._strategies import StrategyCommand, chain_option, parsed
 from npgpt.commands._streams import read_stdin
+from npgpt.commands._words import Choice
 from npgpt.decoding import GenerationConfig, Step
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
@@ -44,7 +45,7 @@ from npgpt.model import GPT2
     "--overflow",
     default="error",
     show_default=True,
-    type=click.Choice(OVERFLOW),
+    type=Choice(OVERFLOW),
     help="Beyond the model's positions: refuse, end, or keep the last half and go on.",
 )
 @chain_option

@@ -13,7 +13,7 @@ from npgpt.config import GENERATION, WITHOUT_EFFECT, GPT2Config
 from npgpt.decoding.defaults import WITHOUT_EFFECT as NO_TOKEN
 from npgpt.decoding.defaults import known_option, own_options
 from npgpt.errors import BackendError
-from npgpt.scaling.sizes import describe, find_config
+from npgpt.scaling.sizes import PUBLISHED, describe, find_config
 
 
 @click.command()
@@ -24,18 +24,22 @@ def command(name: str, as_json: bool) -> None:
     """Sizes of MODEL: parameters by part, FLOPs a token, KV bytes, memory.
 
     MODEL is a bundled model, a folder, a repository of the Hub (owner/name, of which
-    only the config is fetched), or a published size (gpt2, gpt2-medium, gpt2-large,
-    gpt2-xl, distilgpt2), which needs no file at all. The last line says which vector
-    instructions the Numba kernels use on this machine, where Numba is installed. Notes
-    name what of config.json and generation_config.json has no effect here.
+    only the config is fetched), or a published size (distilgpt2, gpt2-xl, gpt3-175b:
+    the names that `npgpt scaling` prints), which needs no file at all. The last line
+    says which vector instructions the Numba kernels use on this machine, where Numba is
+    installed. Notes name what of config.json and generation_config.json has no effect
+    here.
 
     Example: npgpt info gpt2
     """
     config = find_config(name)
     info = describe(config)
+    notes = _notes(config)
+    if name in {model.name for model in PUBLISHED if not model.final_norm}:
+        notes.append(f"{name} has no final norm: {2 * config.n_embd:,} parameters less")
     if as_json:
         sizes = {**asdict(info), "memory_bytes": info.memory_bytes}
-        more = {"notes": _notes(config), "kernels": _kernels()}
+        more = {"notes": notes, "kernels": _kernels()}
         echo_json({"model": name, "config": config.to_dict(), **sizes, **more})
         return
     rows = [
@@ -56,7 +60,7 @@ def command(name: str, as_json: bool) -> None:
     if config.tie_word_embeddings:
         at = next(i for i, row in enumerate(rows) if row[0] == "FLOPs a token")
         rows.insert(at, ("  output head", "0 (tied to the token embeddings)"))
-    rows += [("note", sentence) for sentence in _notes(config)]
+    rows += [("note", sentence) for sentence in notes]
     kernels = _kernels()
     if kernels is not None:
         rows.append(

@@ -15,6 +15,7 @@ from npgpt.commands._shared import (
     model_options,
     renamed,
 )
+from npgpt.commands._words import PromptCommand
 from npgpt.support.figure import save
 
 
@@ -52,7 +53,7 @@ def mask(
     _say(figure, as_json)
 
 
-@command.command("attention")
+@command.command("attention", cls=PromptCommand)
 @click.argument("text")
 @model_options
 @click.option("--layer", type=int, help="From 0  [default: all, as a grid]")

@@ -23,14 +23,20 @@ from npgpt.inside.choice import Choice, look, plot_choice
 from npgpt.support.figure import save
 
 
-@click.command(cls=StrategyCommand)
+@click.command(cls=StrategyCommand, usual=("min_p", "repetition_penalty"))
 @click.argument("prompt")
 @model_options
 @sampling_options()
 @length_option()
 @seed_option()
 @click.option("--show/--no-show", default=True, help="Bars before and after each rule.")
-@click.option("--tokens", default=10, show_default=True, help="Tokens shown.")
+@click.option(
+    "--tokens",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Tokens shown.",
+)
 @figure_option()
 @chain_option
 @json_option

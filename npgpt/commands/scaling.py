@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from npgpt.commands._shared import echo_json, figure_option, json_option, renamed
+from npgpt.commands._words import Choice
 from npgpt.scaling.fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
 from npgpt.scaling.laws import Answer, compute_optimal
 from npgpt.scaling.sizes import PUBLISHED
@@ -25,7 +26,7 @@ from npgpt.scaling.sizes import PUBLISHED
 )
 @click.option(
     "--count",
-    type=click.Choice(COUNTS),
+    type=Choice(COUNTS),
     default="all",
     show_default=True,
     help="Which parameters of the runs N counts.",

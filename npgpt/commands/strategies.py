@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from npgpt.commands._shared import echo_json, json_option
+from npgpt.commands._words import complete
 from npgpt.decoding.catalogue import find, strategies
 from npgpt.decoding.catalogue.entry import SECTIONS, Strategy
 from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.decoding.examples import worked_example
 
 
+def _names() -> Iterator[str]:
+    for strategy in strategies():
+        yield strategy.name.replace(" ", "-")
+        yield from (parameter.name for parameter in strategy.parameters)
+
+
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete(_names))
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List every decoding strategy, or explain the one called NAME.

@@ -19,6 +19,7 @@ from npgpt.commands._shared import (
     seed_option,
 )
 from npgpt.commands._training import Show, preset_table
+from npgpt.commands._words import Choice
 from npgpt.training.presets import FINE_TUNE, LORA_RATE, PRESETS
 
 OVERRIDES = ("steps", "batch_size", "accumulate", "context", "learning_rate",
@@ -37,7 +38,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
     "--preset",
     default="tiny",
     show_default=True,
-    type=click.Choice(list(PRESETS)),
+    type=Choice(list(PRESETS)),
     help="Size and settings.",
 )
 @click.option(
@@ -89,7 +90,7 @@ def _number(name: str, kind: Any, help: str) -> Any:
 @_number("save-every", click.IntRange(1), "Steps between checkpoints")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=Choice(["float32", "bfloat16"]),
     help="Of what "
     "products take; bfloat16 is faster where the processor multiplies it "
     "(backend numba)  [default: the preset's]",

@@ -12,6 +12,7 @@ from npgpt.commands._shared import (
     json_option,
     placed,
 )
+from npgpt.commands._words import Choice
 from npgpt.errors import NpgptError
 from npgpt.storage import checkpoint, hub
 from npgpt.verification import checks
@@ -43,7 +44,7 @@ SIGNATURES = "".join(f"\n    {signature(name)}" for name in REPLACEABLE)
 )
 @click.option(
     "--published",
-    type=click.Choice(list(MODELS)),
+    type=Choice(list(MODELS)),
     help="Also compare with what is published of these weights  [default: those of "
     "MODEL's name]",
 )

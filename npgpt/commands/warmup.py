@@ -6,6 +6,7 @@ import click
 
 from npgpt.backend import get_backend
 from npgpt.commands._shared import echo_json, json_option
+from npgpt.commands._words import Choice
 
 
 @click.command()
@@ -13,7 +14,7 @@ from npgpt.commands._shared import echo_json, json_option
     "--dtype",
     "dtypes",
     multiple=True,
-    type=click.Choice(["float32", "bfloat16", "int8"]),
+    type=Choice(["float32", "bfloat16", "int8"]),
     help="Only for these  [default: all]",
 )
 @json_option

@@ -27,6 +27,7 @@ from npgpt.decoding.randomness import PROCESSOR
 from npgpt.decoding.rules.base import Context, Rule
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
+from npgpt.support.hints import meant
 
 # Stages; the rules of each by their rank, as their entries have it.
 ORDERS = {
@@ -112,7 +113,8 @@ def parse_order(chain: str) -> tuple[str, ...]:
     for name in filter(None, map(str.strip, chain.replace(",", ";").split(";"))):
         if name not in known:
             raise DecodingError(
-                f"no rule of a chain is called {name!r}; presets are "
+                f"no rule of a chain is called {name!r}; "
+                f"{meant(name, [*ORDERS, *known])}presets are "
                 f"{', '.join(ORDERS)}, rules {', '.join(every)}"
             )
         order += sorted(known[name], key=every.index)

@@ -18,6 +18,7 @@ from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import shown
+from npgpt.support.hints import meant
 
 OVERFLOW = ("error", "stop", "slide")
 
@@ -161,10 +162,7 @@ def _option(name: str) -> Parameter:
     """The option of this name, or a DecodingError that knows a like one."""
     if name in OPTIONS:
         return OPTIONS[name]
-    import difflib
-
-    near = difflib.get_close_matches(name, OPTIONS, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = meant(name, OPTIONS)
     raise DecodingError(f"unknown option {name!r}; {hint}`npgpt strategies` lists all")
 
 

@@ -97,13 +97,18 @@ CHECKPOINTS = {  # openai-community/* and distilbert/distilgpt2
 
 @checked(CheckpointError)
 def find_config(name: str) -> GPT2Config:
-    """The config of a published checkpoint, without any file, or of a model's folder.
+    """The config of a published checkpoint or size, without any file, or of a folder.
 
     >>> find_config("gpt2-xl").n_layer, find_config("tales").n_layer
     (48, 6)
+    >>> find_config("gpt3-175b").n_embd
+    12288
     """
     if name in CHECKPOINTS and name not in hub.bundled():
         return CHECKPOINTS[name]
+    for model in PUBLISHED:
+        if model.name == name:
+            return model.config
     return GPT2Config.from_file(hub.resolve(name, weights=False) / "config.json")
 
 
@@ -135,6 +140,20 @@ class Published:
     def flops(self) -> float | None:
         """Of training: 6 N D. None where D is not known."""
         return None if self.tokens is None else 6 * self.parameters * self.tokens
+
+    @property
+    def config(self) -> GPT2Config:
+        """A GPT-2 of this shape, which has a final norm in any case."""
+        end = self.vocab - 1
+        return GPT2Config(
+            vocab_size=self.vocab,
+            n_positions=self.context,
+            n_embd=self.width,
+            n_layer=self.layers,
+            n_head=self.heads,
+            bos_token_id=end,
+            eos_token_id=end,
+        )
 
     def kv_bytes_per_token(self, itemsize: int = 2) -> int:
         """Keys and values of one token in all layers, by default in 16 bits."""

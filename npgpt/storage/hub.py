@@ -22,6 +22,7 @@ from npgpt.storage.fetch import ask, fetch_resumably
 from npgpt.storage.tokenizer_files import BESIDE, OTHERS, PAIRS, TOKENIZER
 from npgpt.storage.weights import INDEX, PICKLES, WEIGHTS, how_to_convert, read_index
 from npgpt.support.arguments import checked
+from npgpt.support.hints import meant
 
 ALIASES = {
     **{
@@ -72,8 +73,8 @@ def resolve(name_or_folder: str | Path, weights: bool = True) -> Path:
         what = "is a file, not a model's folder" if is_file else "is not a folder"
         ours = ", ".join(models) or "none here: install with `pip install -e .`"
         raise CheckpointError(
-            f"{name!r} {what}, not a bundled model ({ours}) and not a "
-            f"repository of the Hub ({', '.join(ALIASES)}, or owner/name)"
+            f"{name!r} {what}, not a bundled model ({ours}) and not a repository of "
+            f"the Hub ({', '.join(ALIASES)}, or owner/name){_hint(name)}"
         )
     here = _cached(repository, None, weights)
     if here is None:
@@ -83,6 +84,11 @@ def resolve(name_or_folder: str | Path, weights: bool = True) -> Path:
         with contextlib.suppress(CheckpointError):
             return download(name, revision=here.name, weights=weights)
     return here
+
+
+def _hint(name: str) -> str:
+    hint = meant(name, [*bundled(), *ALIASES]).strip()
+    return f"; {hint}" if hint else ""
 
 
 @checked(CheckpointError)

@@ -25,7 +25,9 @@ def run(*args):
 def table():
     """The rows of docs/generating.md: what an option is in each of the three."""
     text = (ROOT / "docs" / "generating.md").read_text()
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "|" in line]
+    rows = [
+        line.strip("| ").split(" | ") for line in text.splitlines() if line[:1] == "|"
+    ]
     return {name: cells for name, *cells in rows[2:]}
 
 

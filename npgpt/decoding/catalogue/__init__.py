@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.catalogue.kinds import Parameter
 from npgpt.errors import DecodingError
+from npgpt.support.hints import meant
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _entered: list[Strategy] = []  # by code, as the inventory has them
@@ -124,6 +125,8 @@ def find(name: str) -> Strategy:
         for entry in strategies():
             if wanted in (x.casefold().replace("_", "-") for x in names_of(entry)):
                 return entry
+    known = [x for s in strategies() for x in (s.name, *(p.name for p in s.parameters))]
     raise DecodingError(
-        f"no decoding strategy is called {name!r}; `npgpt strategies` lists all"
+        f"no decoding strategy is called {name!r}; {meant(name, known)}"
+        "`npgpt strategies` lists all"
     )

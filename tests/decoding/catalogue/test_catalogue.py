@@ -48,8 +48,8 @@ def everywhere():
     return {
         "list": npgpt("strategies").output,
         "list as JSON": json.dumps(names),
-        "help of generate": npgpt("generate", "--help").output,
-        "help of sample": npgpt("sample", "--help").output,
+        "help of generate": npgpt("generate", "--help-all").output,
+        "help of sample": npgpt("sample", "--help-all").output,
         "orders": " ".join([*preset("hf"), *preset("llama.cpp"), *preset("vllm")]),
         "benchmark": str(cases()),
     }

@@ -281,7 +281,7 @@ def test_the_model_of_five_words_is_worth_a_search():
 
 
 def test_every_parameter_is_an_option_of_generate():
-    text = npgpt("generate", "--help").output
+    text = npgpt("generate", "--help-all").output
     for strategy in STRATEGIES:
         for parameter in strategy.parameters:
             if parameter.kind != "function" and parameter.name != "do_sample":
@@ -313,10 +313,10 @@ def test_generate_prints_its_chain(arguments, figures):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--min-p", "much"], "min_p must be a number"),
-        (["--min-p", "3"], "min_p must be in [0, 1]"),
-        (["--bad-words-ids", "[[1"], "bad_words_ids must be lists of token ids"),
-        (["--dry-base", "2"], "dry_base changes nothing without dry_multiplier"),
+        (["--min-p", "much"], "--min-p must be a number"),
+        (["--min-p", "3"], "--min-p must be in [0, 1]"),
+        (["--bad-words-ids", "[[1"], "--bad-words-ids must be lists of token ids"),
+        (["--dry-base", "2"], "--dry-base changes nothing without --dry-multiplier"),
         (["--chain", "top_k;nonsense"], "no rule of a chain is called 'nonsense'"),
     ],
 )
