@@ -16,6 +16,7 @@ from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import SECTIONS
 from npgpt.decoding.catalogue.kinds import KINDS, Parameter
 from npgpt.decoding.chain import ORDERS
+from npgpt.decoding.names import advice
 from npgpt.decoding.options import OPTIONS
 from npgpt.errors import TokenizerError
 from npgpt.texts import read_text
@@ -73,6 +74,23 @@ class StrategyCommand(PromptCommand):
             HELP_ALL,
             *(p for p in _options(tuple(strategies())) if p.name not in names),
         ]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; an option of another system is answered with ours."""
+        flags = {p.name: p.opts[0] for p in self.get_params(ctx)}
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name.lstrip("-").replace("-", "_")
+            said = advice(name, lambda option: flags.get(option, option))
+            if name in flags:  # the verb has a flag of its own for this option
+                said = f"here it is {flags[name]}"
+            elif name == "do_sample":
+                said = "sampling is the default, --greedy is not to sample"
+            if not said:
+                raise
+            sentence = f"No such option {error.option_name}; {said}."
+            raise click.UsageError(sentence, ctx) from None
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter

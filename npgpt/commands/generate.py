@@ -25,6 +25,7 @@ from npgpt.commands._words import Choice
 from npgpt.decoding import GenerationConfig, Step
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
+from npgpt.decoding.catalogue.kinds import unescaped
 from npgpt.decoding.chain import build_chain, parse_order
 from npgpt.decoding.defaults import with_defaults
 from npgpt.decoding.options import OPTIONS, OVERFLOW
@@ -40,7 +41,13 @@ from npgpt.model import GPT2
 @sampling_options(0.8, "0.95 when sampling", min_new_tokens=0)
 @seed_option(None)
 @click.option("--num-return-sequences", "-n", default=1, help="Texts to write.")
-@click.option("--stop", "stop_strings", multiple=True, help="End before this text.")
+@click.option(
+    "--stop",
+    "stop_strings",
+    multiple=True,
+    callback=lambda context, option, texts: tuple(map(unescaped, texts)),
+    help=r"End before this text; \n is a line end.",
+)
 @click.option(
     "--overflow",
     default="error",

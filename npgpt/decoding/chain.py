@@ -191,7 +191,13 @@ def bind(strategy: Strategy, setup: Setup) -> Rule:
     def apply(ids: Sequence[int], z: np.ndarray, context: Context) -> np.ndarray:
         return function(*(get(ids, z, context, setup) for get in sources), *values)
 
-    return Rule(strategy.chain_name, ", ".join(settings), apply)
+    def ends(ids: Sequence[int], context: Context) -> bool:
+        assert strategy.ends
+        return strategy.ends(ids[context.prompt_length :], context, *values)
+
+    told = setup.eos and not (options and options.ignore_eos)
+    own = None if told or strategy.ends is None else ends
+    return Rule(strategy.chain_name, ", ".join(settings), apply, own)
 
 
 def leading(

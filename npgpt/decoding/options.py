@@ -16,6 +16,7 @@ from npgpt.config import GPT2Config
 from npgpt.decoding.catalogue import parameters, strategies
 from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.catalogue.kinds import Parameter
+from npgpt.decoding.names import advice
 from npgpt.errors import DecodingError
 from npgpt.support.arguments import shown
 from npgpt.support.hints import meant
@@ -162,6 +163,8 @@ def _option(name: str) -> Parameter:
     """The option of this name, or a DecodingError that knows a like one."""
     if name in OPTIONS:
         return OPTIONS[name]
+    if said := advice(name):
+        raise DecodingError(f"unknown option {name!r}; {said}")
     hint = meant(name, OPTIONS)
     raise DecodingError(f"unknown option {name!r}; {hint}`npgpt strategies` lists all")
 

@@ -34,7 +34,8 @@ class Step:
     processed_logprob: float  # under what the chain made of it
     rank: int  # 1 is the model's most probable token
     top_logprobs: tuple[tuple[int, float], ...] = ()  # the model's best (id, logprob)
-    # "eos", "stop", "length" or "repetition", with the last step
+    # "eos", "stop" (a string, or a constraint that is whole and can go on no more),
+    # "length" or "repetition", with the last step
     finish_reason: str | None = None
     score: float | None = None  # of the whole text, with the last step of a search
 
@@ -126,7 +127,7 @@ class Row:
             self.finish_reason = "eos"
         elif self.stream is not None:
             text = self.stop.push(self._news(self.stream.push(pick.token_id)))
-        if self.stop.found:
+        if self.stop.found or (self.finish_reason is None and self.over(())):
             self.finish_reason = "stop"
         elif self.finish_reason is None and repeats(
             self.ids[self.prompt_length :],
@@ -147,12 +148,16 @@ class Row:
 
     def over(self, new_ids: Sequence[int]) -> bool:
         """Whether a text of these tokens more has come to an end of its own."""
-        return bool(new_ids) and new_ids[-1] in self.eos
+        if new_ids and new_ids[-1] in self.eos:
+            return True
+        ends = [rule.ends for rule in self.chain if rule.ends]
+        where = self.context_at(len(new_ids))
+        return any(end([*self.ids, *new_ids], where) for end in ends)
 
     def end_after(self, new_ids: Sequence[int]) -> str | None:
         """Why a text of these new tokens, not yet taken, ends with the last of them."""
-        if new_ids[-1] in self.eos:
-            return "eos"
+        if self.over(new_ids):
+            return "eos" if new_ids[-1] in self.eos else "stop"
         if self.options.stop_strings:
             stream = self.tokenizer.stream(self.ids[: self.prompt_length])
             text = "".join(map(stream.push, new_ids)) + stream.flush()

@@ -93,6 +93,9 @@ def test_stop_and_overflow():
         "generate", "Once", "--greedy", "--stop", "the", "--max-new-tokens", "40"
     )
     assert "the" not in done.stdout
+    line = ("Once", "--greedy", "--logit-bias", '{"198": 99}', "--json")
+    done = run("generate", *line, "--max-new-tokens", "3", "--stop", r"\n")
+    assert json.loads(done.stdout)["options"]["stop_strings"] == ["\n"]
     run("generate", "Once", "--max-new-tokens", "600", status=1)
     done = run(
         "generate", "Once", "--max-new-tokens", "600", "--overflow", "stop", "--json"
@@ -121,6 +124,11 @@ def test_a_folder_of_ones_own_runs(tmp_path):
         (["generate", "x", "--overflow", "wrap"], 2, "'wrap'"),
         (["generate", "x", "y"], 2, "unexpected extra argument"),
         (["generate", b"\xff", "--greedy"], 1, "half a character"),
+        (["generate", "x", "--repeat-penalty", "2"], 2, "it is --repetition-penalty"),
+        (["generate", "x", "--stop-strings", "y"], 2, "here it is --stop."),
+        (["generate", "x", "--n-predict", "9"], 2, "here it is --max-new-tokens"),
+        (["generate", "x", "--do-sample"], 2, "sampling is the default"),
+        (["generate", "x", "--pad-token-id", "0"], 2, "nothing is padded"),
         (["conjure"], 2, "No such command"),
         (["info", "nowhere"], 1, "'nowhere'"),
     ],

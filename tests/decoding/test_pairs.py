@@ -123,6 +123,7 @@ CONSTRAINTS = {
     ),
     "function": dict(prefix_allowed_tokens_fn=lambda row, ids: range(9)),
     "healing": dict(token_healing=True),
+    "no end": dict(choice=["ab", "cab", "ee"], eos_token_id=[]),
 }
 
 
@@ -143,6 +144,7 @@ HOLDS = {  # of a text that has ended
     "choice": lambda text: text in ("ab", "abc", "cab", "ee"),
     "grammar": nested,
     "lazy": lambda text: "(" not in text or re.search(r"\([ab]\)$", text),
+    "no end": lambda text: text in ("ab", "cab", "ee"),
     "schema": lambda text: json.loads(text)["a"] in (1, 12),
 }
 
@@ -200,7 +202,7 @@ def check(models, names, options, plain=None):
     for i, text in enumerate(found):
         alone = write(models, PROMPTS[i], options, i)
         assert ids(alone) == [text.ids], (options, i)
-        for name in HOLDS.keys() & names if text.finish_reason == "eos" else ():
+        for name in HOLDS.keys() & names if text.finish_reason != "length" else ():
             assert HOLDS[name](text.text), (options, text)
     if plain is not None and found:
         assert ids(found) == ids(write(models, PROMPTS, options | plain)), options

@@ -74,6 +74,8 @@ class Strategy:
     deterministic: bool | None = None  # of a search or part: it draws nothing by itself
     keeps_top: bool = True  # the most probable token stays the most probable one
     constrains: bool = False  # the whole text has to be complete
+    # (new ids, context, value) -> whether a constraint's text can go on no more
+    ends: Callable[..., bool] | None = None
     check: Callable[[Any], None] | None = None  # raises what options cannot do together
     explains: Callable[..., Any] | None = (
         None  # has the formula, where `function` only asks it

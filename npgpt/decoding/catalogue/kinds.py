@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -204,5 +205,15 @@ class Parameter(NamedTuple):
             return json.loads(text)
         except json.JSONDecodeError:
             if self.kind in ("texts", "choice", "any"):
-                return [text] if self.kind == "texts" else text
+                return [unescaped(text)] if self.kind == "texts" else text
             raise DecodingError(f"{self.name} must be {words}, not {text!r}") from None
+
+
+def unescaped(text: str) -> str:
+    r"""A text as it was typed in a shell: \n is a line end, \t a tab, \\ a backslash.
+
+    >>> unescaped(r"a\nb"), unescaped(r"C:\\new")
+    ('a\nb', 'C:\\new')
+    """
+    marks = {"n": "\n", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nt\\])", lambda match: marks[match[1]], text)

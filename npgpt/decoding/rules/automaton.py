@@ -3,8 +3,9 @@
 Parsing is Python's own (`re._parser` gives the syntax tree), so a pattern means here
 what it means to `re.fullmatch` on text. The tree becomes a nondeterministic automaton
 over UTF-8 bytes (Thompson 1968), whose subsets are the states used while decoding
-(Rabin and Scott 1959). Not here: look-around, backreferences, anchors inside a pattern,
-\\b, and flags that change letter case.
+(Rabin and Scott 1959). A match is of the whole text, so anchors at its ends say
+nothing. Not here: look-around, backreferences, anchors inside a pattern, \\b, and flags
+that change letter case.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ Ranges = list[tuple[int, int]]  # code points, both ends included
 TOP = sys.maxunicode
 # code points of one length in UTF-8, which has no form for what lies between
 LENGTHS = ((0, 127), (128, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, TOP))
+_BEGINNING = [(op.AT, op.AT_BEGINNING), (op.AT, op.AT_BEGINNING_STRING)]
+_END = [(op.AT, op.AT_END), (op.AT, op.AT_END_STRING)]
 _CATEGORIES = {
     op.CATEGORY_DIGIT: r"\d", op.CATEGORY_SPACE: r"\s", op.CATEGORY_WORD: r"\w",
     op.CATEGORY_NOT_DIGIT: r"\D", op.CATEGORY_NOT_SPACE: r"\S",
@@ -55,7 +58,7 @@ class Automaton:
         first = at = self._state()
         for byte in before.encode():
             self.edges[at].append((byte, byte, at := self._state()))
-        self.end = self._sequence(at, list(tree))
+        self.end = self._sequence(at, list(tree), True, True)
         self.live = self._coaccessible()
         self._moves: dict[tuple[frozenset[int], int], frozenset[int]] = {}
         self.start = self._closed([first])
@@ -110,12 +113,21 @@ class Automaton:
             raise DecodingError(f"regex {self.pattern!r} is too large")
         return len(self.empty) - 1
 
-    def _sequence(self, state: int, tree: Any) -> int:
-        for node in tree:
-            state = self._node(state, *node)
+    def _sequence(
+        self, state: int, tree: Any, first: bool = False, last: bool = False
+    ) -> int:
+        """Add nodes; whether they stand at the beginning, or the end, of the text."""
+        nodes = list(tree)
+        while first and nodes and nodes[0] in _BEGINNING:
+            del nodes[0]
+        while last and nodes and nodes[-1] in _END:
+            del nodes[-1]
+        for i, (kind, value) in enumerate(nodes):
+            at_end = last and i == len(nodes) - 1
+            state = self._node(state, kind, value, first and not i, at_end)
         return state
 
-    def _node(self, state: int, kind: Any, value: Any) -> int:
+    def _node(self, state: int, kind: Any, value: Any, first: bool, last: bool) -> int:
         """Add one node of the syntax tree after a state; the state behind it."""
         if kind is op.ANY:
             return self._characters(state, self.dot)
@@ -124,11 +136,11 @@ class Automaton:
         if kind is op.SUBPATTERN:
             if value[1] or value[2]:
                 raise DecodingError(f"regex {self.pattern!r}: flags are not supported")
-            return self._sequence(state, value[3])
+            return self._sequence(state, value[3], first, last)
         if kind is op.BRANCH:
             end = self._state()
             for branch in value[1]:
-                self.empty[self._sequence(state, branch)].append(end)
+                self.empty[self._sequence(state, branch, first, last)].append(end)
             return end
         if kind in (op.MAX_REPEAT, op.MIN_REPEAT):  # greedy or not: the same texts
             return self._repeat(state, *value)

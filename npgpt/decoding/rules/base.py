@@ -44,11 +44,16 @@ class Context:
 
 
 class Rule(NamedTuple):
-    """One element of a chain: its name, its setting, and the function."""
+    """One element of a chain: its name, its setting, and the function.
+
+    `ends` says of a constraint whether its text is whole and can go on no more; None
+    where an end-of-text id says so.
+    """
 
     name: str
     setting: str
     apply: Callable[[Sequence[int], np.ndarray, Context], np.ndarray]
+    ends: Callable[[Sequence[int], Context], bool] | None = None
 
     def __str__(self) -> str:
         return f"{self.name}({self.setting})"

@@ -18,7 +18,7 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import Context, Ids, keep
-from npgpt.decoding.rules.triggers import Behind, LazyMask
+from npgpt.decoding.rules.triggers import LazyMask, behind
 from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.errors import DecodingError
 from npgpt.interface import Tokens
@@ -46,8 +46,6 @@ class GrammarMask:
         option: str = "grammar",
     ):
         library = _library()
-        if not eos:
-            raise DecodingError("a grammar needs an end-of-text id, and there is none")
         self.option, self.eos = option, eos
         self.tokens = padded(all_bytes(tokenizer), V)
         self.V = len(self.tokens)
@@ -91,6 +89,10 @@ class GrammarMask:
         allowed[list(self.eos)] |= matcher.is_accepting() or matcher.is_stopped()
         return allowed
 
+    def ended(self, generated: Ids) -> bool:
+        """Whether these tokens are a sentence, and nothing can follow."""
+        return self.matcher(generated).is_stopped()
+
     def begins(self, generated: Ids) -> bool:
         """Whether a sentence of the grammar begins with this text."""
         return self._root.validate_tokens(list(generated)) == len(generated)
@@ -118,6 +120,7 @@ class GrammarMask:
 )
 @parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
 @fields(prepare=lambda *settings: prepare_grammar(*settings))
+@fields(ends=lambda new, c, mask: behind(mask, c.prefix).ended(new))
 @example(
     lambda show: show.rule(
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
@@ -134,16 +137,17 @@ def grammar(
     without truncation, another one with it.) A text may be cut into tokens in any
     way, as under `regex`; a parser that gives up is an error. With trigger_words or
     trigger_tokens the text is free until one occurs, and the sentence begins with it
-    (npgpt.decoding.rules.triggers). Source: llama.cpp; llguidance.
+    (npgpt.decoding.rules.triggers). Lark names special tokens: <|endoftext|>. Source:
+    llama.cpp; llguidance.
     """
-    bound = Behind(mask, context.prefix) if context.prefix else mask
-    return keep(z, bound.mask(generated))
+    return keep(z, behind(mask, context.prefix).mask(generated))
 
 
 @strategy("E13", "JSON schema", constrains=True, stage="ban", rank=100)
 @parameter("json_schema", "", "A dict, or its text.", kind="schema")
 @fields(also=("trigger_words", "trigger_tokens"))
 @fields(prepare=lambda *settings: prepare_schema(*settings))
+@fields(ends=lambda new, c, mask: behind(mask, c.prefix).ended(new))
 @example(
     lambda show: show.rule(
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")

@@ -68,6 +68,11 @@ class RegexMask:
                 states = self.automaton.step(states, self.tokens[id])
         return states
 
+    def ended(self, generated: Ids) -> bool:
+        """Whether the new tokens match, and nothing can follow."""
+        states = self.state(generated)
+        return self.automaton.accepts(states) and not self.next(states)
+
     def next(self, states: States) -> dict[int, States]:
         """Every token that keeps a match possible, and where it leads."""
         if states not in self._next:
@@ -137,6 +142,7 @@ class RegexMask:
     "Keep only what can still reach the constraint's end within max_new_tokens.",
 )
 @fields(prepare=lambda *settings: prepare_regex(*settings))
+@fields(ends=lambda new, c, bound: bound[0].behind(c.prefix).ended(new))
 @example(regex=" (cat|old) queen")
 def regex(
     z: Logits, generated: Ids, context: Context, bound: tuple[RegexMask, float]

@@ -36,6 +36,7 @@ def trie(sequences: Iterable[Ids]) -> Node:
 @strategy("E11", "prefix trie", constrains=True, stage="ban", rank=80, element="choice")
 @parameter("choice", (), "Texts, or lists of token ids.", kind="any")
 @fields(prepare=lambda choice, setup: Choice(choice, setup))
+@fields(ends=lambda new, c, choice: choice.ended(new, c.prefix))
 @fields(
     call=lambda z, generated, context, choice: _one_of(z, generated, context, choice)
 )
@@ -68,16 +69,18 @@ def _one_of(z: Logits, generated: Ids, context: Context, choice: Choice) -> Logi
 
 
 class Choice:
-    """A list of texts or of token ids, each ended by an end-of-text id."""
+    """A list of texts or of token ids, each ended by an end-of-text id if there is one.
+
+    An end-of-text id's own name in a text is spelt, for the id would end it.
+    """
 
     def __init__(self, choice: Any, setup: Any):
         if isinstance(choice, str) or not choice:
             raise DecodingError(
                 "choice must be a list of texts or of lists of token ids"
             )
-        if not setup.eos:
-            raise DecodingError("choice needs an end-of-text id, and there is none")
         self.choice, self.setup = list(choice), setup
+        self.ends = () if setup.options.ignore_eos else setup.eos
         texts = [text for text in self.choice if isinstance(text, str)]
         if texts and setup.tokenizer is None:
             raise DecodingError("choice: texts need a tokenizer; give token ids")
@@ -93,13 +96,38 @@ class Choice:
             self._roots[prefix] = self._trie(whole(prefix))
         return self._roots[prefix]
 
+    def ended(self, generated: Ids, prefix: bytes) -> bool:
+        """Whether these new tokens are one of the texts, and of no longer one."""
+        node = self.root(prefix)
+        for id in generated:
+            node = node.get(id, {0: {}})
+        return not node
+
+    def _encode(self, text: str) -> list[int]:
+        tokenizer, ids = self.setup.tokenizer, []
+        for id in tokenizer.encode(text):
+            if id in self.setup.eos:
+                name = tokenizer.decode([id])
+                ids += tokenizer.encode(name[:1]) + tokenizer.encode(name[1:])
+            else:
+                ids.append(id)
+        return ids
+
     def _trie(self, before: str) -> Node:
         setup, sequences = self.setup, []
         for text in self.choice:
             if isinstance(text, str):
-                text = setup.tokenizer.encode(before + text)
+                text = self._encode(before + text)
             ids, V = [int(id) for id in text], setup.vocab_size
             if V is not None and not all(0 <= id < V for id in ids):
                 raise DecodingError(f"choice: {ids} has ids beyond the vocabulary")
-            sequences += [[*ids, end] for end in setup.eos]
+            sequences.append(ids)
+        if self.ends:
+            return trie([*ids, end] for ids in sequences for end in self.ends)
+        for ids in sequences:
+            if not ids or any(x[: len(ids)] == ids != x for x in sequences):
+                raise DecodingError(
+                    f"choice: {ids} is the beginning of another text; to end there it "
+                    "needs an end-of-text id, and there is none"
+                )
         return trie(sequences)

@@ -60,6 +60,9 @@ class Grammar(Protocol):
     def begins(self, generated: Ids) -> bool:
         """Whether a sentence of the grammar begins with this text."""
 
+    def ended(self, generated: Ids) -> bool:
+        """Whether this text is a sentence, and nothing can follow."""
+
 
 class Behind:
     """The mask of a grammar that begins behind some bytes (token healing)."""
@@ -67,15 +70,27 @@ class Behind:
     def __init__(self, grammar: Grammar, prefix: bytes):
         self.grammar, self.prefix = grammar, whole(prefix).encode()
 
+    def read(self, generated: Ids) -> tuple[bytes, list[int]]:
+        """What is left of the prefix, and what the grammar has to read."""
+        left = self.prefix
+        for n, id in enumerate(generated):
+            token = self.grammar.tokens[id]
+            if len(token) >= len(left):
+                rest = self.grammar.spelt(token[len(left) :])
+                return b"", [*rest, *generated[n + 1 :]]
+            left = left[len(token) :]
+        return left, []
+
+    def ended(self, generated: Ids) -> bool:
+        """Whether these tokens are the prefix and a sentence that cannot go on."""
+        left, read = self.read(generated)
+        return not left and self.grammar.ended(read)
+
     def mask(self, generated: Ids) -> np.ndarray:
         """(V,) True where a token keeps a sentence behind the prefix possible."""
-        grammar, left = self.grammar, self.prefix
-        for n, id in enumerate(generated):
-            token = grammar.tokens[id]
-            if len(token) >= len(left):
-                rest = grammar.spelt(token[len(left) :])
-                return grammar.mask([*rest, *generated[n + 1 :]])
-            left = left[len(token) :]
+        (left, read), grammar = self.read(generated), self.grammar
+        if not left:
+            return grammar.mask(read)
         allowed = np.zeros(grammar.V, bool)
         for id, token in enumerate(grammar.tokens[: grammar.V]):
             if token.startswith(left):
@@ -83,6 +98,11 @@ class Behind:
             elif token:
                 allowed[id] = left.startswith(token)
         return allowed
+
+
+def behind(grammar: Grammar, prefix: bytes) -> Grammar | Behind:
+    """The grammar itself, if there is no prefix."""
+    return Behind(grammar, prefix) if prefix else grammar
 
 
 class LazyMask:
@@ -117,6 +137,11 @@ class LazyMask:
     def spelt(self, text: bytes) -> list[int]:
         """The text byte by byte, in ids of the grammar's own."""
         return self.grammar.spelt(text)
+
+    def ended(self, generated: Ids) -> bool:
+        """Whether this text is whole, and nothing can follow."""
+        read = self.read(generated)
+        return read is not None and self.grammar.ended(read)
 
     def begins(self, generated: Ids) -> bool:
         """Whether this text may still become one that fits."""

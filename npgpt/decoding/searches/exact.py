@@ -34,6 +34,10 @@ class _Task(NamedTuple):
     rules: Sequence[Rule]  # what the law is
     constraints: Sequence[Rule]  # what it is conditioned on
 
+    def ends(self, new_ids: Sequence[int]) -> bool:
+        """Whether a text of these new tokens ends with the last of them."""
+        return self.row.over(new_ids)
+
     def context(self, step: int, attempt: int = 0) -> Context:
         """Where a token stands."""
         return replace(self.row.context, step=step, attempt=attempt)
@@ -72,7 +76,7 @@ def exact_sampling(job: Job) -> Iterator[Step]:
     job.check_room()
     names = {s.chain_name for s in strategies() if s.constrains}
     constraints = [rule for rule in job.chain if rule.name in names]
-    if not constraints or not job.eos:
+    if not constraints or not (job.eos or any(rule.ends for rule in constraints)):
         raise DecodingError(
             "exact_constraint needs a constraint (regex, json_schema, grammar, choice) "
             "and an end-of-text id"
@@ -119,7 +123,7 @@ def _write(
         if id is None:
             return None
         choices.append(_Choice(id, logits, z))
-        if id in task.job.eos:
+        if task.ends([choice.id for choice in choices]):
             return choices
         ids, unread = [*ids, id], [id]
     return None
@@ -178,7 +182,7 @@ def asap(task: _Task) -> list[_Choice]:
         path.clear()
         choices = _write(task, attempt, choose)
         text = tuple(path)
-        if len(text) >= options.max_new_tokens and text[-1] not in task.job.eos:
+        if len(text) >= options.max_new_tokens and not task.ends(text):
             bounds[text[:-1]][text[-1]] = 0.0  # it did not end in time
         for n in range(len(text) - 1, -1, -1):
             whole = float(known[text[:n]] @ bounds[text[:n]])
@@ -202,7 +206,7 @@ def smc(task: _Task) -> list[_Choice]:
     (systematic resampling). At the end one is drawn by weight.
     """
     model, steps = task.job.model, task.job.options.max_new_tokens
-    n, eos = task.job.options.smc_particles, task.job.eos
+    n = task.job.options.smc_particles
     cache = task.job.cache_of(task.row)
     logits = np.repeat(model.next_logits([task.row.ids], cache), n, axis=0)
     cache, weights = cache.repeat(n), np.ones(n)
@@ -218,7 +222,7 @@ def smc(task: _Task) -> list[_Choice]:
                 continue  # no way on: its weight is 0
             id = ancestral(z, context)
             texts[i] = [*texts[i], _Choice(id, logits[at], z)]
-        ended = [bool(text) and text[-1].id in eos for text in texts]
+        ended = [task.ends([choice.id for choice in text]) for text in texts]
         if step == steps - 1:
             weights *= ended
         if weights.sum() <= 0:
@@ -235,8 +239,8 @@ def smc(task: _Task) -> list[_Choice]:
             places = np.searchsorted(np.cumsum(weights[alive]), points)
             parents = alive[places.clip(0, len(alive) - 1)]
             texts, weights = [texts[i] for i in parents], np.full(n, 1 / n)
-        going = [i for i in range(n) if weights[i] > 0]
-        writing = [i for i in going if texts[i][-1].id not in eos]
+            ended = [ended[i] for i in parents]
+        writing = [i for i in range(n) if weights[i] > 0 and not ended[i]]
         if not writing:
             break
         cache = cache.select([row_of[int(parents[i])] for i in writing])

@@ -85,7 +85,7 @@ def _write(job: Job, row: Row) -> Iterator[Step]:
             cache.crop(len(base) + back)
             again += 1
             continue
-        over = place.id in job.eos or len(places) == row.most
+        over = row.over([p.id for p in places[shown:]]) or len(places) == row.most
         safe = len(texts[-1]) - undecided(text, phrases)
         while shown < len(places) and (over or _end(texts, shown) <= safe):
             p = places[shown]

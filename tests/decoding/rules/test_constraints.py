@@ -22,6 +22,7 @@ from npgpt.decoding.rules.regex import RegexMask
 PATTERNS = [
     "a+b", "(ab|ba)*", "a?b{2,3}", "[^a]b", "a(b|c)*c", "", "(?:a|ab)(?:c|bc)",
     "[a-c]{2}", "a.c", r"\w+\s?", "(a|b|é){1,2}", "c*?a",
+    "^a+b$", "^a|^(b|^c)$|ab$", r"\A(a|bc)\Z",
 ]  # fmt: skip
 # a toy vocabulary: an end, letters, pieces, half characters
 TOKENS = [b"", b"a", b"b", b"c", b"ab", b"bc", b"aab", b" ", b"\xc3", b"\xa9", b"\xa9a"]
@@ -80,7 +81,10 @@ def test_byte_ranges_are_the_code_points(ranges, code):
     assert covered == any(low <= code <= high for low, high in ranges)
 
 
-@pytest.mark.parametrize("pattern", ["a{", "(?i)a", "(?=a)b", r"(a)\1", "[", r"^a\b"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["a{", "(?i)a", "(?=a)b", r"(a)\1", "[", r"^a\b", "a^b", "a?^b", "(a$)b", "(^a)*"],
+)
 def test_regex_that_cannot_constrain_is_refused(pattern):
     if pattern == "a{":  # Python reads it as two characters
         assert Automaton(pattern).start
@@ -279,6 +283,68 @@ def test_trie_reaches_its_sequences_and_nothing_else(sequences):
             else:
                 todo.append((*text, int(id)))
     assert ended == {tuple(s) for s in sequences}
+
+
+NO_END = [
+    (dict(regex=" (old|new) [a-c]{2}"), " (old|new) [a-c]{2}"),
+    (dict(regex="(one|onet)w"), "(one|onet)w"),
+    (dict(choice=[" cat", " dog", " a very old man"]), "(?: cat| dog| a very old man)"),
+    (dict(grammar='root ::= "(" root ")" | "a"', temperature=0.5), None),
+    (dict(json_schema=OLD), '{ ?"old" ?: ?(1|true) ?}'),
+    (dict(grammar='start: " king" "!"', trigger_words=[" king"]), None),
+]
+
+
+@pytest.mark.parametrize(("constraint", "pattern"), NO_END)
+def test_a_constraint_that_ends_itself_needs_no_end_of_text(tales, constraint, pattern):
+    if {"grammar", "json_schema"} & constraint.keys():
+        pytest.importorskip("llguidance")
+    for ending in (dict(eos_token_id=[]), dict(ignore_eos=True)):
+        for search in (dict(do_sample=True, seed=1), dict(num_beams=2)):
+            if "temperature" in constraint and "num_beams" in search:
+                continue
+            options = dict(max_new_tokens=30) | constraint | ending | search
+            g = tales.generate("The", **options)
+            assert 0 not in g.ids
+            if pattern is not None:
+                assert g.finish_reason == "stop"
+                assert re.fullmatch(pattern, g.text), g
+            elif g.finish_reason == "stop":
+                assert g.text.endswith("!") or balanced(g.text)
+
+
+def test_a_choice_that_could_not_end_is_refused(tales):
+    for choice in ([" cat", " catfish"], ["", "a"], [""]):
+        with pytest.raises(DecodingError, match="is the beginning of another text"):
+            tales.stream("The", choice=choice, eos_token_id=[])
+
+
+@pytest.mark.parametrize(
+    ("constraint", "text"),
+    [
+        (dict(regex=r"<\|endoftext\|>!"), "<|endoftext|>!"),
+        (dict(choice=["<|endoftext|>!"]), "<|endoftext|>!"),
+        (dict(grammar='root ::= "<|endoftext|>!"'), "<|endoftext|>!"),
+        (dict(json_schema={"const": "<|endoftext|>"}), '"<|endoftext|>"'),
+        (dict(grammar='start: "a" <|endoftext|>'), "a"),
+        (dict(grammar='start: "a" <[0]>'), "a"),
+    ],
+)
+def test_a_text_may_spell_a_special_token_and_lark_may_name_it(tales, constraint, text):
+    if {"grammar", "json_schema"} & constraint.keys():
+        pytest.importorskip("llguidance")
+    g = tales.generate("The", max_new_tokens=40, **constraint)
+    assert (g.text, g.finish_reason) == (text, "eos")
+
+
+def test_a_schema_may_be_true_or_false(tales):
+    pytest.importorskip("llguidance")
+    options = dict(do_sample=True, seed=2, max_new_tokens=30)
+    found = tales.generate("The", json_schema=True, **options)
+    if found.finish_reason == "eos":
+        json.loads(found.text)
+    with pytest.raises(DecodingError, match="json_schema: Unsatisfiable schema"):
+        tales.stream("The", json_schema=False)
 
 
 def test_choice_writes_one_of_its_texts(tales):
