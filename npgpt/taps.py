@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from npgpt.errors import DecodingError
 from npgpt.shapes import Array
+from npgpt.support.arguments import shown
 
 
 class Tap(Protocol):
@@ -85,10 +86,13 @@ class Recorder:
 class CheckedTap:
     """A user's tap, and a sentence for the one that forgets to return.
 
+    It is given the array itself: writing into it replaces it, as another one does.
     `after` is the model's own tap, a trace, which then sees what the user's returned.
     """
 
     def __init__(self, tap: Any, after: Any = no_tap):
+        if not callable(tap):
+            raise DecodingError(f"tap must be a function, not {shown(tap)}")
         self.tap, self.after = tap, after
 
     def wants(self, name: str) -> bool:
@@ -106,11 +110,12 @@ class CheckedTap:
     def __call__(self, name: str, array: Array) -> Array:
         """Its result, an array of the same shape; else DecodingError."""
         result = self.tap(name, array)
-        shape = getattr(result, "shape", None)
-        if shape != array.shape:
-            what = type(result).__name__ if shape is None else f"an array {shape}"
+        shape, dtype = (getattr(result, part, None) for part in ("shape", "dtype"))
+        if shape != array.shape or dtype != array.dtype:
+            what = f"an array {shape} of {dtype}" if shape else type(result).__name__
+            who = getattr(self.tap, "__name__", type(self.tap).__name__)
             raise DecodingError(
-                f"tap returned {what} for {name}; it must return the array "
-                f"{array.shape} that it was given, or another of that shape"
+                f"tap {who} returned {what} for {name}; it must return the array "
+                f"{array.shape} of {array.dtype} that it was given, or another like it"
             )
         return self.after(name, result)

@@ -94,7 +94,8 @@ def test_a_tap_can_replace():
 def test_a_tap_that_returns_something_else_is_one_sentence():
     model = GPT2(tiny_params())
     for wrong, what in ((None, "NoneType"), (np.zeros(3), "an array")):
-        with pytest.raises(DecodingError, match=f"tap returned {what}.* for h.0.ln_1"):
+        sentence = f"tap <lambda> returned {what}.* for h.0.ln_1"
+        with pytest.raises(DecodingError, match=sentence):
             model.logits([1, 2], tap=lambda n, x, w=wrong: w if n == "h.0.ln_1" else x)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.callbacks import named, processor
 from npgpt.decoding.catalogue import strategies
 from npgpt.decoding.catalogue.entry import Strategy
 from npgpt.decoding.catalogue.kinds import KINDS
@@ -152,7 +153,7 @@ def build_chain(
             chain.append(bind(active[name], setup))
         elif name == "custom":
             chain += [
-                Rule(getattr(function, "__name__", "custom"), "", function)
+                Rule(named(function), "", processor(function))
                 for function in options.logits_processor
             ]
     return chain

@@ -105,9 +105,8 @@ class Row:
     def context_at(self, ahead: int) -> Context:
         """Where the token after so many more stands."""
         step, seed = self.step + ahead, self.options.seed
-        return Context(
-            self.prompt_length, step, seed, self.sequence, prefix=self.prefix
-        )
+        at = (self.prompt_length, step, seed, self.sequence)
+        return Context(*at, prefix=self.prefix, index=self.index)
 
     def processed(self, logits: np.ndarray, new_ids: Sequence[int] = ()) -> np.ndarray:
         """What the chain makes of the logits (V,) of the next token, after these."""

@@ -8,6 +8,8 @@ from the numbers of the first of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
@@ -169,7 +171,7 @@ def forced(z: Logits, step: int, given: Ids) -> int:
 
 def _shared(context: Context) -> Context:
     """The context of sequence 0: numbers that all sequences of a prompt share."""
-    return Context(context.prompt_length, context.step, context.seed, 0)
+    return replace(context, row=0)
 
 
 def _with_bits(z: np.ndarray, context: Context, code: float) -> tuple[int, float]:

@@ -32,6 +32,8 @@ class Context:
     row: int = 0  # which of the sequences of this prompt
     attempt: int = 0  # how often this token has been taken back
     prefix: bytes = b""  # what the new text has to begin with (token healing)
+    # which row of the call: num_return_sequences a prompt, one a prompt with beams
+    index: int = 0
 
     def uniform(self, purpose: int = randomness.TOKEN) -> float:
         """One number in [0, 1) that depends on seed, row, step and purpose alone."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.callbacks import allowed_ids
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import Context, Ids
 from npgpt.errors import DecodingError
@@ -145,19 +146,14 @@ def prefix_allowed_tokens(
 ) -> Logits:
     """A function names the tokens allowed next: z_v = -inf for all others.
 
-    It is called with the sequence and the ids. Source: De Cao et al., "Autoregressive
-    Entity Retrieval" (2020, arXiv:2010.00904).
+    It is called with the row (prompt i, sequence j: i num_return_sequences + j; with
+    beams i, as in transformers) and its ids, prompt included. Source: De Cao et al.,
+    "Autoregressive Entity Retrieval" (2020, arXiv:2010.00904).
 
     >>> prefix_allowed_tokens(np.zeros(2), [7], Context(1, 0), lambda i, ids: [1])
     array([-inf,   0.])
     """
-    allowed = [int(id) for id in function(context.row, ids)]
-    if not allowed or not 0 <= min(allowed) <= max(allowed) < len(z):
-        raise DecodingError(
-            "prefix_allowed_tokens_fn must return ids of the vocabulary, at least one; "
-            f"at step {context.step} it returned {allowed[:8]}"
-        )
-    return allow(z, allowed)
+    return allow(z, allowed_ids(function, ids, context, len(z)))
 
 
 @strategy("E6", "minimum length", stage="ban", rank=30)

@@ -9,6 +9,7 @@ the end can still be lost: only a beam as wide as all texts is an exact search.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,10 @@ class BeamSearch:
         return raw, np.stack(rows)
 
     def context(self) -> Context:
-        """Where the next token of the running beams stands."""
-        return self.row.context_at(len(self.running[0].picks))
+        """Where the next token of the running beams stands; its row is the prompt's."""
+        prompt = self.row.index // self.options.num_return_sequences
+        context = self.row.context_at(len(self.running[0].picks))
+        return replace(context, index=prompt)
 
     def results(self) -> list[Hypothesis]:
         """The finished texts, best first."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.callbacks import named, number
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.job import Job
 from npgpt.decoding.row import Row, Step, record
@@ -22,6 +23,7 @@ from npgpt.decoding.sampling import sample, write
 from npgpt.decoding.searches.hypotheses import ranked
 from npgpt.decoding.selectors import greedy
 from npgpt.errors import DecodingError
+from npgpt.support.arguments import shown
 
 
 @strategy("G8", "best of n", kind="search", sampling=True)
@@ -86,7 +88,14 @@ def self_consistency(
     """
     if not texts:
         raise DecodingError("self_consistency needs at least one text")
-    answers = Counter(extract(_text(text)) for text in texts)
+    found = [extract(_text(text)) for text in texts]
+    try:
+        answers = Counter(found)
+    except TypeError:
+        raise DecodingError(
+            f"{named(extract)} returned answers that cannot be counted, such as "
+            f"{shown(found[0])}; a text or a number can"
+        ) from None
     answer, count = answers.most_common(1)[0]
     return answer, count / len(texts)
 
@@ -118,7 +127,7 @@ def minimum_bayes_risk(
     if not texts:
         raise DecodingError("minimum_bayes_risk needs at least one text")
     words = [_text(text) for text in texts]
-    return int(np.argmax([sum(utility(a, b) for b in words) for a in words]))
+    return int(np.argmax([sum(number(utility, a, b) for b in words) for a in words]))
 
 
 def _text(text: Any) -> str:

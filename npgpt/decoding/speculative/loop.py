@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.decoding.callbacks import drafted
 from npgpt.decoding.job import Job
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row, Step, record
@@ -88,6 +89,7 @@ def run(
             for row in rows
         ]
         drafts = drafter.propose(rows, limits, cache)
+        drafted(drafter, drafts, limits, job.config.vocab_size)
         # the drafted tokens to be read, and the positions whose logits count
         heads = [draft.tokens if bonus else draft.tokens[:-1] for draft in drafts]
         unread = [

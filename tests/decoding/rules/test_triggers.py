@@ -95,7 +95,7 @@ def test_lazy_grammar_is_brute_force(words, tokens):
 
 
 def test_lazy_grammar_lets_the_text_begin_freely(tales):
-    bound = 0
+    bound = free = 0
     for seed in range(6):
         g = tales.generate(
             "Once upon a time",
@@ -108,6 +108,7 @@ def test_lazy_grammar_lets_the_text_begin_freely(tales):
         before, trigger, after = g.text.partition(" the ")
         if trigger and g.finish_reason == "eos":
             bound += 1
-            assert before
+            free += bool(before)  # the first words may be the trigger
             assert re.fullmatch(r"[a-z]+!", after), g.text
     assert bound
+    assert free
