@@ -10,7 +10,7 @@ the model, the grid says how far their sum is from it.
     >>> model = GPT2.from_pretrained("tales-mini")
     >>> found = attribution(model, "The old king", token=" was")
     >>> found.shape, found.law.agrees
-    ((17, 1), True)
+    ((18, 1), True)
 """
 
 from npgpt.inside.lenses.attention import head_scores, rollout
