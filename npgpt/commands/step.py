@@ -83,7 +83,10 @@ def command(
     if typed and not (lines or json_too) and _has_screen():
         from npgpt.inside.stepper.screen import Screen
 
-        Screen(stepper).run()
+        screen = Screen(stepper)
+        screen.run()
+        if screen.interrupted:
+            raise KeyboardInterrupt
     else:
         _run(stepper, script, typed, quiet=json_too)
     if out is not None:
@@ -94,7 +97,8 @@ def command(
 
 
 def _has_screen() -> bool:
-    if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+    filled = sys.stdout.isatty() and sys.stderr.isatty()  # textual draws on stderr
+    if not filled or os.environ.get("TERM", "dumb") == "dumb":
         return False
     if find_spec("textual") is None:
         click.echo("note: the full screen needs `pip install textual`", err=True)

@@ -121,13 +121,18 @@ class Stepper:
         return why_text(why)
 
     def _lens(self, name: str = "") -> str:
-        session = self.session
+        return str(self.lens(name))
+
+    def lens(self, name: str) -> lenses.Grid:
+        """What a lens answers here, about the candidate."""
+        model, ids = self.session.model, self.session.ids()
         if name == "rollout":
-            return str(lenses.rollout(session.model, session.ids()))
+            return lenses.rollout(model, ids)
         if name not in LENSES:
             raise InsideError(f"lenses are {', '.join([*LENSES, 'rollout'])}")
         lens: Any = LENSES[name]
-        return str(lens(session.model, session.ids(), token=self.candidate))
+        grid: lenses.Grid = lens(model, ids, token=self.candidate)
+        return grid
 
     def _off(self, layer: str, head: str) -> None:
         self.session.switch(_number(layer), _number(head))
