@@ -26,6 +26,7 @@ from npgpt.support.notes import Note
 VERBS = {  # verb: one line of help, here so that `npgpt --help` imports nothing else
     "generate": "Continue a text.",
     "sample": "One next-token distribution, through every element of the chain.",
+    "step": "A text token by token: back, forth, other branches.",
     "strategies": "Every decoding strategy: formula, parameters, paper, example.",
     "compare": "Decoding strategies: diversity against quality, with a figure.",
     "train": "Train a model on text files, or fine-tune one.",

@@ -125,7 +125,7 @@ def ablation(
     model = _model(options)
     from npgpt.inside.lenses import ablation
 
-    asked = {"token": token, "against": against, "at": at}
+    asked: dict[str, Any] = {"token": token, "against": against, "at": at}
     _show([ablation(model, prompt, how=how, other=other, **asked)], options)
 
 
@@ -252,7 +252,7 @@ def integrated(
     model = _model(options)
     from npgpt.inside.lenses import integrated_gradients
 
-    asked = {"token": token, "against": against, "at": at}
+    asked: dict[str, Any] = {"token": token, "against": against, "at": at}
     found = integrated_gradients(
         model, prompt, points=points, baseline=baseline, **asked
     )

@@ -118,24 +118,42 @@ def look(
     model: Model, prompt: Sequence[int], options: GenerationConfig, row: int = 0
 ) -> Choice:
     """The first step of `generate` with these options, stage by stage."""
-    eos = options.eos_ids(model.config)
-    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
     start = heal(prompt, model.tokenizer, options)
     z = model.next_logits([start.ids], model.new_cache(1))[0]
     context = Context(len(start.ids), 0, options.seed, row, prefix=start.prefix)
+    return judge(model, start.ids, z, context, options)[0]
+
+
+def judge(
+    model: Model,
+    ids: Sequence[int],
+    z: np.ndarray,
+    context: Context,
+    options: GenerationConfig,
+    *state: Any,
+) -> tuple[Choice, Any]:
+    """Any step, from the model's logits (V,), and the selector's next state.
+
+    state: what the selector remembers of the steps before, at the first step nothing.
+    """
+    eos = options.eos_ids(model.config)
+    chain = build_chain(options, eos, model.tokenizer, model.config.vocab_size)
     stages = [_stage("the model", None, z)]
     for rule in chain:
-        before, z = z, rule.apply(start.ids, z, context)
+        before, z = z, rule.apply(ids, z, context)
         stages.append(_stage(str(rule), before, z))
     selector = build_selector(options)
-    id, _ = selector.choose(start.ids, z, context, selector.start(context))
+    memory = state[0] if state else selector.start(context)
+    id, memory = selector.choose(ids, z, context, memory)
     F = np.cumsum(stages[-1].p)
     interval = (float(F[id] - stages[-1].p[id]), float(F[id]))
     u = context.uniform() if selector.name == "inverse_cdf" else None
     noise = None
     if selector.name == "gumbel_max":
         noise = gumbel_noise(context.uniforms(len(z)))
-    return Choice(tuple(stages), str(selector), u, noise, id, interval, model.tokenizer)
+    who = model.tokenizer
+    choice = Choice(tuple(stages), str(selector), u, noise, id, interval, who)
+    return choice, memory
 
 
 def _stage(name: str, before: np.ndarray | None, z: np.ndarray) -> Stage:

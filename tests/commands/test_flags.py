@@ -1,8 +1,8 @@
 """One flag for one thing: every flag of every verb, its type and its words, in a table.
 
 A new verb takes the flags that are here for what it needs; a flag that says something
-new is added here, once. Rules of decoding are the catalogue's: `generate` and `sample`
-take them all.
+new is added here, once. Rules of decoding are the catalogue's: `generate`, `sample` and
+`step` take them all.
 """
 
 import importlib
@@ -41,6 +41,7 @@ ONE_THING = {  # flag: what it means everywhere; the verb says of what
     "--threads": "threads, by default one a physical core",
     "--show": "what happens at every token, or the result alone",
     "--window": "how many tokens are seen at once, at most",
+    "--tokens": "how many are shown",
     "--token": "which next token",
     "--against": "the other one",
     "--at": "after which token",
@@ -48,7 +49,7 @@ ONE_THING = {  # flag: what it means everywhere; the verb says of what
 }
 OF_ONE_VERB = {
     "generate": "--num-return-sequences --stop --overflow",
-    "sample": "--tokens",
+    "step": "--script --load --lines",
     "compare": "--grid --judge --seeds --jobs --by --samples --csv",
     "train": "--preset --tokenizer --init-from --lora-rank --lora-alpha --lora-matrix "
     "--steps --batch-size --accumulate --context --learning-rate --warmup-steps "
@@ -101,7 +102,7 @@ bare = click.command(cls=StrategyCommand)(chain_option(lambda: None))
 RULES = {
     flag for option in bare.get_params(click.Context(bare)) for flag in option.opts
 }
-WITH_RULES = ("generate", "sample")
+WITH_RULES = ("generate", "sample", "step")
 
 
 def flags(command, hidden=False):

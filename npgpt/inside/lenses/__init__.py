@@ -19,6 +19,7 @@ from npgpt.inside.lenses.gradients import gradient_input, integrated_gradients
 from npgpt.inside.lenses.grid import Grid, Law
 from npgpt.inside.lenses.interventions import ablation, patching
 from npgpt.inside.lenses.logit import logit_lens
+from npgpt.inside.lenses.target import token_id
 
 __all__ = [
     "Grid",
@@ -32,4 +33,5 @@ __all__ = [
     "patching",
     "rollout",
     "score_parts",
+    "token_id",
 ]

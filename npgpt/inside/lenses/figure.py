@@ -21,6 +21,7 @@ WRITTEN = 160  # cells whose numbers are written into them
 def plot_grids(grids: Sequence[Grid]) -> Any:
     """A matplotlib Figure with the grids below each other."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     for grid in grids:
         if not grid.values.size or max(grid.shape) > MOST:
@@ -31,8 +32,8 @@ def plot_grids(grids: Sequence[Grid]) -> Any:
     heights = [0.26 * len(grid.rows) + 1.9 for grid in grids]
     widths = [_width(grid) for grid in grids]
     size = (max(6.4, *widths), sum(heights))
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12)
+    apart = ConstrainedLayoutEngine(h_pad=0.12)
+    figure = Figure(figsize=size, layout=apart)
     ratios = {"height_ratios": heights}
     axes = figure.subplots(len(grids), squeeze=False, gridspec_kw=ratios)[:, 0]
     for axis, grid in zip(axes, grids, strict=True):

@@ -184,11 +184,11 @@ class Grid:
         head = "".join(f"<th>{escaped(name)}</th>" for name in self.columns[:C])
         lines = [f"<tr><th></th>{head}</tr>"]
         for i in range(R):
-            row = "".join(
-                f'<td style="text-align:right;{_tint(self.values[i, j] / self.limit)}">'
-                f"{escaped(self.cell(i, j))}</td>"
-                for j in range(C)
-            )
+            row = ""
+            for j in range(C):
+                back = tint(self.values[i, j] / self.limit)
+                style = f"text-align:right;background:{back};color:#000"
+                row += f'<td style="{style}">{escaped(self.cell(i, j))}</td>'
             lines.append(f"<tr><th>{escaped(self.rows[i])}</th>{row}</tr>")
         whole = self.shape == (R, C)
         said = self.caption if whole else f"{self.caption} (the first {R} x {C})"
@@ -196,15 +196,15 @@ class Grid:
         return f"<table><caption>{escaped(said)}</caption>{''.join(lines)}</table>"
 
 
-def _tint(share: float) -> str:
+def tint(share: float) -> str:
     """A background from red (-1) over white to blue (1), readable in black.
 
-    >>> _tint(1.0), _tint(0.0)
-    ('background:#7fa9c5;color:#000', 'background:#ffffff;color:#000')
+    >>> tint(1.0), tint(0.0), tint(-1.0)
+    ('#7fa9c5', '#ffffff', '#d99a8c')
     """
     end = (0x7F, 0xA9, 0xC5) if share >= 0 else (0xD9, 0x9A, 0x8C)
     mixed = [round(255 + (c - 255) * min(abs(share), 1.0)) for c in end]
-    return f"background:#{bytes(mixed).hex()};color:#000"
+    return f"#{bytes(mixed).hex()}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -129,7 +129,7 @@ def patching(
     to, source = ids[::-1] if direction == "denoise" else ids
     pairs = aligned(to, source)
     first, every = WHAT[what]
-    names = [first] * (first is not None)
+    names = [] if first is None else [first]
     names += [every.replace("{i}", str(i)) for i in range(model.config.n_layer)]
     with model.trace(names) as trace:
         model.logits([source])
