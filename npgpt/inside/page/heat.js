@@ -88,7 +88,8 @@ function histogram(scale, values) {
   }
   const most = Math.max(...counts);
   const picture = makeSvg("svg", { viewBox: "0 0 420 76", role: "img", class: "histogram" });
-  const text = `Histogram: ${scale.n.toLocaleString("en")} numbers from ${said(scale.low)} to ${said(scale.high)}, mean ${said(scale.mean)}, root mean square ${said(scale.rms)}; ${counts[0] + counts[bins + 1]} beyond the limit ${said(scale.limit)}, ${scale.odd} not finite.`;
+  const beyond = (counts[0] + counts[bins + 1]).toLocaleString("en");
+  const text = `Histogram: ${scale.n.toLocaleString("en")} numbers from ${said(scale.low)} to ${said(scale.high)}, mean ${said(scale.mean)}, root mean square ${said(scale.rms)}; ${beyond} beyond the limit ${said(scale.limit)}, ${scale.odd.toLocaleString("en")} not finite.`;
   picture.append(makeSvg("title", {}, text));
   counts.forEach((n, i) => {
     const height = n ? Math.max(1, (60 * n) / most) : 0;

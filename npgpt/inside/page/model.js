@@ -154,8 +154,12 @@ function head() {
   );
 }
 
-// To the right a curve; straight down a line; back to the left around, from below.
+// To the right a curve, or along below and up; straight down a line; back to the left around, from below.
 function route(from, to) {
+  if (to.left > from.right + 60 && from.y > to.y + 20) {
+    const turn = to.left - 20; // up between the columns
+    return `M${from.right} ${from.y} H${turn - 8} q8 0 8 -8 V${to.y + 8} q0 -8 8 -8 H${to.left - 2}`;
+  }
   if (to.left > from.right - 2) {
     const middle = (from.right + to.left) / 2;
     return `M${from.right} ${from.y} C${middle} ${from.y} ${middle} ${to.y} ${to.left - 2} ${to.y}`;

@@ -58,11 +58,8 @@ class Pack:
 
 def array(trace: Numbers, name: str) -> np.ndarray:
     """A tap of the one reading without its row, or a parameter, as small as it is."""
-    if name in ("token", "position"):
+    if name in ("token", "position") or name in recipes(trace.config):
         return trace.passes[0].array(name, trace)[0]
-    if name in recipes(trace.config):
-        made = trace.passes[0].array(name, trace)[0]
-        return made if name in trace.names else made.astype(np.float32)
     found = trace.parameter(name)
     with np.errstate(over="ignore"):
         half = found.astype(np.float16)

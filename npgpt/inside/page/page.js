@@ -1,7 +1,15 @@
 // The page: what the address bar says is shown, and Escape goes up.
 
+function asked() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return location.hash; // a sign of % alone: no address
+  }
+}
+
 function route_() {
-  const text = decodeURIComponent(location.hash.slice(1));
+  const text = asked();
   if (text === "next" || text.startsWith("next?")) return { view: "next", rest: text.slice(5) };
   const map = text.endsWith("&map"); // a cell under the cursor, not opened
   const found = parseAddress(map ? text.slice(0, -4) : text);
@@ -71,10 +79,10 @@ function setTheme(isDark) {
 
 async function start() {
   await unpack();
-  const asked = matchMedia("(prefers-color-scheme: dark)");
-  setTheme(asked.matches);
-  asked.addEventListener("change", () => {
-    setTheme(asked.matches);
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  setTheme(system.matches);
+  system.addEventListener("change", () => {
+    setTheme(system.matches);
     render();
   });
   document.getElementById("theme").addEventListener("click", () => {
