@@ -8,7 +8,7 @@ const PARTS = [ // of a block: a tap, and the place where a wide screen has it
   ["mlp.out", "mlp"],
 ];
 
-function modelView() {
+function modelView({ unknown }) {
   const last = contents.layers - 1;
   const flow = make("div", { id: "flow" });
   flow.append(
@@ -27,6 +27,7 @@ function modelView() {
     "div",
     {},
     make("h1", {}, "Inside a language model"),
+    unknown ? make("p", { class: "note", role: "status" }, `There is no ${unknown} in this page.`) : "",
     intro(),
     make("h2", {}, "What it reads"),
     make("ol", { class: "tokens" }, ...contents.tokens.map(({ id, label }) =>

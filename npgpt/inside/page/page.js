@@ -25,6 +25,7 @@ function render(first) {
   const before = shown;
   shown = route_();
   redraw = () => {};
+  remember = () => {};
   if (shown.view === "next" || shown.view === "model") takeSettings(shown.rest ?? "");
   const views = { tensor: tensorView, cell: cellView };
   const main = document.getElementById("main");
@@ -43,7 +44,6 @@ function render(first) {
 
 // Where the keyboard stands after a step.
 function land(before, first) {
-  if (shown.unknown) announce(`There is no ${shown.unknown} in this page.`);
   if (first && shown.view === "model") return;
   if (shown.view === "next") document.getElementById("next-title").focus();
   else if (shown.view === "tensor") document.getElementById("grid").focus();
@@ -71,6 +71,15 @@ function up() {
   }
 }
 
+// The same view in other colours; what has been chosen in it stays.
+function recolour(isDark) {
+  const focused = document.activeElement;
+  remember();
+  setTheme(isDark);
+  render();
+  if (focused?.id === "theme") focused.focus();
+}
+
 function setTheme(isDark) {
   dark = isDark;
   document.documentElement.dataset.theme = isDark ? "dark" : "light";
@@ -81,15 +90,8 @@ async function start() {
   await unpack();
   const system = matchMedia("(prefers-color-scheme: dark)");
   setTheme(system.matches);
-  system.addEventListener("change", () => {
-    setTheme(system.matches);
-    render();
-  });
-  document.getElementById("theme").addEventListener("click", () => {
-    setTheme(!dark);
-    render();
-    document.getElementById("theme").focus();
-  });
+  system.addEventListener("change", () => recolour(system.matches));
+  document.getElementById("theme").addEventListener("click", () => recolour(!dark));
   addEventListener("hashchange", () => render());
   addEventListener("resize", () => redraw());
   addEventListener("keydown", (event) => {
@@ -98,12 +100,10 @@ async function start() {
   let wasDark = false;
   addEventListener("beforeprint", () => {
     wasDark = dark;
-    setTheme(false);
-    redraw();
+    if (dark) recolour(false);
   });
   addEventListener("afterprint", () => {
-    setTheme(wasDark);
-    redraw();
+    if (wasDark) recolour(true);
   });
   document.getElementById("foot").append(
     "Written by npgpt. ", contents.path ? `Computed by ${contents.path}. ` : "",

@@ -119,7 +119,6 @@ function heatMap(name, fixed, matrix) {
     draw();
     place();
   };
-  const remember = () => history.replaceState(null, "", `#${address(name, matrix.at(at.i, at.j))}&map`);
   const open = () => {
     remember();
     location.hash = address(name, matrix.at(at.i, at.j));
@@ -210,10 +209,12 @@ function heatMap(name, fixed, matrix) {
     ),
   );
   redraw = layout;
+  remember = () => history.replaceState(null, "", `#${address(name, matrix.at(at.i, at.j))}&map`);
   return make("section", { class: "map", "aria-label": "Heat map" }, tools, scroller, reading, scaleBar(matrix.scale));
 }
 
-let redraw = () => {}; // what the view on show does when its size or its colours change
+let redraw = () => {}; // what the view on show does when its size changes
+let remember = () => {}; // and what it does to find its place again
 
 function outline(ctx, x, y, { w, h }) {
   ctx.lineWidth = 3;
