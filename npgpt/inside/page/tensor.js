@@ -85,10 +85,10 @@ function heatMap(name, fixed, matrix) {
     ctx.beginPath();
     ctx.rect(gutter, top, width, height);
     ctx.clip();
-    for (let i = first.i; i < last.i; i++) {
-      for (let j = first.j; j < last.j; j++) {
-        paint(ctx, matrix.value(i, j), matrix.scale, x0 + j * size.w, y0 + i * size.h, size.w + 0.3, size.h + 0.3);
-      }
+    const value = (i, j) => matrix.value(first.i + i, first.j + j);
+    const [rows, columns] = [last.i - first.i, last.j - first.j];
+    if (rows > 0 && columns > 0) {
+      paintAll(ctx, rows, columns, value, matrix.scale, x0 + first.j * size.w, y0 + first.i * size.h, size.w, size.h);
     }
     if (over) outline(ctx, x0 + over.j * size.w, y0 + over.i * size.h, size);
     ctx.restore();
