@@ -19,13 +19,16 @@ function matrixOf(name, fixed = {}) {
   const flat = (i, j) => array.shape.reduce((sum, n, axis) => sum * n + at(i, j)[first + axis], 0);
   const [zero, down, right] = [flat(0, 0), flat(1, 0) - flat(0, 0), flat(0, 1) - flat(0, 0)];
   const whole = array.axis === undefined;
+  const value = whole ? (i, j) => array.values[zero + i * down + j * right] : (i, j) => read(name, at(i, j));
+  const masked = (i, j) => row === "t" && column === "s" && j > i;
   return {
     name, row, column, outer, at,
     rows: size(row),
     columns: size(column),
     outers: size(outer),
     scale: scaleOf(name),
-    value: whole ? (i, j) => array.values[zero + i * down + j * right] : (i, j) => read(name, at(i, j)),
+    value, masked,
+    shown: (i, j) => (masked(i, j) ? -Infinity : value(i, j)), // hidden is no weight of 0
   };
 }
 
@@ -66,7 +69,7 @@ function farthest(matrix, rows, columns, i, j) {
   let found;
   for (let a = Math.floor((i * matrix.rows) / rows); a < i1; a += step) {
     for (let b = Math.floor((j * matrix.columns) / columns); b < j1; b++) {
-      const x = matrix.value(a, b);
+      const x = matrix.shown(a, b);
       if (found === undefined || Math.abs(x) > Math.abs(found)) found = x;
     }
   }

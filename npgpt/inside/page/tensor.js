@@ -85,7 +85,7 @@ function heatMap(name, fixed, matrix) {
     ctx.beginPath();
     ctx.rect(gutter, top, width, height);
     ctx.clip();
-    const value = (i, j) => matrix.value(first.i + i, first.j + j);
+    const value = (i, j) => matrix.shown(first.i + i, first.j + j);
     const [rows, columns] = [last.i - first.i, last.j - first.j];
     if (rows > 0 && columns > 0) {
       paintAll(ctx, rows, columns, value, matrix.scale, x0 + first.j * size.w, y0 + first.i * size.h, size.w, size.h);
@@ -232,7 +232,7 @@ function sentence(matrix, { i, j }) {
     .filter(([letter, , own]) => own === letter)
     .map(([letter, n]) => `${letter} is ${tokenAt(n)}`);
   const x = matrix.value(i, j);
-  const what = x === -Infinity ? "−∞, masked" : said(x);
+  const what = said(x) + (matrix.masked(i, j) ? ", masked" : "");
   const beyond = Number.isFinite(x) && Math.abs(x) > matrix.scale.limit * (1 + 1e-6) ? ", beyond the scale" : "";
   const text = matrix.name === "logits" || matrix.column === "v" ? `, ${textOf(index.at(-1))}` : "";
   return `${address(matrix.name, index)} = ${what}${beyond}${text}${tokens.length ? `; ${tokens.join(", ")}` : ""}`;
