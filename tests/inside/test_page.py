@@ -178,8 +178,8 @@ def test_a_cone_of_a_model_of_the_size_of_gpt2():
     ids = rng.integers(0, config.vocab_size, 32).tolist()
     html = page(model, ids, "cone", "h.11.mlp.out[t=31,c=5]")
     assert len(html) <= 5e6
-    with pytest.raises(InsideError, match=r"would hold \d+ MB of numbers"):
-        page(model, ids)
+    with pytest.raises(InsideError, match=r"would hold \d+ million numbers"):
+        page(model, ids, "all")
 
 
 def test_nothing_in_a_page_leaves_it_or_can_be_run_in_it(mini):

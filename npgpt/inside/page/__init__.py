@@ -25,7 +25,7 @@ from npgpt.support.arguments import checked, shown
 
 WEIGHTS = ("all", "focus", "cone")
 MOST_TOKENS = 64  # more could not be told apart
-MOST_BYTES = 48 << 20
+MOST_NUMBERS = 16 << 20
 SMALL = 4 << 20  # bytes of float16 that a page takes whole unless told otherwise
 
 HERE = Path(__file__).parent
@@ -71,10 +71,10 @@ def page(
         chosen = focus(trace, 0 if at is None else _layer(at[1], model.config))
     else:
         chosen = everything(trace)
-    if chosen.nbytes > MOST_BYTES:
+    if chosen.count > MOST_NUMBERS:
         raise InsideError(
-            f"this page would hold {chosen.nbytes / 1e6:.0f} MB of numbers; give fewer "
-            "tokens, or weights='cone' and the address of a cell (--weights cone "
+            f"this page would hold {chosen.count / 1e6:.0f} million numbers; give "
+            "fewer tokens, or weights='cone' and the address of a cell (--weights cone "
             "--cell ADDRESS)"
         )
     arrays, data = packed(chosen)

@@ -24,6 +24,7 @@ function explain(name, index) {
     const place = placeOf(name);
     one.terms = termsOf(recipe.node, letters, place);
     one.operands = operandsOf(recipe.node, letters, place);
+    one.numbers = written(recipe.node, letters, 0, place);
     one.recomputed = exactSum(one.terms.map((term) => term.value));
     const rounding = EPSILON * (8 + one.terms.length / 16);
     one.tolerance = rounding * massOf(recipe.node, letters, place);
@@ -74,30 +75,8 @@ function formulas(one) {
   return make("section", { "aria-label": "Formula" },
     make("p", { class: "formula" }, make("code", {}, one.formula)),
     make("p", { class: "formula filled" }, make("code", {}, one.filled)),
-    one.missing ? "" : make("p", { class: "formula numbers" }, make("code", {}, inNumbers(one))),
+    one.missing ? "" : make("p", { class: "formula numbers" }, make("code", {}, `${one.numbers} = ${said(one.recomputed)}`)),
   );
-}
-
-// The formula in this number's numbers, its largest terms first.
-function inNumbers(one) {
-  const sorted = ranked(one.terms).slice(0, 3);
-  if (one.terms.length === 1) {
-    const found = ranked(one.operands.filter((operand) => operand.name !== "sees"), one.value).slice(0, 6);
-    const numbers = found.map((operand) => said(operand.value)).join(", ");
-    const more = one.operands.length > found.length ? ", …" : "";
-    return `${said(one.recomputed)} from ${numbers}${more}`;
-  }
-  const text = sorted.map((term) => said(term.value)).join(" + ").replaceAll("+ −", "− ");
-  return `${said(one.recomputed)} = ${text}${one.terms.length > 3 ? " + …" : ""}`;
-}
-
-// The largest first, masked ones last; before them all the number that a maximum is.
-function ranked(numbers, maximum) {
-  const size = ({ value }) => {
-    if (value === maximum) return Infinity;
-    return Number.isFinite(value) ? Math.abs(value) : -1;
-  };
-  return [...numbers].sort((a, b) => size(b) - size(a) || 0);
 }
 
 function absent(one) {
@@ -132,7 +111,7 @@ function sum(one) {
   rows.push({ kind: one.agrees ? "total good" : "total bad", cells: ["difference", said(distance), `${said(Number(one.ulps.toPrecision(2)))} units in the last place: ${verdict}`] });
   return make("section", { "aria-label": "The sum" },
     terms.length > 2 ? strip(terms) : "",
-    table(terms.length === 1 ? "What it is made of" : `${one.terms.length.toLocaleString("en")} terms, the largest first`, ["term", "value", ""], rows, [1]),
+    table(terms.length === 1 ? "What it is made of" : `${one.terms.length.toLocaleString("en")} terms, the largest first`, ["term", "value", "share"], rows, [1]),
   );
 }
 
@@ -148,7 +127,7 @@ function product(term) {
   shown.forEach((operand, i) => {
     const text = address(operand.name, operand.index);
     const opens = canOpen(operand.name, operand.index) && operand.name !== "sees";
-    if (i) span.append(" · ");
+    if (i) span.append(term.plain ? " · " : ", ");
     span.append(make("span", { class: "operand" }, opens ? link(text, text) : make("span", { title: "what it is made of is not in this page" }, text), make("span", { class: "number" }, ` ${said(operand.value)}`)));
   });
   if (term.operands.length > shown.length) {

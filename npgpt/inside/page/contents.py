@@ -115,7 +115,7 @@ def _texts(trace: Trace, pack: Pack) -> dict[int, str]:
         return {}
     if V <= SMALL:
         return {id: trace.text(id) for id in range(V)}
-    z = trace.passes[0].array("logits", trace)[0]
+    z = pack.array("logits")
     lines = pack.lines["logits"]
     rows = range(len(z)) if lines is None else sorted(lines.at)
     best = {*trace.passes[0].ids[0]}

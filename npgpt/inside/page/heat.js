@@ -14,13 +14,21 @@ function matrixOf(name, fixed = {}) {
       if (letter === row) return i;
       return letter === column ? j : (fixed[letter] ?? 0);
     });
+  const array = stored(name);
+  const first = letters.length - array.shape.length;
+  const flat = (i, j) => array.shape.reduce((sum, n, axis) => sum * n + at(i, j)[first + axis], 0);
+  const [zero, down, right] = [flat(0, 0), flat(1, 0) - flat(0, 0), flat(0, 1) - flat(0, 0)];
+  const whole = array.axis === undefined;
+  const value = whole ? (i, j) => array.values[zero + i * down + j * right] : (i, j) => read(name, at(i, j));
+  const masked = (i, j) => row === "t" && column === "s" && j > i;
   return {
     name, row, column, outer, at,
     rows: size(row),
     columns: size(column),
     outers: size(outer),
     scale: scaleOf(name),
-    value: (i, j) => read(name, at(i, j)),
+    value, masked,
+    shown: (i, j) => (masked(i, j) ? -Infinity : value(i, j)), // hidden is no weight of 0
   };
 }
 
@@ -51,15 +59,8 @@ function thumbnail(canvas, name) {
 function pooled(ctx, matrix, left, width, height) {
   const rows = Math.min(matrix.rows, Math.floor(height / 2));
   const columns = Math.min(matrix.columns, Math.max(1, Math.floor(width / 2)));
-  const [h, w] = [height / rows, width / columns];
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      const x = farthest(matrix, rows, columns, i, j);
-      const [x0, y0] = [Math.round(left + j * w), Math.round(i * h)];
-      const [x1, y1] = [Math.round(left + (j + 1) * w), Math.round((i + 1) * h)];
-      paint(ctx, x, matrix.scale, x0, y0, x1 - x0, y1 - y0);
-    }
-  }
+  const value = (i, j) => farthest(matrix, rows, columns, i, j);
+  paintAll(ctx, rows, columns, value, matrix.scale, left, 0, width / columns, height / rows);
 }
 
 function farthest(matrix, rows, columns, i, j) {
@@ -68,7 +69,7 @@ function farthest(matrix, rows, columns, i, j) {
   let found;
   for (let a = Math.floor((i * matrix.rows) / rows); a < i1; a += step) {
     for (let b = Math.floor((j * matrix.columns) / columns); b < j1; b++) {
-      const x = matrix.value(a, b);
+      const x = matrix.shown(a, b);
       if (found === undefined || Math.abs(x) > Math.abs(found)) found = x;
     }
   }
@@ -88,7 +89,8 @@ function histogram(scale, values) {
   }
   const most = Math.max(...counts);
   const picture = makeSvg("svg", { viewBox: "0 0 420 76", role: "img", class: "histogram" });
-  const text = `Histogram: ${scale.n.toLocaleString("en")} numbers from ${said(scale.low)} to ${said(scale.high)}, mean ${said(scale.mean)}, root mean square ${said(scale.rms)}; ${counts[0] + counts[bins + 1]} beyond the limit ${said(scale.limit)}, ${scale.odd} not finite.`;
+  const beyond = (counts[0] + counts[bins + 1]).toLocaleString("en");
+  const text = `Histogram: ${scale.n.toLocaleString("en")} numbers from ${said(scale.low)} to ${said(scale.high)}, mean ${said(scale.mean)}, root mean square ${said(scale.rms)}; ${beyond} beyond the limit ${said(scale.limit)}, ${scale.odd.toLocaleString("en")} not finite.`;
   picture.append(makeSvg("title", {}, text));
   counts.forEach((n, i) => {
     const height = n ? Math.max(1, (60 * n) / most) : 0;

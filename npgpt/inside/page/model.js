@@ -8,7 +8,7 @@ const PARTS = [ // of a block: a tap, and the place where a wide screen has it
   ["mlp.out", "mlp"],
 ];
 
-function modelView() {
+function modelView({ unknown }) {
   const last = contents.layers - 1;
   const flow = make("div", { id: "flow" });
   flow.append(
@@ -27,6 +27,7 @@ function modelView() {
     "div",
     {},
     make("h1", {}, "Inside a language model"),
+    unknown ? make("p", { class: "note", role: "status" }, `There is no ${unknown} in this page.`) : "",
     intro(),
     make("h2", {}, "What it reads"),
     make("ol", { class: "tokens" }, ...contents.tokens.map(({ id, label }) =>
@@ -154,8 +155,12 @@ function head() {
   );
 }
 
-// To the right a curve; straight down a line; back to the left around, from below.
+// To the right a curve, or along below and up; straight down a line; back to the left around, from below.
 function route(from, to) {
+  if (to.left > from.right + 60 && from.y > to.y + 20) {
+    const turn = to.left - 20; // up between the columns
+    return `M${from.right} ${from.y} H${turn - 8} q8 0 8 -8 V${to.y + 8} q0 -8 8 -8 H${to.left - 2}`;
+  }
   if (to.left > from.right - 2) {
     const middle = (from.right + to.left) / 2;
     return `M${from.right} ${from.y} C${middle} ${from.y} ${middle} ${to.y} ${to.left - 2} ${to.y}`;

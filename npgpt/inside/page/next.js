@@ -108,7 +108,7 @@ function distribution() {
   );
   const line = (name, was, is, kept) => ({
     kind: kept ? undefined : "cut",
-    cells: [name, percent(was), kept ? percent(is) : "cut", bar(was, is)],
+    cells: [name, percent(was), kept ? percent(is) : "cut", name instanceof Node ? bar(was, is) : ""],
   });
   const rest = (p) => Math.max(0, 1 - exactSum(best.map((id) => p[id])));
   const others = before.length - best.length;
@@ -119,7 +119,7 @@ function distribution() {
   });
   rows.push(line(`${others.toLocaleString("en")} other tokens`, rest(before), rest(now), n > best.filter((id) => left[id] > -Infinity).length));
   return [
-    table(`The next token after ${tokenAt(after)}`, ["token", "the model's", "after the rules", ""], rows, [1, 2]),
+    table(`The next token after ${tokenAt(after)}`, ["token", "the model's", "after the rules", "before and after"], rows, [1, 2]),
     make("p", { class: "left", role: "status" }, `${n.toLocaleString("en")} of ${before.length.toLocaleString("en")} tokens left, entropy ${entropy(now).toFixed(2)} nats (before: ${entropy(before).toFixed(2)}).`),
   ];
 }

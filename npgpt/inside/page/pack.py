@@ -8,14 +8,15 @@ can use, and parameters that float16 holds exactly stay float16.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from npgpt.inside.address import axes
-from npgpt.inside.numbers import Numbers
-from npgpt.inside.recipes import PARAMETERS, recipes
+from npgpt.inside.given import PARAMETERS
+from npgpt.inside.recipes import recipes
 from npgpt.inside.trace import Trace
 
 BEST = 16  # tokens whose logit can be opened, at every position, where not all can
@@ -29,52 +30,51 @@ class Lines:
     at: set[int]  # of the other axes, counted row by row
 
 
-@dataclass
 class Pack:
-    """Arrays by name, without the axis of rows, and which lines of each; None: all."""
+    """Which arrays a page takes, and which lines of each; None: all of them."""
 
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    lines: dict[str, Lines | None] = field(default_factory=dict)
-    same: dict[str, str] = field(default_factory=dict)  # name -> the one it shares
+    def __init__(self, trace: Trace):
+        self.trace = trace
+        self.lines: dict[str, Lines | None] = {}
+        self.same: dict[str, str] = {}  # name -> the one that it shares
+        self.count = 0  # numbers
+        self._arrays: dict[str, np.ndarray] = {}
 
-    def add(
-        self, trace: Trace, name: str, axis: int | None = None, at: Any = ()
-    ) -> None:
+    def array(self, name: str) -> np.ndarray:
+        """A tap of the one reading, without its row, or a parameter."""
+        if name not in self._arrays:
+            trace, one = self.trace, self.trace.passes[0]
+            if name in ("token", "position") or name in recipes(trace.config):
+                self._arrays[name] = one.array(name, trace)[0]
+            else:
+                self._arrays[name] = trace.parameter(name)
+        return self._arrays[name]
+
+    def add(self, name: str, axis: int | None = None, at: Iterable[int] = ()) -> None:
         """Take an array; with an axis only these lines of it."""
-        if name not in self.arrays:
-            self.arrays[name] = array(trace, name)
-            self.lines[name] = None if axis is None else Lines(axis, set())
-        lines = self.lines[name]
         if axis is None:
             self.lines[name] = None
-        elif lines is not None:
-            lines.at.update(at)
+            self.count += self.array(name).size
+            return
+        lines = self.lines.setdefault(name, Lines(axis, set()))
+        if lines is not None:
+            new = set(at) - lines.at
+            lines.at |= new
+            self.count += len(new) * self.array(name).shape[axis]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes, before they are packed."""
-        return sum(taken(x, self.lines[name]).nbytes for name, x in self.arrays.items())
-
-
-def array(trace: Numbers, name: str) -> np.ndarray:
-    """A tap of the one reading without its row, or a parameter, as small as it is."""
-    if name in ("token", "position"):
-        return trace.passes[0].array(name, trace)[0]
-    if name in recipes(trace.config):
-        made = trace.passes[0].array(name, trace)[0]
-        return made if name in trace.names else made.astype(np.float32)
-    found = trace.parameter(name)
-    with np.errstate(over="ignore"):
-        half = found.astype(np.float16)
-    return half if np.array_equal(half.astype(found.dtype), found) else found
-
-
-def taken(x: np.ndarray, lines: Lines | None) -> np.ndarray:
-    """The lines of an array that a page takes (n, length), or all of it."""
-    if lines is None:
-        return x
-    last = np.moveaxis(x, lines.axis, -1)
-    return last.reshape(-1, last.shape[-1])[sorted(lines.at)]
+    def taken(self, name: str) -> np.ndarray:
+        """What a page takes of an array: all, or lines (n, length), in float16 where
+        float16 holds every one of the parameters.
+        """
+        part, lines = self.array(name), self.lines[name]
+        if lines is not None:
+            part = np.moveaxis(part, lines.axis, -1)
+            part = part.reshape(-1, part.shape[-1])[sorted(lines.at)]
+        if name in recipes(self.trace.config):
+            return part
+        with np.errstate(over="ignore"):
+            half = part.astype(np.float16)
+        return half if np.array_equal(half.astype(part.dtype), part) else part
 
 
 def parameters(trace: Trace) -> list[str]:
@@ -88,12 +88,12 @@ def parameters(trace: Trace) -> list[str]:
 
 def everything(trace: Trace) -> Pack:
     """All numbers of the pass and of the model."""
-    pack = Pack()
+    pack = Pack(trace)
     for name in recipes(trace.config):
-        pack.add(trace, name)
+        pack.add(name)
     for name in parameters(trace):
         if not _shared(trace, name, pack):
-            pack.add(trace, name)
+            pack.add(name)
     return pack
 
 
@@ -101,10 +101,10 @@ def focus(trace: Trace, layer: int) -> Pack:
     """All numbers of the pass, the matrices of one layer, and of the tables the rows
     of the prompt and of its best next tokens.
     """
-    pack = Pack()
+    pack = Pack(trace)
     for name in recipes(trace.config):
-        pack.add(trace, name)
-    z = pack.arrays["logits"]
+        pack.add(name)
+    z = pack.array("logits")
     n = min(BEST, z.shape[-1])
     best = np.unique(np.argpartition(-z, n - 1, axis=-1)[:, :n]).tolist()
     rows = {
@@ -115,9 +115,9 @@ def focus(trace: Trace, layer: int) -> Pack:
     for name in parameters(trace):
         if name in rows:
             shared = _shared(trace, name, pack)
-            pack.add(trace, pack.same[name] if shared else name, 1, rows[name])
+            pack.add(pack.same[name] if shared else name, 1, rows[name])
         elif len(axes(name, trace.config)) == 1 or name.startswith(f"h.{layer}."):
-            pack.add(trace, name)
+            pack.add(name)
     return pack
 
 
@@ -132,9 +132,8 @@ def packed(pack: Pack) -> tuple[list[dict[str, Any]], bytes]:
     """What stands where, and the bytes, deflated."""
     entries: list[dict[str, Any]] = []
     planes, offset = [], 0
-    for name, whole in pack.arrays.items():
-        lines = pack.lines[name]
-        part = np.ascontiguousarray(taken(whole, lines))
+    for name, lines in pack.lines.items():
+        part = np.ascontiguousarray(pack.taken(name))
         size = part.dtype.itemsize
         little = part.astype(part.dtype.newbyteorder("<"), copy=False)
         planes.append(little.view(np.uint8).reshape(-1, size).T.tobytes())
@@ -143,7 +142,7 @@ def packed(pack: Pack) -> tuple[list[dict[str, Any]], bytes]:
             "bytes": size,
             "offset": offset,
             "count": part.size,
-            "shape": list(whole.shape),
+            "shape": list(pack.array(name).shape),
         }
         if lines is not None:
             entry |= {"axis": lines.axis, "lines": sorted(lines.at)}

@@ -1,7 +1,15 @@
 // The page: what the address bar says is shown, and Escape goes up.
 
+function asked() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return location.hash; // a sign of % alone: no address
+  }
+}
+
 function route_() {
-  const text = decodeURIComponent(location.hash.slice(1));
+  const text = asked();
   if (text === "next" || text.startsWith("next?")) return { view: "next", rest: text.slice(5) };
   const map = text.endsWith("&map"); // a cell under the cursor, not opened
   const found = parseAddress(map ? text.slice(0, -4) : text);
@@ -17,6 +25,7 @@ function render(first) {
   const before = shown;
   shown = route_();
   redraw = () => {};
+  remember = () => {};
   if (shown.view === "next" || shown.view === "model") takeSettings(shown.rest ?? "");
   const views = { tensor: tensorView, cell: cellView };
   const main = document.getElementById("main");
@@ -35,7 +44,6 @@ function render(first) {
 
 // Where the keyboard stands after a step.
 function land(before, first) {
-  if (shown.unknown) announce(`There is no ${shown.unknown} in this page.`);
   if (first && shown.view === "model") return;
   if (shown.view === "next") document.getElementById("next-title").focus();
   else if (shown.view === "tensor") document.getElementById("grid").focus();
@@ -63,6 +71,15 @@ function up() {
   }
 }
 
+// The same view in other colours; what has been chosen in it stays.
+function recolour(isDark) {
+  const focused = document.activeElement;
+  remember();
+  setTheme(isDark);
+  render();
+  if (focused?.id === "theme") focused.focus();
+}
+
 function setTheme(isDark) {
   dark = isDark;
   document.documentElement.dataset.theme = isDark ? "dark" : "light";
@@ -71,17 +88,10 @@ function setTheme(isDark) {
 
 async function start() {
   await unpack();
-  const asked = matchMedia("(prefers-color-scheme: dark)");
-  setTheme(asked.matches);
-  asked.addEventListener("change", () => {
-    setTheme(asked.matches);
-    render();
-  });
-  document.getElementById("theme").addEventListener("click", () => {
-    setTheme(!dark);
-    render();
-    document.getElementById("theme").focus();
-  });
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  setTheme(system.matches);
+  system.addEventListener("change", () => recolour(system.matches));
+  document.getElementById("theme").addEventListener("click", () => recolour(!dark));
   addEventListener("hashchange", () => render());
   addEventListener("resize", () => redraw());
   addEventListener("keydown", (event) => {
@@ -90,12 +100,10 @@ async function start() {
   let wasDark = false;
   addEventListener("beforeprint", () => {
     wasDark = dark;
-    setTheme(false);
-    redraw();
+    if (dark) recolour(false);
   });
   addEventListener("afterprint", () => {
-    setTheme(wasDark);
-    redraw();
+    if (wasDark) recolour(true);
   });
   document.getElementById("foot").append(
     "Written by npgpt. ", contents.path ? `Computed by ${contents.path}. ` : "",

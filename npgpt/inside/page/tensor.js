@@ -85,10 +85,10 @@ function heatMap(name, fixed, matrix) {
     ctx.beginPath();
     ctx.rect(gutter, top, width, height);
     ctx.clip();
-    for (let i = first.i; i < last.i; i++) {
-      for (let j = first.j; j < last.j; j++) {
-        paint(ctx, matrix.value(i, j), matrix.scale, x0 + j * size.w, y0 + i * size.h, size.w + 0.3, size.h + 0.3);
-      }
+    const value = (i, j) => matrix.shown(first.i + i, first.j + j);
+    const [rows, columns] = [last.i - first.i, last.j - first.j];
+    if (rows > 0 && columns > 0) {
+      paintAll(ctx, rows, columns, value, matrix.scale, x0 + first.j * size.w, y0 + first.i * size.h, size.w, size.h);
     }
     if (over) outline(ctx, x0 + over.j * size.w, y0 + over.i * size.h, size);
     ctx.restore();
@@ -119,7 +119,6 @@ function heatMap(name, fixed, matrix) {
     draw();
     place();
   };
-  const remember = () => history.replaceState(null, "", `#${address(name, matrix.at(at.i, at.j))}&map`);
   const open = () => {
     remember();
     location.hash = address(name, matrix.at(at.i, at.j));
@@ -210,10 +209,12 @@ function heatMap(name, fixed, matrix) {
     ),
   );
   redraw = layout;
+  remember = () => history.replaceState(null, "", `#${address(name, matrix.at(at.i, at.j))}&map`);
   return make("section", { class: "map", "aria-label": "Heat map" }, tools, scroller, reading, scaleBar(matrix.scale));
 }
 
-let redraw = () => {}; // what the view on show does when its size or its colours change
+let redraw = () => {}; // what the view on show does when its size changes
+let remember = () => {}; // and what it does to find its place again
 
 function outline(ctx, x, y, { w, h }) {
   ctx.lineWidth = 3;
@@ -231,7 +232,7 @@ function sentence(matrix, { i, j }) {
     .filter(([letter, , own]) => own === letter)
     .map(([letter, n]) => `${letter} is ${tokenAt(n)}`);
   const x = matrix.value(i, j);
-  const what = x === -Infinity ? "−∞, masked" : said(x);
+  const what = said(x) + (matrix.masked(i, j) ? ", masked" : "");
   const beyond = Number.isFinite(x) && Math.abs(x) > matrix.scale.limit * (1 + 1e-6) ? ", beyond the scale" : "";
   const text = matrix.name === "logits" || matrix.column === "v" ? `, ${textOf(index.at(-1))}` : "";
   return `${address(matrix.name, index)} = ${what}${beyond}${text}${tokens.length ? `; ${tokens.join(", ")}` : ""}`;
