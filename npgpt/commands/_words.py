@@ -20,10 +20,10 @@ class PromptCommand(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            if "unexpected extra argument" in error.message:
-                error.message += f"; put the text in quotes: {ctx.command_path} "
-                error.message += '"Once upon a time"'
-            raise
+            if "unexpected extra argument" not in error.message:
+                raise
+            hint = f'put the text in quotes: {ctx.command_path} "Once upon a time"'
+            raise click.UsageError(f"{error.message}; {hint}", ctx) from None
 
 
 class Choice(click.Choice):
@@ -37,8 +37,8 @@ class Choice(click.Choice):
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
             hint = meant(str(value), map(str, self.choices)).strip()
-            error.message += f" {hint[:1].upper()}{hint[1:]}" if hint else ""
-            raise
+            hint = f" {hint[:1].upper()}{hint[1:]}" if hint else ""
+            raise click.BadParameter(error.message + hint, ctx, param) from None
 
 
 def complete(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable:
