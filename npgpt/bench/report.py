@@ -12,11 +12,21 @@ from npgpt.support.figure import AMBER, BLUE, GREEN, GREY, INK
 COLOURS = {"numpy": GREY, "numba": BLUE, "transformers": AMBER, "llama.cpp": GREEN}
 
 
+FUNCTION_LEGEND = """\
+# ceiling: share of what this machine reads or multiplies at most
+# pays after: calls that win back the compiling
+# unsteady: the spread, half the quartiles' distance over the median, is above 20 %"""
+MODEL_LEGEND = """\
+# spread: half the quartiles' distance over the median; above 20 % a row is unsteady
+# roofline: tokens a second if a step only read its bytes; reached: the share of that"""
+
+
 def lines(result: dict[str, Any]) -> Iterator[str]:
     """A whole run as text."""
     yield f"# {result['machine']}"
     if "functions" in result:
         yield from function_lines(result["functions"])
+        yield FUNCTION_LEGEND
     if "measured" in result:
         yield from ("", f"# {result['model']}", *model_lines(result))
         if result["model"] == "gpt2":
@@ -26,7 +36,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
 def function_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Part (a) as text."""
     yield (
-        f"{'function':<14}{'shape':<20}{'NumPy':>10}{'Numba':>10}{'times':>7}"
+        f"{'function':<14}{'shape':<20}{'NumPy':>14}{'Numba':>14}{'times':>7}"
         f"{'GB/s':>7}{'GFLOP/s':>9}{'ceiling':>8}{'error':>9}{'compile':>9}"
         f"{'pays after':>11}"
     )
@@ -36,7 +46,7 @@ def function_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         after = f"{pays:,.0f} calls" if pays is not None else "never"
         yield (
             f"{row['function']:<14}{row['shape']:<20}"
-            f"{_time(row['numpy_seconds']):>10}{_time(row['numba_seconds']):>10}"
+            f"{_time(row['numpy_seconds']):>14}{_time(row['numba_seconds']):>14}"
             f"{faster:>6.1f}x{row['gigabytes_per_second']:>7.1f}"
             f"{row['gigaflops_per_second']:>9.1f}{row['ceiling_share']:>8.0%}"
             f"{row['error']:>9.0e}{row['compile_seconds']:>8.1f}s{after:>11}"
@@ -63,6 +73,7 @@ def model_lines(result: dict[str, Any]) -> Iterator[str]:
             f"{m['tokens_per_second']:>10,.1f}{predicted}{reached}"
             + unsteady(m["spread"])
         )
+    yield MODEL_LEGEND
     for name, seconds in result["greedy_loop_seconds"].items():
         line = f"{name:<24}greedy generation {1 / seconds:,.0f} tok/s"
         bytes_, rate = result["step_bytes"][name], result["cached_read_rate"].get(name)

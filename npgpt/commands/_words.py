@@ -22,10 +22,8 @@ class PromptCommand(click.Command):
         except click.UsageError as error:
             if "unexpected extra argument" not in error.message:
                 raise
-            quoted = f'{ctx.command_path} "Once upon a time"'
-            raise click.UsageError(
-                f"{error.message}; put the text in quotes: {quoted}", ctx
-            ) from None
+            hint = f'put the text in quotes: {ctx.command_path} "Once upon a time"'
+            raise click.UsageError(f"{error.message}; {hint}", ctx) from None
 
 
 class Choice(click.Choice):
@@ -39,8 +37,8 @@ class Choice(click.Choice):
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
             hint = meant(str(value), map(str, self.choices)).strip()
-            said = f" {hint[:1].upper()}{hint[1:]}" if hint else ""
-            raise click.BadParameter(f"{error.message}{said}", ctx, param) from None
+            hint = f" {hint[:1].upper()}{hint[1:]}" if hint else ""
+            raise click.BadParameter(error.message + hint, ctx, param) from None
 
 
 def complete(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable:

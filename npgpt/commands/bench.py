@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -116,7 +117,8 @@ def command(
     check_figure(figure)
 
     def say(line: str) -> None:
-        click.echo(f"\r\033[K{line}", nl=False, err=True)
+        if sys.stderr.isatty():
+            click.echo(f"\r\033[K{line}", nl=False, err=True)
 
     result = bench(
         name,
@@ -133,7 +135,7 @@ def command(
     if figure and end_to_end:
         title = f"{result['model']}, {result['machine']}"
         save(report.plot_speeds(result, title), figure)
-    click.echo("\r\033[K", nl=False, err=True)
+    say("")
     if as_json:
         echo_json(result)
     else:

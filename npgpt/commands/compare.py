@@ -198,6 +198,13 @@ def _shown(x: Interval | None) -> str:
     return _number(x.value) + ends
 
 
+LEGEND = (
+    "●: on the frontier; diversity: 1 - self-BLEU; dist-2: different pairs of tokens; "
+    "rep-4: share of repeated fours; Zipf: how fast frequencies fall with rank; below "
+    "a figure its 95 % interval (docs/glossary.md)"
+)
+
+
 def _print(measures: list[Measures], frontier: Frontier) -> None:
     from rich.console import Console
     from rich.markup import escape
@@ -222,7 +229,9 @@ def _print(measures: list[Measures], frontier: Frontier) -> None:
             *(_number(getattr(m, name).value) for name in plain),
             style="bold" if on else None,
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"[dim]{LEGEND}[/dim]")
 
 
 def _print_samples(plan: Plan, texts: list[Text], samples: int) -> None:

@@ -81,13 +81,15 @@ def _print(choice: Choice, shown: list[int]) -> None:
     from rich.table import Table
 
     console = Console()
+    block, arrow = ("█", "◀") if _can_print("█◀", console.encoding) else ("#", "<")
+    # One scale for all stages, so that a bar that grows is a probability that grows.
+    top = max(*(float(stage.p[shown].max()) for stage in choice.stages), 1e-9)
     for stage in choice.stages:
         table = Table.grid(padding=(0, 1))
-        top = max(float(stage.p[shown].max()), 1e-9)
         for id in shown:
             p = float(stage.p[id])
-            bar = "█" * max(round(40 * p / top), 1) if p > 0 else "[dim]cut[/dim]"
-            mark = "[bold green]◀[/bold green]" if id == choice.token_id else ""
+            bar = block * max(round(40 * p / top), 1) if p > 0 else "[dim]cut[/dim]"
+            mark = f"[bold green]{arrow}[/bold green]" if id == choice.token_id else ""
             table.add_row(escape(repr(choice.text(id))), f"{p:.4f}", bar, mark)
         rest = 1 - float(stage.p[shown].sum())
         table.add_row("[dim]all others[/dim]", f"{max(rest, 0):.4f}", "", "")
@@ -102,6 +104,14 @@ def _print(choice: Choice, shown: list[int]) -> None:
         console.print("[bold]the draw[/bold]  ln p + noise, the largest is taken")
         console.print(table)
     console.print(escape(choice.sentence))
+
+
+def _can_print(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _fields(choice: Choice, shown: list[int]) -> dict[str, Any]:

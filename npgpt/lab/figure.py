@@ -90,9 +90,10 @@ def plot_frontier(
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.1)
     name = frontier.x.replace("_", "-")
-    axes.set_xlabel("diversity (1 − self-BLEU)" if frontier.x == "diversity" else name)
+    name = "diversity (1 − self-BLEU)" if frontier.x == "diversity" else name
+    axes.set_xlabel(f"{name}, better →")
     judge = "the judge" if frontier.y.startswith("judge") else "the model itself"
-    axes.set_ylabel(f"perplexity under {judge}")
+    axes.set_ylabel(f"← better, perplexity under {judge}")
     axes.grid(color=PAPER, which="major")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=11, loc="left", wrap=True, parse_math=False)
