@@ -46,6 +46,15 @@ def beam_cases(seeds: range):
         yield seed, {"num_beams": b, "length_penalty": alpha, "early_stopping": stop}
 
 
+def forced_cases(seeds: range):
+    """(seed, options) of plain beam search that has to end with a token."""
+    for seed, b, alpha, end in product(seeds, (2, 3, 4), (0.0, 1.0), (3, 20)):
+        yield (
+            seed,
+            {"num_beams": b, "length_penalty": alpha, "forced_eos_token_id": end},
+        )
+
+
 def diverse_cases(seeds: range):
     """(seed, options) of diverse beam search."""
     for seed, (b, groups), penalty in product(

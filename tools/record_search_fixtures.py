@@ -25,7 +25,7 @@ from helpers import FIXTURES
 from record_fixtures import hf_model
 
 KINDS = {
-    "new": {"beam": cases.beam_cases},
+    "new": {"beam": cases.beam_cases, "forced": cases.forced_cases},
     "old": {
         "diverse": cases.diverse_cases,
         "contrastive": cases.contrastive_cases,

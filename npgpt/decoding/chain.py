@@ -14,7 +14,7 @@ import inspect
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,9 @@ ORDERS = {
 }
 BEFORE = ("invalid", "bias", "ban", "custom")  # a chain need not name these
 BEHIND = ("watermark",)  # nor these
+# Selectors that divide one distribution among the sequences: to be one, what a rule
+# draws for it has to be drawn once.
+DIVIDED = ("arithmetic", "without_replacement")
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,14 @@ def build_chain(
                 Rule(named(function), "", processor(function))
                 for function in options.logits_processor
             ]
-    return chain
+    return [once(rule) for rule in chain] if options.selector in DIVIDED else chain
+
+
+def once(rule: Rule) -> Rule:
+    """The rule with random numbers that all sequences of a prompt share."""
+    return rule._replace(
+        apply=lambda ids, z, context: rule.apply(ids, z, replace(context, row=0))
+    )
 
 
 def _active(options: GenerationConfig) -> dict[str, Strategy]:

@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from npgpt.cache import keep_common
-from npgpt.decoding.chain import build_chain
+from npgpt.decoding.chain import build_chain, check_ids
 from npgpt.decoding.healing import heal
 from npgpt.decoding.options import GenerationConfig
 from npgpt.decoding.row import Row
@@ -32,6 +32,9 @@ class Job:
         self.config, self.tokenizer = model.config, model.tokenizer
         self.room, self.eos = self.config.n_positions, options.eos_ids(self.config)
         self.selector = build_selector(options)
+        for strategy in options.active("selector"):
+            for name in strategy.passed:
+                check_ids(name, getattr(options, name), self.config.vocab_size)
 
     @functools.cached_property
     def chain(self) -> list[Rule]:
@@ -94,6 +97,15 @@ class Job:
                     f"{where} has {n} tokens; with max_new_tokens {new} that is more "
                     f"than the model's {room} positions; ask for fewer, or use "
                     "overflow='stop' or 'slide'"
+                )
+
+    def check_selector(self, what: str) -> None:
+        """Raise DecodingError where the options choose how a token is taken."""
+        for strategy in self.options.active("selector"):
+            if not strategy.default:
+                raise DecodingError(
+                    f"{what} does not go with {strategy.switch}: it takes the tokens "
+                    "by a way of its own"
                 )
 
     def check_search(self, what: str) -> None:

@@ -142,8 +142,9 @@ def arithmetic(z: Logits, code: float, u: float) -> tuple[int, float]:
     (c_0 + n/N) mod 1, share them out: a text of probability q is written floor(Nq) or
     ceil(Nq) times. The division uses up the code's bits, so u in [0, 1) fills the ones
     below its last; it also magnifies rounding, so two backends part sooner than with
-    inverse_cdf. Source: Vilnis et al., "Arithmetic Sampling: Parallel Diverse Decoding
-    for Large Language Models" (2023, arXiv:2210.15457).
+    inverse_cdf. What a rule draws (XTC) is drawn once for all sequences. Source: Vilnis
+    et al., "Arithmetic Sampling: Parallel Diverse Decoding for Large Language Models"
+    (2023, arXiv:2210.15457).
 
     >>> id, code = arithmetic(np.log(np.array([0.25, 0.75])), 0.5, 0.0)
     >>> id, round(code, 4)

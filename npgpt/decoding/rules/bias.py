@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt.decoding.callbacks import allowed_ids
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
-from npgpt.decoding.rules.base import Context, Ids
+from npgpt.decoding.rules.base import Context, Ids, log_probabilities
 from npgpt.errors import DecodingError
 from npgpt.shapes import Logits
 
@@ -161,7 +161,10 @@ def prefix_allowed_tokens(
 @example(min_length=5)
 def min_length(z: Logits, ids: Ids, eos: Ids, least: int) -> Logits:
     """No end before so many tokens, prompt included: z_eos = -inf while the text is
-    shorter. Source: transformers.
+    shorter.
+
+    With min_new_tokens both hold (transformers then drops min_length). Source:
+    transformers.
 
     >>> min_length(np.zeros(2), [0, 0], [1], 3).tolist()
     [0.0, -inf]
@@ -221,11 +224,15 @@ def forced_eos(z: Logits, context: Context, ends: Ids, max_new_tokens: int) -> L
 
 
 def _force(z: np.ndarray, ids: Ids) -> np.ndarray:
-    """Only these ids, whatever came before; the model's preference among them stays."""
+    """Only these ids, whatever came before; the model's preference among them stays.
+
+    As log-probabilities, so a forced token costs the sum of a beam nothing (of several
+    ids its share of them; transformers: 0 each).
+    """
     forced = allow(z, ids)
     if not (forced > -np.inf).any():
         forced[list(ids)] = 0
-    return forced
+    return log_probabilities(forced)
 
 
 @strategy("E8", "ignore EOS", stage="ban", rank=170)

@@ -40,6 +40,7 @@ KINDS = {  # the option that asks for it
 def beam_search(job: Job) -> Iterator[Step]:
     """Beam search of the kind that the options ask for; the best texts first."""
     job.check_search("a beam search")
+    job.check_selector("a beam search")
     check_beams(job.options)
     return _steps(job)
 
@@ -90,8 +91,3 @@ def check_beams(options: GenerationConfig) -> None:
     for name in ("length_penalty", "length_normalization", "early_stopping"):
         if o.stochastic_beams and o.is_set(name):
             raise DecodingError(f"{name} changes nothing with stochastic_beams")
-    if o.mirostat or o.is_set("adaptive_target") or o.is_set("selector"):
-        raise DecodingError(
-            "mirostat, adaptive_target and selector choose one token at a time; a beam "
-            "search cannot use them"
-        )

@@ -36,6 +36,7 @@ def contrastive_search(job: Job) -> Iterator[Step]:
     """
     options, model = job.options, job.model
     job.check_search("contrastive search")
+    job.check_selector("contrastive search")
     if options.do_sample:
         raise DecodingError(
             "penalty_alpha (contrastive search) excludes do_sample=True"

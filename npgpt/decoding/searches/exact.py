@@ -74,6 +74,7 @@ def exact_sampling(job: Job) -> Iterator[Step]:
             "overflow='slide'"
         )
     job.check_room()
+    job.check_selector("exact_constraint")
     names = {s.chain_name for s in strategies() if s.constrains}
     constraints = [rule for rule in job.chain if rule.name in names]
     if not constraints or not (job.eos or any(rule.ends for rule in constraints)):

@@ -44,10 +44,12 @@ def power_sampling(job: Job) -> Iterator[Step]:
     from the proposal (temperature 1/alpha), then power_steps times a place m is drawn
     evenly from the new text x and everything from m on proposed anew; the proposal x'
     replaces x with probability min(1, A), A = (p(x')/p(x))^alpha q(x | x')/q(x' | x)
-    |x|/|x'|. Source: Karan and Du, "Reasoning with Sampling: Your Base Model is Smarter
-    Than You Think" (2025, arXiv:2510.14901).
+    |x|/|x'|. The law is p^alpha in the limit of many moves; how far ten stay from it is
+    in docs/sampling.md. Source: Karan and Du, "Reasoning with Sampling: Your Base Model
+    is Smarter Than You Think" (2025, arXiv:2510.14901).
     """
     job.check_search("power sampling")
+    job.check_selector("power sampling")
     chains = (_Chain(job, row) for row in job.rows() if job.options.max_new_tokens)
     return (step for c in chains for step in steps_of(c.row, c.hypothesis(c.run())))
 

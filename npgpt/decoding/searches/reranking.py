@@ -149,6 +149,7 @@ def cot_decoding(job: Job) -> Iterator[Step]:
     """
     options, k = job.options, job.options.cot_branches
     job.check_search("cot_branches")
+    job.check_selector("cot_branches")
     if not options.greedy:
         raise DecodingError("cot_branches excludes do_sample=True: branches are greedy")
     if k > job.config.vocab_size:

@@ -141,21 +141,13 @@ def _advance(
 def check_speculative(job: Job, what: str) -> None:
     """Raise what speculative decoding cannot do, before any work."""
     job.check_search(what)
+    job.check_selector(what)
     o = job.options
     able(
         job.model,
         "all_logits",
         f"{what} needs logits at several positions from the model",
     )
-    if o.mirostat or o.is_set("adaptive_target"):
-        raise DecodingError(
-            f"{what} does not go with mirostat or adaptive_target: their state would "
-            "have to know which tokens stand"
-        )
-    if o.is_set("selector") or o.watermark == "gumbel":
-        raise DecodingError(f"{what} draws by gumbel_max; another selector is set")
-    if o.trace_decode_token_ids:
-        raise DecodingError(f"{what} does not go with trace_decode_token_ids")
     if o.typical_acceptance and o.greedy:
         raise DecodingError(
             "typical_acceptance (lossy) changes nothing without do_sample=True"

@@ -20,6 +20,7 @@ from npgpt.storage.checkpoint import from_tensors
 
 KINDS = {
     "beam": ("new", cases.beam_cases),
+    "forced": ("new", cases.forced_cases),
     "diverse": ("old", cases.diverse_cases),
     "contrastive": ("old", cases.contrastive_cases),
     "dola": ("old", cases.dola_cases),
