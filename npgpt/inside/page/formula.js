@@ -11,7 +11,8 @@ const REDUCERS = {
 };
 
 const ACTIVATIONS = {
-  gelu: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  gelu: (x) =>
+    0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
   gelu_erf: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
   quick_gelu: (x) => x * sigmoid(1.702 * x),
   relu: (x) => Math.max(x, 0),
@@ -70,9 +71,9 @@ function placeOf(name) {
       if (short === "scale") return contents.scale[tap.layer];
       return contents.constants[short];
     },
-    apply(name_, x) {
-      if (name_ === "exp") return Math.exp(x);
-      if (name_ === "sqrt") return Math.sqrt(x);
+    apply(called, x) {
+      if (called === "exp") return Math.exp(x);
+      if (called === "sqrt") return Math.sqrt(x);
       return ACTIVATIONS[recipeOf(name).function](x);
     },
   };
@@ -163,11 +164,25 @@ function termsOf(node, letters, place) {
     const factor = valueOf(two, letters, place);
     const operands = operandsOf(two, letters, place);
     const plain = kind === "*" && isProduct(two);
-    return times(kind === "*" ? factor : 1 / factor, operands, one, letters, place, plain);
+    return times(
+      kind === "*" ? factor : 1 / factor,
+      operands,
+      one,
+      letters,
+      place,
+      plain,
+    );
   }
   if (kind === "*" && adds(two) && !adds(one)) {
     const operands = operandsOf(one, letters, place);
-    return times(valueOf(one, letters, place), operands, two, letters, place, isProduct(one));
+    return times(
+      valueOf(one, letters, place),
+      operands,
+      two,
+      letters,
+      place,
+      isProduct(one),
+    );
   }
   if (kind === "sum" || kind === "mean") {
     const all = every(one, letters);
@@ -175,7 +190,9 @@ function termsOf(node, letters, place) {
     return all.flatMap((at) => times(share, [], two, at, place));
   }
   const value = valueOf(node, letters, place);
-  return [{ value, operands: operandsOf(node, letters, place), plain: isProduct(node) }];
+  return [
+    { value, operands: operandsOf(node, letters, place), plain: isProduct(node) },
+  ];
 }
 
 function times(factor, operands, node, letters, place, plain = true) {
@@ -241,7 +258,8 @@ function written(node, letters = {}, outer = 0, place = null) {
     if (place) return part(valueOf(one, letters, place) ? two : three, outer);
     return `${part(two)} if ${part(one)} else ${part(three)}`;
   }
-  if (kind in REDUCERS) return place ? several(node, letters, place) : reduced(node, letters);
+  if (kind in REDUCERS)
+    return place ? several(node, letters, place) : reduced(node, letters);
   const own = PRIORITY[kind];
   const right = part(two, own + (kind === "-" || kind === "/" ? 1 : 0));
   const text = `${part(one, own)}${SIGNS[kind] ?? kind}${right}`;
@@ -252,14 +270,21 @@ function reduced([kind, over, body], letters) {
   const free = { ...letters };
   for (const letter of over) delete free[letter];
   const text = written(body, free, kind === "sum" ? 2 : 0);
-  return kind === "sum" ? `Σ_${over.join(",")} ${text}` : `${kind}_${over.join(",")} (${text})`;
+  return kind === "sum"
+    ? `Σ_${over.join(",")} ${text}`
+    : `${kind}_${over.join(",")} (${text})`;
 }
 
 // The largest three of what a sum, a mean or a maximum goes over.
 function several([kind, over, body], letters, place) {
-  const values = every(over, letters).map((at) => ({ value: valueOf(body, at, place) }));
-  const maximum = kind === "max" ? REDUCERS.max(values.map((one) => one.value)) : undefined;
-  const first = ranked(values, maximum).slice(0, 3).map((one) => said(one.value));
+  const values = every(over, letters).map((at) => ({
+    value: valueOf(body, at, place),
+  }));
+  const maximum =
+    kind === "max" ? REDUCERS.max(values.map((one) => one.value)) : undefined;
+  const first = ranked(values, maximum)
+    .slice(0, 3)
+    .map((one) => said(one.value));
   const more = values.length > 3 ? `, … (${values.length.toLocaleString("en")})` : "";
   return `${kind === "sum" ? "Σ" : kind} (${first.join(", ")}${more})`;
 }
