@@ -11,10 +11,11 @@ npgpt.decoding.generation.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,13 +33,15 @@ from npgpt.errors import (
 from npgpt.evaluation import score as scoring
 from npgpt.evaluation.score import Score
 from npgpt.ids import as_array, check_ids
-from npgpt.inside.trace import MOST_BYTES, Trace
-from npgpt.inside.why import Why
 from npgpt.shapes import Float
 from npgpt.storage import checkpoint, hub
 from npgpt.support.arguments import checked
 from npgpt.taps import CheckedTap, Tap, no_tap
 from npgpt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # looking inside is loaded when somebody looks
+    from npgpt.inside.explanation import Why
+    from npgpt.inside.trace import Trace
 
 
 class GPT2(Generator):
@@ -170,7 +173,7 @@ class GPT2(Generator):
         self,
         names: str | Sequence[str] = "*",
         patch: Mapping[str, Any] | None = None,
-        max_bytes: int = MOST_BYTES,
+        max_bytes: int = 2 << 30,
     ) -> Trace:
         """What the model computes inside a `with` block, kept as data.
 
@@ -186,25 +189,40 @@ class GPT2(Generator):
         >>> trace["h.0.attn.weights"].shape, trace["h.0.attn.weights[h=1,t=0,s=0]"]
         ((1, 3, 3, 3), 1.0)
         """
+        from npgpt.inside.trace import Trace
+
         return Trace(self, names, patch, max_bytes)
 
     def why(
-        self, address: str, prompt: str | Sequence[int] = "", depth: int = 1
+        self,
+        address: str,
+        prompt: str | Sequence[int] = "",
+        depth: int = 1,
+        grad: bool = False,
     ) -> Why | list[Why]:
         """Why a number of the forward pass over a prompt is what it is.
 
         The formula, the operands with their addresses, their terms, whose sum is the
         number, and the line of code. With a depth above 1 a list: the number, then the
-        operand of its largest term, and so on. Raises InsideError for an address that
-        is not there.
+        operand of its largest term, and so on. With grad the number is the derivative
+        by the one at the address, of the loss: the mean of -log p over the prompt's own
+        next tokens. Raises InsideError for an address that is not there.
 
         >>> model = GPT2.from_pretrained("tales-mini")
         >>> why = model.why("h.0.attn.scores[h=1,t=2,s=1]", "The old king")
         >>> why.formula, len(why.terms), why.agrees
         ('Σ_d q[b,h,t,d] · k[b,h,s,d] · scale if sees[b,t,s] else −∞', 32, True)
         """
+        ids = self.encode(prompt)
+        if grad:  # training stands above the model: a plug by name, as backends are
+            traced = importlib.import_module("npgpt.training.traced")
+            address = address if address.startswith("d.") else f"d.{address}"
+            whys: Why | list[Why] = traced.trace_gradients(self, ids).why(
+                address, depth
+            )
+            return whys
         with self.trace() as trace:
-            self.logits([self.encode(prompt)])
+            self.logits([ids])
         return trace.why(address, depth)
 
     # How it reads: npgpt.reader says what each does.

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 from npgpt.config import GPT2Config
 from npgpt.errors import InsideError
-from npgpt.inside.recipes import GIVEN, PARAMETERS, recipes
+from npgpt.inside.derivatives import every
+from npgpt.inside.given import GIVEN, PARAMETERS
 
 LETTERS = {  # what an axis is, for sentences
     "b": "row", "t": "token", "s": "token", "h": "head", "d": "number of a head",
     "c": "feature", "e": "feature", "m": "neuron", "j": "number of q, k and v",
-    "v": "token id", "p": "place",
+    "v": "token id", "p": "place", "u": "token",
 }  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def parse_address(text: str, config: GPT2Config) -> Address:
 
 def axes(name: str, config: GPT2Config) -> tuple[str, ...]:
     """The axis letters of a tap or a parameter; InsideError for any other name."""
-    bound = recipes(config).get(name)
+    bound = every(config).get(name)
     if bound is not None:
         return bound.letters
     layer = re.match(r"h\.(\d+)\.", name)
@@ -85,8 +86,8 @@ def axes(name: str, config: GPT2Config) -> tuple[str, ...]:
         return tuple(GIVEN[name].split())
     if layer and int(layer[1]) >= config.n_layer:
         raise InsideError(f"{name}: this model has layers 0 to {config.n_layer - 1}")
-    every = [*recipes(config), *PARAMETERS, *GIVEN]
-    near = difflib.get_close_matches(name, every, 3, 0.5)
+    known = [*every(config), *PARAMETERS, *GIVEN]
+    near = difflib.get_close_matches(name, known, 3, 0.5)
     hint = f"near it are {', '.join(near)}; " if near else ""
     raise InsideError(f"there is no {name}; {hint}`npgpt shapes` lists all names")
 

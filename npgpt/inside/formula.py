@@ -2,7 +2,8 @@
 
     sum[d](q[b,h,t,d] * k[b,h,s,d]) * scale if sees[b,t,s] else -inf
 
-is a Python expression over arrays, indexed by axis letters, and named constants.
+is a Python expression over arrays, indexed by axis letters, and named constants; a name
+of one small letter is an axis.
 `sum[d](...)`, `mean[d](...)` and `max[d](...)` go over all of an axis. Nothing here
 knows a model: where arrays and sizes come from is the caller's (npgpt.inside.trace).
 """
@@ -10,7 +11,6 @@ knows a model: where arrays and sizes come from is the caller's (npgpt.inside.tr
 from __future__ import annotations
 
 import ast
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -72,15 +72,14 @@ def parse(text: str) -> Node:
     return _node(ast.parse(text, mode="eval").body)
 
 
-def _node(x: ast.expr, inside: bool = False) -> Node:
-    """One expression; inside brackets a name is an axis letter."""
+def _node(x: ast.expr) -> Node:
     match x:
         case ast.Constant(value=value):
             return "number", value
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return "*", ("number", -1), _node(operand, inside)
+            return "*", ("number", -1), _node(operand)
         case ast.BinOp(left=left, op=op, right=right):
-            return _OPERATORS[type(op)], _node(left, inside), _node(right, inside)
+            return _OPERATORS[type(op)], _node(left), _node(right)
         case ast.Call(func=ast.Subscript(value=ast.Name(id=reducer), slice=over)):
             names = over.elts if isinstance(over, ast.Tuple) else [over]
             letters = tuple(ast.unparse(name) for name in names)
@@ -89,11 +88,13 @@ def _node(x: ast.expr, inside: bool = False) -> Node:
             return "call", function, _node(argument)
         case ast.Subscript(value=value, slice=index):
             parts = index.elts if isinstance(index, ast.Tuple) else [index]
-            at = tuple(_node(part, inside=True) for part in parts)
+            at = tuple(_node(part) for part in parts)
             return "at", ast.unparse(value), at
+        case ast.Compare(left=left, ops=[ast.Lt()], comparators=[right]):
+            return "<", _node(left), _node(right)
         case ast.IfExp(test=test, body=body, orelse=other):
             return "if", _node(test), _node(body), _node(other)
-        case ast.Name(id=name) if inside and len(name) == 1 and name.islower():
+        case ast.Name(id=name) if len(name) == 1 and name.islower():
             return "letter", name
         case ast.Name(id=name):
             return "constant", name
@@ -202,7 +203,8 @@ def operands(node: Node, letters: Letters, place: Place) -> list[Operand]:
         match node:
             case "at", name, at:
                 for part in at:
-                    visit(part, letters)
+                    if part[0] == "at":
+                        visit(part, letters)
                 index = _index(at, letters, place)
                 if (name, index) not in found:
                     read = Operand(name, index, place.read(name, index))
@@ -214,7 +216,9 @@ def operands(node: Node, letters: Letters, place: Place) -> list[Operand]:
             case reducer, tuple(over), body if reducer in REDUCERS:
                 for one in _every(over, letters, place):
                     visit(body, one)
-            case "number" | "constant" | "letter", _:
+            case "constant", name:
+                found[name, ()] = Operand(name, (), place.constant(name))
+            case "number" | "letter", _:
                 pass
             case _, left, right:
                 visit(left, letters)
@@ -250,8 +254,12 @@ def _index(at: tuple[Node, ...], letters: Letters, place: Place) -> Index:
 
 
 def _every(over: tuple[str, ...], letters: Letters, place: Place) -> Iterator[Letters]:
-    for chosen in itertools.product(*(range(place.size(x, letters)) for x in over)):
-        yield {**letters, **dict(zip(over, chosen, strict=True))}
+    """The letters with those of `over` at every value; a row's length may count."""
+    if not over:
+        yield letters
+        return
+    for i in range(place.size(over[0], letters)):
+        yield from _every(over[1:], {**letters, over[0]: i}, place)
 
 
 def _adds(node: Node) -> bool:
@@ -275,4 +283,6 @@ def _compute(operator: str, a: float, b: float) -> float:
             return a // b
         case "%":
             return a % b
+        case "<":
+            return float(a < b)
     return float(a**b)

@@ -6,8 +6,8 @@ import math
 
 from npgpt.inside.formula import REDUCERS, Letters, Node
 
-_PRIORITY = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 3}
-_SIGNS = {"*": " · ", "/": " / ", "+": " + ", "-": " − ", "**": "^"}
+_PRIORITY = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 3, "<": 0}
+_SIGNS = {"*": " · ", "/": " / ", "+": " + ", "-": " − ", "**": "^", "<": " < "}
 
 
 def written(node: Node, letters: Letters | None = None) -> str:

@@ -16,8 +16,9 @@ from npgpt.config import GPT2Config
 from npgpt.errors import InsideError
 from npgpt.gpt2 import GPT2Params
 from npgpt.inside.address import Address, axes, filled, parse_address, write_address
+from npgpt.inside.derivatives import every
+from npgpt.inside.given import GIVEN
 from npgpt.inside.reading import Pass, Tensor
-from npgpt.inside.recipes import recipes
 from npgpt.inside.source import Source
 from npgpt.interface import Tokens
 
@@ -31,9 +32,15 @@ class Numbers:
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.passes: list[Pass] = []
         self.names: set[str] = set()  # what was recorded
+        self.gradients: dict[str, np.ndarray] = {}  # of parameters, where asked for
         self.sources: dict[str, Source] = {}
         self.path = ""  # what the model read by, where that is not its own backend
         self.nbytes = 0
+
+    @property
+    def dtype(self) -> str:
+        """What the numbers were computed in."""
+        return str(self.params.wte.weight.dtype)
 
     def __getitem__(self, text: str) -> Any:
         """The array of a name, or the number at an address."""
@@ -91,7 +98,9 @@ class Numbers:
 
     def absent(self, name: str, where: str = "") -> str:
         """What to say of a name that no reading has."""
-        if name not in self.names and name in recipes(self.config):
+        if name[:2] == "d.":
+            return f"{name} is a gradient; ask for grad=True, or --grad"
+        if name not in self.names and name in every(self.config):
             return f"{name} was not recorded; give the trace names='*', or '{name}'"
         return f"no reading has {name}{where}"
 
@@ -148,14 +157,21 @@ class Numbers:
     def value(self, at: Pass, name: str, index: Sequence[int]) -> float:
         """A number that a formula of this reading reads."""
         if not self._rowed(name):
-            return float(self.parameter(name)[tuple(index)])
+            array = self.gradient(name) if name[:2] == "d." else self.parameter(name)
+            return float(array[tuple(index)])
         row, rest = index[0], list(index[1:])
         letters = axes(name, self.config)[1:]
-        if name == "sees":
-            return float(at.sees(row, *rest))
+        if name in GIVEN and name not in ("token", "position"):
+            return float(at.given(name, row, *rest))
         place = letters.index("t")
         one, row = self.where(name, at, row, rest[place])
         return one.number(name, row, place, rest, self)
+
+    def gradient(self, name: str) -> np.ndarray:
+        """The gradient of a tensor of the checkpoint."""
+        if name not in self.gradients:
+            raise InsideError(self.absent(name))
+        return self.gradients[name]
 
     def parameter(self, name: str) -> np.ndarray:
         """A tensor of the checkpoint."""

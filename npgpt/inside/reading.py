@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import InsideError
-from npgpt.inside.recipes import recipes
+from npgpt.inside.derivatives import every
+from npgpt.inside.given import GIVEN
 
 Places = list[tuple[int, int]]
 
@@ -82,6 +83,33 @@ class Pass:
         mask = self.mask[min(row, len(self.mask) - 1)]
         return bool(mask[t - self.start[row], s])
 
+    def given(self, name: str, row: int, t: int, i: int = 0) -> bool:
+        """What a formula asks of the text itself: see npgpt.inside.recipes.GIVEN."""
+        ids = self.ids[row]
+        if name == "sees":
+            return self.sees(row, t, i)
+        if name == "reads":
+            return ids[t] == i
+        if name == "stands":
+            return int(self.positions[row, t - self.start[row]]) == i
+        follows = t + 1 < len(ids)
+        return follows and (name == "counted" or ids[t + 1] == i)
+
+    @property
+    def count(self) -> int:
+        """Tokens that another follows, over all rows."""
+        return sum(len(ids) - 1 for ids in self.ids)
+
+    def _given_array(self, name: str, sizes: dict[str, int]) -> np.ndarray:
+        """hit (B, T, V) or counted (B, T), whole."""
+        n = sizes["v"] if name == "hit" else 1
+        made = np.zeros((len(self.ids), self.T, n), np.float32)
+        for row, ids in enumerate(self.ids):
+            following = ids[self.start[row] + 1 :]
+            at = range(len(following))
+            made[row, at, following if name == "hit" else 0] = 1
+        return made if name == "hit" else made[..., 0]
+
     def places(self, key: bytes) -> Places:
         """The (row, token) whose last hidden state has these bytes."""
         if self._keys is None:
@@ -95,14 +123,14 @@ class Pass:
 
     def has(self, name: str, trace: Any) -> bool:
         """Whether an array was kept, or can be computed from what was."""
-        if name in ("token", "position") or name in self.arrays:
+        if name in GIVEN or name in self.arrays:
             return True
         if name == "logits":
             return bool(self.logits)
-        bound = recipes(trace.config).get(name)
+        bound = every(trace.config).get(name)
         if bound is None or bound.virtual is None:
             return False
-        of_taps = [x for x in bound.full.values() if x in recipes(trace.config)]
+        of_taps = [x for x in bound.full.values() if x in every(trace.config)]
         return all(self.has(full, trace) for full in of_taps)
 
     def array(self, name: str, trace: Any) -> np.ndarray:
@@ -127,15 +155,19 @@ class Pass:
         return made
 
     def _virtual(self, name: str, trace: Any) -> np.ndarray:
-        bound = recipes(trace.config).get(name)
+        bound = every(trace.config).get(name)
         if bound is None or bound.virtual is None:
             raise InsideError(trace.absent(name))
 
         def read(short: str) -> Any:
             if short == "epsilon":
                 return trace.config.layer_norm_epsilon
+            if short == "count":
+                return self.count
+            if short in ("hit", "counted"):
+                return self._given_array(short, trace.sizes())
             full = bound.full[short]
-            if full in recipes(trace.config):
+            if full in every(trace.config):
                 return self.array(full, trace)
             return trace.parameter(full)
 
@@ -159,11 +191,14 @@ class Pass:
         slot = rest[place]
         if name == "token":
             return self.ids[row][slot]
-        if name == "logits":
+        if name.partition(".")[0] == "logits":
             found = self.logits.get((row, slot))
             if found is None:
                 raise InsideError(f"the logits after token {slot} were not computed")
-            return float(found[rest[1]])
+            if name == "logits":
+                return float(found[rest[1]])
+            best = found.max()
+            return float(best if name == "logits.max" else np.exp(found - best).sum())
         array = self.array(name, trace)
         index = list(rest)
         index[place] = slot - self.start[row]

@@ -24,6 +24,7 @@ from npgpt import ops
 from npgpt.activations import ACTIVATIONS
 from npgpt.config import GPT2Config
 from npgpt.inside.formula import Node, names, parse, renamed
+from npgpt.inside.given import GIVEN, PARAMETERS
 
 Arrays = Callable[[str], np.ndarray]  # by a name as the formula has it
 
@@ -204,32 +205,20 @@ RECIPES: dict[str, Recipe] = {
         ops.linear,
         "The score of {v} as the next token after {t}.",
     ),
-}
-
-PARAMETERS = {  # the axes of every tensor of a checkpoint
-    "wte.weight": "v c",
-    "wpe.weight": "p c",
-    "h.{i}.ln_1.weight": "c",
-    "h.{i}.ln_1.bias": "c",
-    "h.{i}.attn.c_attn.weight": "c j",
-    "h.{i}.attn.c_attn.bias": "j",
-    "h.{i}.attn.c_proj.weight": "e c",
-    "h.{i}.attn.c_proj.bias": "c",
-    "h.{i}.ln_2.weight": "c",
-    "h.{i}.ln_2.bias": "c",
-    "h.{i}.mlp.c_fc.weight": "c m",
-    "h.{i}.mlp.c_fc.bias": "m",
-    "h.{i}.mlp.c_proj.weight": "m c",
-    "h.{i}.mlp.c_proj.bias": "c",
-    "ln_f.weight": "c",
-    "ln_f.bias": "c",
-    "lm_head.weight": "v c",
-}
-
-GIVEN = {  # what the formulas read besides taps and parameters
-    "token": "b t",
-    "position": "b t",
-    "sees": "b t s",
+    "logits.max": Recipe(
+        "b t",
+        "max[v](logits[b,t,v])",
+        ops.softmax,
+        "The best score after {t}.",
+        lambda array: array("logits").max(-1),
+    ),
+    "logits.sum": Recipe(
+        "b t",
+        "sum[v](exp(logits[b,t,v] - max[b,t]))",
+        ops.softmax,
+        "What the probabilities after {t} are divided by.",
+        lambda array: np.exp(array("logits") - array("max")[..., None]).sum(-1),
+    ),
 }
 
 
@@ -258,7 +247,7 @@ def recipes(config: GPT2Config) -> dict[str, Bound]:
 def _bind(pattern: str, name: str, layer: int, config: GPT2Config) -> Bound:
     recipe = RECIPES[pattern]
     short = parse(recipe.formula)
-    full = {one: _found(one, name, layer) for one in names(short)}
+    full = {one: found(one, name, layer) for one in names(short)}
     function = recipe.function
     if function is ops.gelu:
         function = ACTIVATIONS[config.activation_function]
@@ -274,7 +263,7 @@ def _bind(pattern: str, name: str, layer: int, config: GPT2Config) -> Bound:
     )
 
 
-def _found(short: str, name: str, layer: int) -> str:
+def found(short: str, name: str, layer: int) -> str:
     """The full name of what a formula calls by a short one, from its tap outwards."""
     if short in GIVEN:
         return short

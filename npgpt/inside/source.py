@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import linecache
 import sys
-import textwrap
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -50,7 +50,7 @@ def caller() -> Source:
         return Source(short(file), line, column + 1, text)
     value = call.args[1]
     if isinstance(value, ast.Name):
-        found = _assignment(file, code.co_firstlineno, line, value.id)
+        found = _assignment(file, line, value.id)
         if found is not None:
             return found
     first = value.lineno == 1
@@ -85,7 +85,7 @@ def _is_tap(frame: FrameType) -> bool:
     if "jaxtyping" in file or file.startswith("<"):
         return True
     name = Path(file).name
-    inside = name in ("trace.py", "source.py", "taps.py", "gradient.py")
+    inside = name in ("trace.py", "source.py", "taps.py", "tape.py", "traced.py")
     return inside or (name == "block.py" and frame.f_code.co_name == "<lambda>")
 
 
@@ -97,33 +97,31 @@ def _cut(lines: list[str], column: int, stop: int) -> str:
     return b"".join(raw).decode()
 
 
-def _assignment(file: str, first: int, until: int, name: str) -> Source | None:
-    """The last assignment to a name in a function, above a line."""
-    lines = linecache.getlines(file)[first - 1 : until - 1]
-    body = textwrap.dedent("".join(linecache.getlines(file)[first - 1 :]))
-    indent = len(lines[0]) - len(lines[0].lstrip()) if lines else 0
-    function = ast.parse(_block(body)).body[0]
+def _assignment(file: str, line: int, name: str) -> Source | None:
+    """The last assignment to a name above a line of a function."""
     found: ast.Assign | None = None
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assign) and (node.end_lineno or 0) + first - 1 < until:
-            names = {x.id for t in node.targets for x in ast.walk(t)
-                     if isinstance(x, ast.Name)}  # fmt: skip
-            if name in names and (found is None or node.lineno > found.lineno):
+    for node in ast.walk(_function(file, line)):
+        if isinstance(node, ast.Assign) and (node.end_lineno or 0) < line:
+            targets = (x for target in node.targets for x in ast.walk(target))
+            known = {x.id for x in targets if isinstance(x, ast.Name)}
+            if name in known and (found is None or node.lineno > found.lineno):
                 found = node
     if found is None:
         return None
-    text = ast.get_source_segment(body, found) or ""
-    line = found.lineno + first - 1
-    return Source(short(file), line, found.col_offset + 1 + indent, text)
+    text = ast.get_source_segment("".join(linecache.getlines(file)), found) or ""
+    return Source(short(file), found.lineno, found.col_offset + 1, text)
 
 
-def _block(text: str) -> str:
-    """The first function of a text: up to the next line that stands as far left."""
-    lines = text.splitlines(keepends=True)
-    header = 0
-    while header < len(lines) and not lines[header].rstrip().endswith(":"):
-        header += 1
-    end = header + 1
-    while end < len(lines) and (not lines[end].strip() or lines[end][0] in " \t"):
-        end += 1
-    return "".join(lines[:end])
+def _function(file: str, line: int) -> ast.AST:
+    """The innermost function that a line of a file stands in."""
+    inner: ast.AST = ast.Module([], [])
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.FunctionDef):
+            within = node.lineno <= line <= (node.end_lineno or 0)
+            inner = node if within else inner  # walk goes from the outside in
+    return inner
+
+
+@functools.cache
+def _tree(file: str) -> ast.Module:
+    return ast.parse("".join(linecache.getlines(file)))

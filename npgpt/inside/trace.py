@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,17 @@ import numpy as np
 from npgpt.backend import NUMPY
 from npgpt.errors import InsideError
 from npgpt.gpt2 import GPT2Params
+from npgpt.inside.explanation import Why
 from npgpt.inside.numbers import Numbers
 from npgpt.inside.patch import Patch
 from npgpt.inside.reading import Pass, before
 from npgpt.inside.recipes import recipes
 from npgpt.inside.source import caller
-from npgpt.inside.why import Why, chain
+from npgpt.inside.stored import save_trace
+from npgpt.inside.why import why
 from npgpt.shapes import Array
-from npgpt.support.arguments import shown
 from npgpt.support.leaves import map_leaves
 from npgpt.taps import no_tap
-
-MOST_BYTES = 2 << 30
 
 
 class Trace(Numbers):
@@ -47,7 +47,7 @@ class Trace(Numbers):
         model: Any,
         names: str | Sequence[str] = "*",
         patch: Mapping[str, Any] | None = None,
-        max_bytes: int = MOST_BYTES,
+        max_bytes: int = 2 << 30,
     ):
         super().__init__(model.config, model.params, model.tokenizer)
         self.model = model
@@ -85,10 +85,11 @@ class Trace(Numbers):
 
     def why(self, address: str, depth: int = 1) -> Why | list[Why]:
         """Why a number is what it is; see GPT2.why."""
-        if depth < 1:
-            raise InsideError(f"depth must be at least 1, not {shown(depth)}")
-        whys = chain(self, address, depth)
-        return whys if depth > 1 else whys[0]
+        return why(self, address, depth)
+
+    def save(self, file: str | Path) -> None:
+        """Write it as safetensors, for `load_trace`; parameters are not in it."""
+        save_trace(self, file)
 
     # The tap
 

@@ -7,135 +7,42 @@ total that is not the sum of its terms cannot be shown: it is their sum.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from npgpt.block import attention_scale
+from npgpt.errors import InsideError
+from npgpt.inside.derivatives import every
+from npgpt.inside.explanation import Operand, Term, Why
 from npgpt.inside.formula import Index, Letters, mass, operands, terms
 from npgpt.inside.notation import written
 from npgpt.inside.numbers import Numbers
 from npgpt.inside.reading import Pass
-from npgpt.inside.recipes import Bound, recipes
-from npgpt.inside.source import Source
-
-EPSILON = float(np.finfo(np.float32).eps)
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A number that went in, and its address."""
-
-    address: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Term:
-    """One addend and the operands that it is made of."""
-
-    value: float
-    operands: tuple[Operand, ...]
-
-    @property
-    def text(self) -> str:
-        """Its operands, as a product of addresses."""
-        return " · ".join(operand.address for operand in self.operands)
-
-
-@dataclass(frozen=True)
-class Why:
-    """The explanation of one number.
-
-    value: what the model computed. recomputed: the sum of `terms`, in float64. ulps:
-    their distance in units of the number's last place; `tolerance` is what rounding
-    alone may make of it, which for a sum that cancels is more than one.
-    """
-
-    address: str
-    value: float
-    recomputed: float
-    tolerance: float
-    formula: str  # in names: Σ_d q[b,h,t,d] · k[b,h,s,d] · scale
-    filled: str  # with this number's indices
-    function: str  # that computes it
-    doc: str  # the formula in that function's docstring
-    meaning: str
-    source: Source | None
-    operands: tuple[Operand, ...]
-    terms: tuple[Term, ...]
-    path: str = ""
-
-    @property
-    def ulps(self) -> float:
-        """Distance of value and recomputed, in float32 units of the last place."""
-        if self.value == self.recomputed:
-            return 0.0
-        return abs(self.value - self.recomputed) / float(
-            np.spacing(np.float32(max(abs(self.value), 1e-37)))
-        )
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the model's number is the sum of the terms, up to rounding."""
-        if math.isinf(self.value) or math.isinf(self.recomputed):
-            return self.value == self.recomputed
-        return abs(self.value - self.recomputed) <= self.tolerance
-
-    @property
-    def largest(self) -> list[Term]:
-        """The terms, the largest first."""
-        return sorted(self.terms, key=lambda term: -abs(term.value))
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        source = None
-        if self.source is not None:
-            file, line, column, text = self.source
-            source = {"file": file, "line": line, "column": column, "text": text}
-
-        def of(operand: Operand) -> dict[str, Any]:
-            return {"address": operand.address, "value": operand.value}
-
-        return {
-            "address": self.address,
-            "value": self.value,
-            "recomputed": self.recomputed,
-            "ulps": self.ulps,
-            "agrees": self.agrees,
-            "formula": self.formula,
-            "filled": self.filled,
-            "function": self.function,
-            "doc": self.doc,
-            "meaning": self.meaning,
-            "path": self.path,
-            "source": source,
-            "operands": [of(operand) for operand in self.operands],
-            "terms": [
-                {"value": term.value, "operands": [of(one) for one in term.operands]}
-                for term in self.terms
-            ],
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f"Why({self.address} = {self.value:.6g} = {self.formula}, "
-            f"{len(self.terms)} terms)"
-        )
+from npgpt.inside.recipes import Bound
+from npgpt.support.arguments import shown
 
 
 def explain(numbers: Numbers, address: str) -> Why:
     """Why the number at an address is what it is."""
     one, name, index = numbers.at(address)
-    bound = recipes(numbers.config).get(name)
+    bound = every(numbers.config).get(name)
     if bound is None or one not in numbers.passes:
         return _given(numbers, one, name, index)
     return _computed(numbers, one, bound, index)
+
+
+def why(numbers: Numbers, address: str, depth: int = 1) -> Why | list[Why]:
+    """The explanation of a number, or with a depth the whole chain below it."""
+    if depth < 1:
+        raise InsideError(f"depth must be at least 1, not {shown(depth)}")
+    whys = chain(numbers, address, depth)
+    return whys if depth > 1 else whys[0]
 
 
 def chain(numbers: Numbers, address: str, depth: int) -> list[Why]:
@@ -159,7 +66,7 @@ def chain(numbers: Numbers, address: str, depth: int) -> list[Why]:
 
 def _leads_on(numbers: Numbers, address: str) -> bool:
     name = address.partition("[")[0]
-    return name == "token" or name in recipes(numbers.config)
+    return name in ("token", "position") or name in every(numbers.config)
 
 
 def _computed(numbers: Numbers, one: Pass, bound: Bound, index: Index) -> Why:
@@ -171,7 +78,7 @@ def _computed(numbers: Numbers, one: Pass, bound: Bound, index: Index) -> Why:
     )
     recomputed = math.fsum(term.value for term in added)
     stored = numbers.value(one, bound.name, index)
-    rounding = EPSILON * (8 + len(added) / 16)
+    rounding = float(np.finfo(numbers.dtype).eps) * (8 + len(added) / 16)
     function = bound.function
     return Why(
         numbers.write(one, bound.name, index),
@@ -187,6 +94,7 @@ def _computed(numbers: Numbers, one: Pass, bound: Bound, index: Index) -> Why:
         _operands(numbers, one, operands(bound.node, letters, here)),
         added,
         numbers.path,
+        numbers.dtype,
     )
 
 
@@ -198,7 +106,7 @@ def _given(numbers: Numbers, one: Pass, name: str, index: Index) -> Why:
         meaning = f"The token {numbers.text(int(number))} of the prompt."
     elif name == "position":
         meaning = "The place of the token in its text."
-    elif name in recipes(numbers.config):
+    elif name in every(numbers.config):
         meaning = "It was in the cache before this trace began."
     address = numbers.write(one, name, index)
     itself = Operand(address, number)
@@ -209,13 +117,22 @@ def _given(numbers: Numbers, one: Pass, name: str, index: Index) -> Why:
 
 
 def _operands(numbers: Numbers, one: Pass, found: Sequence[Any]) -> tuple[Operand, ...]:
-    return tuple(Operand(numbers.write(one, o.name, o.at), o.value) for o in found)
+    """With their addresses; a constant is called by its name."""
+    return tuple(
+        Operand(numbers.write(one, o.name, o.at) if o.at else o.name, o.value)
+        for o in found
+        if o.name != "minus_infinity"
+    )
 
 
 def _sentence(
     numbers: Numbers, one: Pass, bound: Bound, letters: dict[str, int]
 ) -> str:
     """The meaning of a recipe with this number's tokens and axes in it."""
+    if bound.name[:2] == "d.":
+        index = [letters[letter] for letter in bound.letters]
+        of = numbers.write(one, bound.name, index)[2:]
+        return f"How fast the loss rises with {of}: its derivative."
     said: dict[str, Any] = dict(letters)
     for letter in "ts":
         if letter in letters:
@@ -251,7 +168,10 @@ class View:
 
     def constant(self, name: str) -> float:
         """D, C, the scale of attention, the norm's epsilon, minus infinity."""
-        layer = int(self.name.split(".")[1]) if self.name.startswith("h.") else 0
+        found = re.match(r"(?:d\.)?h\.(\d+)\.", self.name)
+        layer = int(found[1]) if found else 0
+        if name == "count":
+            return float(self.one.count)
         known = {
             "D": float(self.config.head_dim),
             "C": float(self.config.n_embd),
@@ -263,7 +183,7 @@ class View:
 
     def size(self, letter: str, letters: Letters) -> int:
         """How long an axis is; of tokens, those of the row."""
-        if letter == "s":
+        if letter in "stu":
             return self.one.end[letters["b"]]
         return self.numbers.sizes()[letter]
 
@@ -273,6 +193,10 @@ class View:
             return math.exp(value)
         if function == "sqrt":
             return math.sqrt(value)
-        activation = recipes(self.config)[self.name].function
+        if function == "slope":  # training stands above: its table is found by name
+            table = importlib.import_module("npgpt.training.backward_activations")
+            slope = table.DERIVATIVES[self.config.activation_function]
+            return float(slope(np.array(1.0), np.array(value)))
+        activation = every(self.config)[self.name].function
         assert activation is not None
         return float(activation(np.array(value)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from npgpt.shapes import Array
-from npgpt.taps import no_tap, tap_wants
+from npgpt.taps import no_tap, tap_wants, tell
 
 _KEPT = ("embed", "ln_1", "attn.q", "attn.k", "attn.v", "attn.context", "resid_mid",
          "ln_2", "mlp.pre", "mlp.act", "resid")  # fmt: skip
@@ -38,6 +38,10 @@ class Tape:
         if name.endswith((*_KEPT, "attn.weights")):
             self.kept[name] = result
         return result
+
+    def begin(self, *said: Any) -> None:
+        """Hand on to the other tap (npgpt.taps.tell)."""
+        tell(self.tap, "begin", *said)
 
     def take(self, name: str) -> Array:
         """The activation, which is forgotten here."""
