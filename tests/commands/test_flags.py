@@ -55,6 +55,7 @@ OF_ONE_VERB = {
     "eval hellaswag": "--style",
     "plot mask": "-T -S",
     "plot attention": "--layer --head",
+    "explain": "--weights --cell",
     "download": "--revision",
     "scaling": "--flops --runs --count",
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "

@@ -1,6 +1,6 @@
 // What is to say of a number: its formula, operands, terms, and their sum beside it.
 
-const EPSILON = 2 ** -23; // of float32
+const DIGITS = contents.dtype === "float64" ? 52 : 23; // binary, behind the first one
 
 // All that is to say of a number; `missing` where the page lacks what it is made of.
 function explain(name, index) {
@@ -48,7 +48,7 @@ function explain(name, index) {
     one.operands = operandsOf(recipe.node, letters, place);
     one.numbers = written(recipe.node, letters, 0, place);
     one.recomputed = exactSum(one.terms.map((term) => term.value));
-    const rounding = EPSILON * (8 + one.terms.length / 16);
+    const rounding = 2 ** -DIGITS * (8 + one.terms.length / 16);
     one.tolerance = rounding * massOf(recipe.node, letters, place);
   } catch (error) {
     if (!(error instanceof Missing)) throw error;
@@ -60,14 +60,15 @@ function explain(name, index) {
   return one;
 }
 
-// The distance of a float32 number to the next one.
+// The distance of a number to the next one of the model's.
 function unit(x) {
   const size = Math.max(Math.abs(x), 1e-37);
-  return 2 ** (Math.max(Math.floor(Math.log2(size)), -126) - 23);
+  return 2 ** (Math.max(Math.floor(Math.log2(size)), -126) - DIGITS);
 }
 
 // Whether a number can be opened: all that it is made of is here.
 function canOpen(name, index) {
+  if (index.length === 0) return false; // a constant
   if (name in GIVEN || !taps.has(name)) return true;
   const recipe = recipeOf(name);
   const letters = Object.fromEntries(
@@ -80,4 +81,13 @@ function canOpen(name, index) {
     if (!(error instanceof Missing)) throw error;
     return false;
   }
+}
+
+// The largest first, masked ones last; before them all the number that a maximum is.
+function ranked(numbers, maximum) {
+  const size = ({ value }) => {
+    if (value === maximum) return Infinity;
+    return Number.isFinite(value) ? Math.abs(value) : -1;
+  };
+  return [...numbers].sort((a, b) => size(b) - size(a) || 0);
 }

@@ -98,6 +98,7 @@ function compute(operator, a, b) {
   if (operator === "/") return a / b;
   if (operator === "//") return Math.floor(a / b);
   if (operator === "%") return a - b * Math.floor(a / b);
+  if (operator === "<") return Number(a < b);
   return a ** b;
 }
 
@@ -215,7 +216,7 @@ function operandsOf(node, letters, place) {
   const visit = (part, at) => {
     const [kind, one, two, three] = part;
     if (kind === "at") {
-      for (const inner of two) visit(inner, at);
+      for (const inner of two) if (inner[0] === "at") visit(inner, at);
       const index = indexOf(two, at, place);
       const name = place.full(one);
       found.set(`${name} ${index}`, { name, index, value: place.read(one, index) });
@@ -225,75 +226,15 @@ function operandsOf(node, letters, place) {
       visit(valueOf(one, at, place) ? two : three, at);
     } else if (kind in REDUCERS) {
       for (const inner of every(one, at)) visit(two, inner);
-    } else if (!["number", "constant", "letter"].includes(kind)) {
+    } else if (kind === "constant") {
+      if (one !== "minus_infinity") {
+        found.set(one, { name: one, index: [], value: place.constant(one) });
+      }
+    } else if (kind !== "number" && kind !== "letter") {
       visit(one, at);
       visit(two, at);
     }
   };
   visit(node, letters);
   return [...found.values()];
-}
-
-const PRIORITY = { "+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 3 };
-const SIGNS = { "*": " · ", "/": " / ", "+": " + ", "-": " − ", "**": "^" };
-
-// The formula as a reader writes it; with letters, their numbers in their place; with
-// a place, every number in its place.
-function written(node, letters = {}, outer = 0, place = null) {
-  const [kind, one, two, three] = node;
-  const part = (inner, least = 0) => written(inner, letters, least, place);
-  if (kind === "number") return String(one).replace("-", "−");
-  if (kind === "constant") {
-    if (place) return said(place.constant(one));
-    return one === "minus_infinity" ? "−∞" : one;
-  }
-  if (kind === "letter") return String(letters[one] ?? one);
-  if (kind === "at") {
-    if (!place) return `${one}[${two.map((i) => written(i, letters)).join(",")}]`;
-    const number = place.read(one, indexOf(two, letters, place));
-    return number < 0 && outer ? `(${said(number)})` : said(number);
-  }
-  if (kind === "call") return `${one}(${part(two)})`;
-  if (kind === "if") {
-    if (place) return part(valueOf(one, letters, place) ? two : three, outer);
-    return `${part(two)} if ${part(one)} else ${part(three)}`;
-  }
-  if (kind in REDUCERS)
-    return place ? several(node, letters, place) : reduced(node, letters);
-  const own = PRIORITY[kind];
-  const right = part(two, own + (kind === "-" || kind === "/" ? 1 : 0));
-  const text = `${part(one, own)}${SIGNS[kind] ?? kind}${right}`;
-  return own < outer ? `(${text})` : text;
-}
-
-function reduced([kind, over, body], letters) {
-  const free = { ...letters };
-  for (const letter of over) delete free[letter];
-  const text = written(body, free, kind === "sum" ? 2 : 0);
-  return kind === "sum"
-    ? `Σ_${over.join(",")} ${text}`
-    : `${kind}_${over.join(",")} (${text})`;
-}
-
-// The largest three of what a sum, a mean or a maximum goes over.
-function several([kind, over, body], letters, place) {
-  const values = every(over, letters).map((at) => ({
-    value: valueOf(body, at, place),
-  }));
-  const maximum =
-    kind === "max" ? REDUCERS.max(values.map((one) => one.value)) : undefined;
-  const first = ranked(values, maximum)
-    .slice(0, 3)
-    .map((one) => said(one.value));
-  const more = values.length > 3 ? `, … (${values.length.toLocaleString("en")})` : "";
-  return `${kind === "sum" ? "Σ" : kind} (${first.join(", ")}${more})`;
-}
-
-// The largest first, masked ones last; before them all the number that a maximum is.
-function ranked(numbers, maximum) {
-  const size = ({ value }) => {
-    if (value === maximum) return Infinity;
-    return Number.isFinite(value) ? Math.abs(value) : -1;
-  };
-  return [...numbers].sort((a, b) => size(b) - size(a) || 0);
 }

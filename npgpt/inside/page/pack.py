@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from npgpt.inside.address import axes
-from npgpt.inside.recipes import PARAMETERS, recipes
+from npgpt.inside.given import PARAMETERS
+from npgpt.inside.recipes import recipes
 from npgpt.inside.trace import Trace
 
 BEST = 16  # tokens whose logit can be opened, at every position, where not all can

@@ -64,6 +64,8 @@ function product(term) {
   shown.forEach((operand, i) => {
     const text = address(operand.name, operand.index);
     const opens = canOpen(operand.name, operand.index) && operand.name !== "sees";
+    const constant = operand.index.length === 0 || operand.name === "sees";
+    const title = constant ? false : "what it is made of is not in this page";
     if (i) span.append(term.plain ? " · " : ", ");
     span.append(
       make(
@@ -71,7 +73,7 @@ function product(term) {
         { class: "operand" },
         opens
           ? link(text, text)
-          : make("span", { title: "what it is made of is not in this page" }, text),
+          : make("span", { title }, text),
         make("span", { class: "number" }, ` ${said(operand.value)}`),
       ),
     );
