@@ -64,6 +64,7 @@ OF_ONE_VERB = {
     "lens heads": "--length --rows",
     "lens rollout": "--layers",
     "lens integrated": "--points --baseline",
+    "explain": "--weights --cell",
     "download": "--revision",
     "scaling": "--flops --runs --count",
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "

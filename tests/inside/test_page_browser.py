@@ -96,7 +96,10 @@ def agree(browser, trace, every):
         terms = [number(x) for x in one["terms"]]
         assert terms == pytest.approx([term.value for term in why.terms], **near)
         operands = [
-            (trace.write(trace.passes[0], name, tuple(index)), number(x))
+            (
+                trace.write(trace.passes[0], name, tuple(index)) if index else name,
+                number(x),
+            )
             for name, index, x in one["operands"]
         ]
         assert operands == [(o.address, o.value) for o in why.operands]

@@ -30,8 +30,9 @@ SMALL = 4 << 20  # bytes of float16 that a page takes whole unless told otherwis
 
 HERE = Path(__file__).parent
 SCRIPTS = (  # in this order: each uses those above it
-    "numbers.js", "formula.js", "choice.js", "colours.js", "elements.js", "heat.js",
-    "model.js", "tensor.js", "cell.js", "next.js", "page.js",
+    "numbers.js", "formula.js", "notation.js", "explain.js", "choice.js", "colours.js",
+    "elements.js", "heat.js", "model.js", "grid.js", "tensor.js", "sum.js", "cell.js",
+    "next.js", "page.js",
 )  # fmt: skip
 
 

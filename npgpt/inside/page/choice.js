@@ -31,7 +31,9 @@ function topK(z, k) {
 function topP(z, p) {
   if (p >= 1) return z;
   const top = largest(z);
-  const sorted = Float32Array.from(z.filter((x) => x > -Infinity)).sort().reverse();
+  const sorted = Float32Array.from(z.filter((x) => x > -Infinity))
+    .sort()
+    .reverse();
   const weights = sorted.map((x) => Math.exp(Math.fround(x - top)));
   const total = exactSum(weights);
   let mass = 0;

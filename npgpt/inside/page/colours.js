@@ -45,7 +45,11 @@ function scaleOf(name) {
   array.scale = {
     kind: probability ? "probability" : taps.has(name) ? "value" : "parameter",
     limit: probability ? 1 : Math.min(3 * rms, most) || 1,
-    rms, low, high, odd, n,
+    rms,
+    low,
+    high,
+    odd,
+    n,
     mean: sum / n,
   };
   return array.scale;
@@ -56,7 +60,9 @@ function colourOf(x, scale) {
   const { less, more } = (dark ? DARK_SCALES : SCALES)[scale.kind];
   const share = Math.min(1, Math.abs(x) / scale.limit);
   const end = x < 0 && less ? less : more;
-  return PAPER[dark ? "dark" : "light"].map((from, i) => from + (end[i] - from) * share);
+  return PAPER[dark ? "dark" : "light"].map(
+    (from, i) => from + (end[i] - from) * share,
+  );
 }
 
 function css([r, g, b]) {
@@ -77,7 +83,8 @@ function paintAll(ctx, rows, columns, value, scale, left, top, width, height) {
       if (!(size <= 1 + 1e-6)) odd.push([i, j, x]);
       const share = size < 1 ? size : Number.isFinite(x) ? 1 : 0;
       const end = x < 0 && less ? less : more;
-      for (let c = 0; c < 3; c++) picture.data[at++] = paper[c] + (end[c] - paper[c]) * share;
+      for (let c = 0; c < 3; c++)
+        picture.data[at++] = paper[c] + (end[c] - paper[c]) * share;
       picture.data[at++] = 255;
     }
   }
@@ -106,7 +113,13 @@ function paint(ctx, x, scale, left, top, width, height) {
   ctx.lineWidth = 1;
   ctx.beginPath();
   if (beyond) {
-    mark(ctx, left + width / 2, top + height / 2, Math.min(width, height, 12) * 0.3, x > 0);
+    mark(
+      ctx,
+      left + width / 2,
+      top + height / 2,
+      Math.min(width, height, 12) * 0.3,
+      x > 0,
+    );
   } else if (x === undefined) {
     ctx.moveTo(left + width / 2 - 1, top + height / 2); // a dot: not in this page
     ctx.lineTo(left + width / 2 + 1, top + height / 2);

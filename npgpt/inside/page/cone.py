@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from npgpt.inside.formula import Index, Operand, operands, terms
+from npgpt.inside.given import GIVEN
 from npgpt.inside.page.pack import Pack
 from npgpt.inside.recipes import recipes
 from npgpt.inside.trace import Trace
@@ -101,7 +102,7 @@ def _take(pack: Pack, cells: list[Cell]) -> None:
     for name, index in cells:
         by_name.setdefault(name, []).append(index)
     for name, found in by_name.items():
-        if name in ("token", "position", "sees"):
+        if name in GIVEN or found[0] == ():  # () is of a constant
             continue
         if name == "lm_head.weight" and pack.trace.config.tie_word_embeddings:
             pack.same[name] = name = "wte.weight"

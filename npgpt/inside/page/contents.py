@@ -40,6 +40,7 @@ def described(
         "weights": weights,
         "start": start or "",
         "path": trace.path,
+        "dtype": trace.dtype,
         "layers": config.n_layer,
         "sizes": trace.sizes(),
         "letters": LETTERS,

@@ -33,14 +33,30 @@ function table(caption, head, rows, numeric = []) {
     "table",
     {},
     make("caption", {}, caption),
-    make("thead", {}, make("tr", {}, ...head.map((text, i) => {
-      const th = cell("th", text, i);
-      th.scope = "col";
-      return th;
-    }))),
-    make("tbody", {}, ...rows.map(({ kind, cells }) =>
-      make("tr", { class: kind ?? false }, ...cells.map((text, i) => cell("td", text, i))),
-    )),
+    make(
+      "thead",
+      {},
+      make(
+        "tr",
+        {},
+        ...head.map((text, i) => {
+          const th = cell("th", text, i);
+          th.scope = "col";
+          return th;
+        }),
+      ),
+    ),
+    make(
+      "tbody",
+      {},
+      ...rows.map(({ kind, cells }) =>
+        make(
+          "tr",
+          { class: kind ?? false },
+          ...cells.map((text, i) => cell("td", text, i)),
+        ),
+      ),
+    ),
   );
 }
 

@@ -11,7 +11,8 @@ const REDUCERS = {
 };
 
 const ACTIVATIONS = {
-  gelu: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  gelu: (x) =>
+    0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
   gelu_erf: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
   quick_gelu: (x) => x * sigmoid(1.702 * x),
   relu: (x) => Math.max(x, 0),
@@ -70,9 +71,9 @@ function placeOf(name) {
       if (short === "scale") return contents.scale[tap.layer];
       return contents.constants[short];
     },
-    apply(name_, x) {
-      if (name_ === "exp") return Math.exp(x);
-      if (name_ === "sqrt") return Math.sqrt(x);
+    apply(called, x) {
+      if (called === "exp") return Math.exp(x);
+      if (called === "sqrt") return Math.sqrt(x);
       return ACTIVATIONS[recipeOf(name).function](x);
     },
   };
@@ -97,6 +98,7 @@ function compute(operator, a, b) {
   if (operator === "/") return a / b;
   if (operator === "//") return Math.floor(a / b);
   if (operator === "%") return a - b * Math.floor(a / b);
+  if (operator === "<") return Number(a < b);
   return a ** b;
 }
 
@@ -163,11 +165,25 @@ function termsOf(node, letters, place) {
     const factor = valueOf(two, letters, place);
     const operands = operandsOf(two, letters, place);
     const plain = kind === "*" && isProduct(two);
-    return times(kind === "*" ? factor : 1 / factor, operands, one, letters, place, plain);
+    return times(
+      kind === "*" ? factor : 1 / factor,
+      operands,
+      one,
+      letters,
+      place,
+      plain,
+    );
   }
   if (kind === "*" && adds(two) && !adds(one)) {
     const operands = operandsOf(one, letters, place);
-    return times(valueOf(one, letters, place), operands, two, letters, place, isProduct(one));
+    return times(
+      valueOf(one, letters, place),
+      operands,
+      two,
+      letters,
+      place,
+      isProduct(one),
+    );
   }
   if (kind === "sum" || kind === "mean") {
     const all = every(one, letters);
@@ -175,7 +191,9 @@ function termsOf(node, letters, place) {
     return all.flatMap((at) => times(share, [], two, at, place));
   }
   const value = valueOf(node, letters, place);
-  return [{ value, operands: operandsOf(node, letters, place), plain: isProduct(node) }];
+  return [
+    { value, operands: operandsOf(node, letters, place), plain: isProduct(node) },
+  ];
 }
 
 function times(factor, operands, node, letters, place, plain = true) {
@@ -198,7 +216,7 @@ function operandsOf(node, letters, place) {
   const visit = (part, at) => {
     const [kind, one, two, three] = part;
     if (kind === "at") {
-      for (const inner of two) visit(inner, at);
+      for (const inner of two) if (inner[0] === "at") visit(inner, at);
       const index = indexOf(two, at, place);
       const name = place.full(one);
       found.set(`${name} ${index}`, { name, index, value: place.read(one, index) });
@@ -208,67 +226,15 @@ function operandsOf(node, letters, place) {
       visit(valueOf(one, at, place) ? two : three, at);
     } else if (kind in REDUCERS) {
       for (const inner of every(one, at)) visit(two, inner);
-    } else if (!["number", "constant", "letter"].includes(kind)) {
+    } else if (kind === "constant") {
+      if (one !== "minus_infinity") {
+        found.set(one, { name: one, index: [], value: place.constant(one) });
+      }
+    } else if (kind !== "number" && kind !== "letter") {
       visit(one, at);
       visit(two, at);
     }
   };
   visit(node, letters);
   return [...found.values()];
-}
-
-const PRIORITY = { "+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 3 };
-const SIGNS = { "*": " · ", "/": " / ", "+": " + ", "-": " − ", "**": "^" };
-
-// The formula as a reader writes it; with letters, their numbers in their place; with
-// a place, every number in its place.
-function written(node, letters = {}, outer = 0, place = null) {
-  const [kind, one, two, three] = node;
-  const part = (inner, least = 0) => written(inner, letters, least, place);
-  if (kind === "number") return String(one).replace("-", "−");
-  if (kind === "constant") {
-    if (place) return said(place.constant(one));
-    return one === "minus_infinity" ? "−∞" : one;
-  }
-  if (kind === "letter") return String(letters[one] ?? one);
-  if (kind === "at") {
-    if (!place) return `${one}[${two.map((i) => written(i, letters)).join(",")}]`;
-    const number = place.read(one, indexOf(two, letters, place));
-    return number < 0 && outer ? `(${said(number)})` : said(number);
-  }
-  if (kind === "call") return `${one}(${part(two)})`;
-  if (kind === "if") {
-    if (place) return part(valueOf(one, letters, place) ? two : three, outer);
-    return `${part(two)} if ${part(one)} else ${part(three)}`;
-  }
-  if (kind in REDUCERS) return place ? several(node, letters, place) : reduced(node, letters);
-  const own = PRIORITY[kind];
-  const right = part(two, own + (kind === "-" || kind === "/" ? 1 : 0));
-  const text = `${part(one, own)}${SIGNS[kind] ?? kind}${right}`;
-  return own < outer ? `(${text})` : text;
-}
-
-function reduced([kind, over, body], letters) {
-  const free = { ...letters };
-  for (const letter of over) delete free[letter];
-  const text = written(body, free, kind === "sum" ? 2 : 0);
-  return kind === "sum" ? `Σ_${over.join(",")} ${text}` : `${kind}_${over.join(",")} (${text})`;
-}
-
-// The largest three of what a sum, a mean or a maximum goes over.
-function several([kind, over, body], letters, place) {
-  const values = every(over, letters).map((at) => ({ value: valueOf(body, at, place) }));
-  const maximum = kind === "max" ? REDUCERS.max(values.map((one) => one.value)) : undefined;
-  const first = ranked(values, maximum).slice(0, 3).map((one) => said(one.value));
-  const more = values.length > 3 ? `, … (${values.length.toLocaleString("en")})` : "";
-  return `${kind === "sum" ? "Σ" : kind} (${first.join(", ")}${more})`;
-}
-
-// The largest first, masked ones last; before them all the number that a maximum is.
-function ranked(numbers, maximum) {
-  const size = ({ value }) => {
-    if (value === maximum) return Infinity;
-    return Number.isFinite(value) ? Math.abs(value) : -1;
-  };
-  return [...numbers].sort((a, b) => size(b) - size(a) || 0);
 }

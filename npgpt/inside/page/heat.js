@@ -16,25 +16,39 @@ function matrixOf(name, fixed = {}) {
     });
   const array = stored(name);
   const first = letters.length - array.shape.length;
-  const flat = (i, j) => array.shape.reduce((sum, n, axis) => sum * n + at(i, j)[first + axis], 0);
-  const [zero, down, right] = [flat(0, 0), flat(1, 0) - flat(0, 0), flat(0, 1) - flat(0, 0)];
+  const flat = (i, j) =>
+    array.shape.reduce((sum, n, axis) => sum * n + at(i, j)[first + axis], 0);
+  const [zero, down, right] = [
+    flat(0, 0),
+    flat(1, 0) - flat(0, 0),
+    flat(0, 1) - flat(0, 0),
+  ];
   const whole = array.axis === undefined;
-  const value = whole ? (i, j) => array.values[zero + i * down + j * right] : (i, j) => read(name, at(i, j));
+  const value = whole
+    ? (i, j) => array.values[zero + i * down + j * right]
+    : (i, j) => read(name, at(i, j));
   const masked = (i, j) => row === "t" && column === "s" && j > i;
   return {
-    name, row, column, outer, at,
+    name,
+    row,
+    column,
+    outer,
+    at,
     rows: size(row),
     columns: size(column),
     outers: size(outer),
     scale: scaleOf(name),
-    value, masked,
+    value,
+    masked,
     shown: (i, j) => (masked(i, j) ? -Infinity : value(i, j)), // hidden is no weight of 0
   };
 }
 
 function sizeOf(name, letter) {
   const { shape } = stored(name);
-  return shape[lettersOf(name).indexOf(letter) - (lettersOf(name).length - shape.length)];
+  return shape[
+    lettersOf(name).indexOf(letter) - (lettersOf(name).length - shape.length)
+  ];
 }
 
 // What stands beside row or column i of a letter.
@@ -60,11 +74,24 @@ function pooled(ctx, matrix, left, width, height) {
   const rows = Math.min(matrix.rows, Math.floor(height / 2));
   const columns = Math.min(matrix.columns, Math.max(1, Math.floor(width / 2)));
   const value = (i, j) => farthest(matrix, rows, columns, i, j);
-  paintAll(ctx, rows, columns, value, matrix.scale, left, 0, width / columns, height / rows);
+  paintAll(
+    ctx,
+    rows,
+    columns,
+    value,
+    matrix.scale,
+    left,
+    0,
+    width / columns,
+    height / rows,
+  );
 }
 
 function farthest(matrix, rows, columns, i, j) {
-  const [i1, j1] = [((i + 1) * matrix.rows) / rows, ((j + 1) * matrix.columns) / columns];
+  const [i1, j1] = [
+    ((i + 1) * matrix.rows) / rows,
+    ((j + 1) * matrix.columns) / columns,
+  ];
   const step = Math.max(1, Math.floor(matrix.rows / rows / 4)); // of large tables some
   let found;
   for (let a = Math.floor((i * matrix.rows) / rows); a < i1; a += step) {
@@ -88,7 +115,11 @@ function histogram(scale, values) {
     counts[Math.max(0, Math.min(bins + 1, last))]++;
   }
   const most = Math.max(...counts);
-  const picture = makeSvg("svg", { viewBox: "0 0 420 76", role: "img", class: "histogram" });
+  const picture = makeSvg("svg", {
+    viewBox: "0 0 420 76",
+    role: "img",
+    class: "histogram",
+  });
   const beyond = (counts[0] + counts[bins + 1]).toLocaleString("en");
   const text = `Histogram: ${scale.n.toLocaleString("en")} numbers from ${said(scale.low)} to ${said(scale.high)}, mean ${said(scale.mean)}, root mean square ${said(scale.rms)}; ${beyond} beyond the limit ${said(scale.limit)}, ${scale.odd.toLocaleString("en")} not finite.`;
   picture.append(makeSvg("title", {}, text));
@@ -97,13 +128,20 @@ function histogram(scale, values) {
     const middle = low + ((i - 0.5) / bins) * (scale.limit - low);
     picture.append(
       makeSvg("rect", {
-        x: 10 * i, y: 62 - height, width: 9, height,
+        x: 10 * i,
+        y: 62 - height,
+        width: 9,
+        height,
         fill: css(colourOf(middle, scale)),
         class: i === 0 || i > bins ? "beyond" : "bar",
       }),
     );
   });
-  for (const [x, at, anchor] of [[low, 10, "start"], [(low + scale.limit) / 2, 210, "middle"], [scale.limit, 410, "end"]]) {
+  for (const [x, at, anchor] of [
+    [low, 10, "start"],
+    [(low + scale.limit) / 2, 210, "middle"],
+    [scale.limit, 410, "end"],
+  ]) {
     picture.append(makeSvg("text", { x: at, y: 74, "text-anchor": anchor }, said(x)));
   }
   return make("figure", {}, picture, make("figcaption", {}, text));

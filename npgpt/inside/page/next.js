@@ -13,7 +13,9 @@ let after = contents.tokens.length - 1; // the token that it is asked for
 
 function logitsAt(t) {
   const { shape } = stored("logits");
-  const z = Float32Array.from({ length: shape[1] }, (_, v) => read("logits", [0, t, v]));
+  const z = Float32Array.from({ length: shape[1] }, (_, v) =>
+    read("logits", [0, t, v]),
+  );
   return Number.isNaN(z[0]) ? null : z; // undefined: not in this page
 }
 
@@ -39,7 +41,9 @@ function settingsText() {
 }
 
 function nextView() {
-  const here = contents.tokens.map((_, t) => t).filter((t) => read("logits", [0, t, 0]) !== undefined);
+  const here = contents.tokens
+    .map((_, t) => t)
+    .filter((t) => read("logits", [0, t, 0]) !== undefined);
   const bars = make("div", { id: "bars" });
   const update = () => bars.replaceChildren(...distribution());
   const changed = () => {
@@ -47,32 +51,61 @@ function nextView() {
     const text = settingsText();
     history.replaceState(null, "", text ? `#next?${text}` : "#next");
   };
-  const choose = make("select", { id: "after", onchange: (event) => {
-    after = Number(event.target.value);
-    changed();
-  } }, ...here.map((t) => {
-    const option = make("option", { value: t }, `${t} ${contents.tokens[t].shown}`);
-    option.selected = t === after;
-    return option;
-  }));
+  const choose = make(
+    "select",
+    {
+      id: "after",
+      onchange: (event) => {
+        after = Number(event.target.value);
+        changed();
+      },
+    },
+    ...here.map((t) => {
+      const option = make("option", { value: t }, `${t} ${contents.tokens[t].shown}`);
+      option.selected = t === after;
+      return option;
+    }),
+  );
   update();
-  return make("section", { id: "next", "aria-labelledby": "next-title" },
+  return make(
+    "section",
+    { id: "next", "aria-labelledby": "next-title" },
     make("h2", { id: "next-title", tabindex: -1 }, "What comes next"),
-    make("div", { class: "sliders" },
+    make(
+      "div",
+      { class: "sliders" },
       make("p", {}, make("label", { for: "after" }, "after token "), choose),
       ...SLIDERS.map((one) => slider(one, changed)),
-      make("p", {}, make("button", { type: "button", onclick: () => {
-        Object.assign(settings, OFF);
-        for (const [name] of SLIDERS) show(name);
-        changed();
-      } }, "All off")),
+      make(
+        "p",
+        {},
+        make(
+          "button",
+          {
+            type: "button",
+            onclick: () => {
+              Object.assign(settings, OFF);
+              for (const [name] of SLIDERS) show(name);
+              changed();
+            },
+          },
+          "All off",
+        ),
+      ),
     ),
     bars,
   );
 }
 
 function slider([name, title, min, max, step], changed) {
-  const input = make("input", { type: "range", id: name, min, max, step, value: settings[name] });
+  const input = make("input", {
+    type: "range",
+    id: name,
+    min,
+    max,
+    step,
+    value: settings[name],
+  });
   const output = make("output", { for: name, id: `${name}-value` }, wordOf(name));
   input.addEventListener("input", () => {
     settings[name] = Number(input.value);
@@ -100,27 +133,66 @@ function distribution() {
   const before = probabilities(z);
   const left = chosen(z, settings);
   const now = probabilities(left);
-  const best = Array.from(before.keys()).sort((a, b) => before[b] - before[a] || a - b).slice(0, SHOWN);
+  const best = Array.from(before.keys())
+    .sort((a, b) => before[b] - before[a] || a - b)
+    .slice(0, SHOWN);
   const top = Math.max(...best.map((id) => Math.max(before[id], now[id])));
-  const bar = (was, is) => makeSvg("svg", { viewBox: "0 0 200 14", class: "bar", "aria-hidden": "true", preserveAspectRatio: "none" },
-    makeSvg("rect", { x: 0, y: 2, height: 10, width: (198 * is) / top, class: "is" }),
-    makeSvg("rect", { x: 0.5, y: 2.5, height: 9, width: Math.max(0.01, (198 * was) / top), class: "was" }),
-  );
+  const bar = (was, is) =>
+    makeSvg(
+      "svg",
+      {
+        viewBox: "0 0 200 14",
+        class: "bar",
+        "aria-hidden": "true",
+        preserveAspectRatio: "none",
+      },
+      makeSvg("rect", { x: 0, y: 2, height: 10, width: (198 * is) / top, class: "is" }),
+      makeSvg("rect", {
+        x: 0.5,
+        y: 2.5,
+        height: 9,
+        width: Math.max(0.01, (198 * was) / top),
+        class: "was",
+      }),
+    );
   const line = (name, was, is, kept) => ({
     kind: kept ? undefined : "cut",
-    cells: [name, percent(was), kept ? percent(is) : "cut", name instanceof Node ? bar(was, is) : ""],
+    cells: [
+      name,
+      percent(was),
+      kept ? percent(is) : "cut",
+      name instanceof Node ? bar(was, is) : "",
+    ],
   });
   const rest = (p) => Math.max(0, 1 - exactSum(best.map((id) => p[id])));
   const others = before.length - best.length;
   const n = left.reduce((count, x) => count + (x > -Infinity), 0);
   const rows = best.map((id) => {
-    const opened = link(textOf(id), address("logits", [0, after, id]), { class: "token" });
+    const opened = link(textOf(id), address("logits", [0, after, id]), {
+      class: "token",
+    });
     return line(opened, before[id], now[id], left[id] > -Infinity);
   });
-  rows.push(line(`${others.toLocaleString("en")} other tokens`, rest(before), rest(now), n > best.filter((id) => left[id] > -Infinity).length));
+  rows.push(
+    line(
+      `${others.toLocaleString("en")} other tokens`,
+      rest(before),
+      rest(now),
+      n > best.filter((id) => left[id] > -Infinity).length,
+    ),
+  );
   return [
-    table(`The next token after ${tokenAt(after)}`, ["token", "the model's", "after the rules", "before and after"], rows, [1, 2]),
-    make("p", { class: "left", role: "status" }, `${n.toLocaleString("en")} of ${before.length.toLocaleString("en")} tokens left, entropy ${entropy(now).toFixed(2)} nats (before: ${entropy(before).toFixed(2)}).`),
+    table(
+      `The next token after ${tokenAt(after)}`,
+      ["token", "the model's", "after the rules", "before and after"],
+      rows,
+      [1, 2],
+    ),
+    make(
+      "p",
+      { class: "left", role: "status" },
+      `${n.toLocaleString("en")} of ${before.length.toLocaleString("en")} tokens left, entropy ${entropy(now).toFixed(2)} nats (before: ${entropy(before).toFixed(2)}).`,
+    ),
   ];
 }
 

@@ -88,8 +88,9 @@ function isHere(name) {
   return name in GIVEN || arrays.has(name);
 }
 
-// The address of a number: h.0.attn.scores[h=1,t=5,s=3].
+// The address of a number: h.0.attn.scores[h=1,t=5,s=3]; a constant has its name alone.
 function address(name, index) {
+  if (index.length === 0) return name;
   const letters = lettersOf(name);
   const parts = letters.map((letter, i) => `${letter}=${index[i]}`);
   return `${name}[${parts.filter((part) => !part.startsWith("b=")).join(",")}]`;

@@ -8,14 +8,16 @@ function asked() {
   }
 }
 
-function route_() {
+function wanted() {
   const text = asked();
-  if (text === "next" || text.startsWith("next?")) return { view: "next", rest: text.slice(5) };
+  if (text === "next" || text.startsWith("next?"))
+    return { view: "next", rest: text.slice(5) };
   const map = text.endsWith("&map"); // a cell under the cursor, not opened
   const found = parseAddress(map ? text.slice(0, -4) : text);
   if (!found) return { view: "model", unknown: text };
   if (!isHere(found.name)) return { view: "model", unknown: text };
-  if (found.name in GIVEN || (found.whole && !map)) return { view: found.whole ? "cell" : "model", ...found };
+  if (found.name in GIVEN || (found.whole && !map))
+    return { view: found.whole ? "cell" : "model", ...found };
   return { view: "tensor", ...found };
 }
 
@@ -23,7 +25,7 @@ let shown = { view: "" };
 
 function render(first) {
   const before = shown;
-  shown = route_();
+  shown = wanted();
   redraw = () => {};
   remember = () => {};
   if (shown.view === "next" || shown.view === "model") takeSettings(shown.rest ?? "");
@@ -60,7 +62,9 @@ function crumbs() {
     items.push(link(text.slice(shown.name.length), text));
   }
   items.at(-1).setAttribute("aria-current", "page");
-  document.getElementById("crumbs").replaceChildren(...items.map((item) => make("li", {}, item)));
+  document
+    .getElementById("crumbs")
+    .replaceChildren(...items.map((item) => make("li", {}, item)));
 }
 
 function up() {
@@ -105,11 +109,15 @@ async function start() {
   addEventListener("afterprint", () => {
     if (wasDark) recolour(true);
   });
-  document.getElementById("foot").append(
-    "Written by npgpt. ", contents.path ? `Computed by ${contents.path}. ` : "",
-    "Arrow keys move in an array, Enter opens a number, Escape goes up.",
-  );
-  if (contents.start && !location.hash) history.replaceState(null, "", `#${contents.start}`);
+  document
+    .getElementById("foot")
+    .append(
+      "Written by npgpt. ",
+      contents.path ? `Computed by ${contents.path}. ` : "",
+      "Arrow keys move in an array, Enter opens a number, Escape goes up.",
+    );
+  if (contents.start && !location.hash)
+    history.replaceState(null, "", `#${contents.start}`);
   render(true);
   window.npgpt.firstPicture = performance.now(); // milliseconds since it was asked for
   document.documentElement.dataset.ready = "yes";
