@@ -21,8 +21,8 @@ from textual.widgets import Input, Static
 
 from npgpt.errors import NpgptError
 from npgpt.inside.lenses import Grid
-from npgpt.inside.lenses.grid import tint
 from npgpt.inside.stepper.keys import Stepper
+from npgpt.support.figure import tint
 
 KEYS = {  # textual's name: the line that it stands for
     "left": "left", "right": "right", "up": "up", "down": "down", "enter": "enter",
@@ -73,7 +73,7 @@ class HeatMap(ScrollView, can_focus=False):
             cells = [Segment(grid.rows[i].ljust(self.first))]
             for j in range(C):
                 back = tint(grid.values[i, j] / grid.limit)
-                style = Style(color="#000000", bgcolor=back)
+                style = Style(color="black", bgcolor=back)
                 cells.append(Segment(grid.cell(i, j).rjust(self.widths[j]), style))
         return Strip(cells).crop(x, x + self.size.width)
 
