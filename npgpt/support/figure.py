@@ -44,13 +44,14 @@ def shade(p: float) -> str:
 
 
 def tint(share: float) -> str:
-    """The background of a number: red for -1, over white, to blue for 1.
+    """The background of a number: red for -1, over white, to blue for 1; NaN is white.
 
     >>> tint(1.0), tint(0.0), tint(-1.0)
     ('#7fa9c5', '#ffffff', '#d99a8c')
     """
     end = (0x7F, 0xA9, 0xC5) if share >= 0 else (0xD9, 0x9A, 0x8C)
-    mixed = [round(255 + (c - 255) * min(abs(share), 1.0)) for c in end]
+    depth = min(abs(share), 1.0) if share == share else 0.0
+    mixed = [round(255 + (c - 255) * depth) for c in end]
     return f"#{bytes(mixed).hex()}"
 
 

@@ -182,6 +182,15 @@ def test_a_tree_is_saved_and_read_again(mini, tmp_path):
     assert as_text(again) == as_text(steps)
 
 
+def test_a_long_text_that_was_saved_is_read_again(mini, tmp_path):
+    steps = Session(mini, PROMPT, GenerationConfig(do_sample=True, mirostat=2, seed=1))
+    for _ in range(60):
+        steps.take()
+    save(steps, tmp_path / "a.json")
+    again = load(tmp_path / "a.json", mini, steps.options)
+    assert again.choice().sentence == steps.choice().sentence
+
+
 def test_a_healed_prompt_is_not_healed_again(mini, tmp_path):
     steps = Session(mini, "Once upon a ti", GenerationConfig(token_healing=True))
     steps.take()

@@ -139,7 +139,7 @@ class Screen(App[None]):
             line = self.query_one("#line", Input)
             line.value, line.display = TYPED[event.key], True
             line.cursor_position = len(line.value)
-            line.focus(scroll_visible=False)
+            self.set_focus(line, scroll_visible=False)
             event.prevent_default()
 
     @property
