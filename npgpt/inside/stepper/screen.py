@@ -156,7 +156,15 @@ class Screen(App[None]):
         self.query_one("#line").display = False
 
     def press(self, line: str) -> None:
-        """Do what a line says, and show what came of it."""
+        """Do what a line says; before what may take long, say so."""
+        if line.split()[:1] == ["l"]:
+            self.query_one("#note", Static).update("reading ...")
+            self.call_after_refresh(self._do, line)
+        else:
+            self._do(line)
+
+    def _do(self, line: str) -> None:
+        """Do it, and show what came of it."""
         note, said, grid = HINT, None, None
         try:
             if line.split()[:1] == ["l"]:
