@@ -43,6 +43,18 @@ def shade(p: float) -> str:
     return SHADES[sum(p >= edge for edge in EDGES)]
 
 
+def tint(share: float) -> str:
+    """The background of a number: red for -1, over white, to blue for 1; NaN is white.
+
+    >>> tint(1.0), tint(0.0), tint(-1.0)
+    ('#7fa9c5', '#ffffff', '#d99a8c')
+    """
+    end = (0x7F, 0xA9, 0xC5) if share >= 0 else (0xD9, 0x9A, 0x8C)
+    depth = min(abs(share), 1.0) if share == share else 0.0
+    mixed = [round(255 + (c - 255) * depth) for c in end]
+    return f"#{bytes(mixed).hex()}"
+
+
 def blues(n: int) -> list[Any]:
     """n blues from light to dark, for lines that belong together."""
     from matplotlib import colormaps

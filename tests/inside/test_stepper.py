@@ -37,7 +37,7 @@ def session(model, **options):
     [
         {},
         SAMPLE,
-        dict(do_sample=True, mirostat=2, seed=1),
+        dict(do_sample=True, mirostat=2, mirostat_tau=2.0, mirostat_eta=1.0, seed=1),
         dict(do_sample=True, repetition_penalty=1.3, top_p=0.9, seed=5),
         dict(do_sample=True, no_repeat_ngram_size=2, min_p=0.1, typical_p=0.9),
         dict(token_healing=True, **SAMPLE),
@@ -136,8 +136,9 @@ def test_a_head_taken_out_is_a_patched_reading(mini):
         z = mini.logits([steps.ids()])[0, -1].astype(np.float64)
     p = np.exp(z - z.max())
     np.testing.assert_allclose(steps.without(), p / p.sum(), rtol=1e-5, atol=1e-9)
-    steps.switch(2, 1)
     steps.switch(0, 0)
+    assert np.abs(steps.without() - p / p.sum()).max() > 1e-3
+    steps.switch(2, 1)
     assert steps.without() is None
 
 
@@ -180,6 +181,15 @@ def test_a_tree_is_saved_and_read_again(mini, tmp_path):
     assert lines[-1].endswith(" * <")
     assert len(lines) == len(steps.nodes) == 5
     assert as_text(again) == as_text(steps)
+
+
+def test_a_long_text_that_was_saved_is_read_again(mini, tmp_path):
+    steps = Session(mini, PROMPT, GenerationConfig(do_sample=True, mirostat=2, seed=1))
+    for _ in range(60):
+        steps.take()
+    save(steps, tmp_path / "a.json")
+    again = load(tmp_path / "a.json", mini, steps.options)
+    assert again.choice().sentence == steps.choice().sentence
 
 
 def test_a_healed_prompt_is_not_healed_again(mini, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.support.figure import tint
 from npgpt.support.notebook import escaped
 
 LARGEST = 20  # cells that are listed where a table is too large
@@ -194,17 +195,6 @@ class Grid:
         said = self.caption if whole else f"{self.caption} (the first {R} x {C})"
         said += "" if self.law is None else f" {self.law}"
         return f"<table><caption>{escaped(said)}</caption>{''.join(lines)}</table>"
-
-
-def tint(share: float) -> str:
-    """A background from red (-1) over white to blue (1), readable in black.
-
-    >>> tint(1.0), tint(0.0), tint(-1.0)
-    ('#7fa9c5', '#ffffff', '#d99a8c')
-    """
-    end = (0x7F, 0xA9, 0xC5) if share >= 0 else (0xD9, 0x9A, 0x8C)
-    mixed = [round(255 + (c - 255) * min(abs(share), 1.0)) for c in end]
-    return f"#{bytes(mixed).hex()}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

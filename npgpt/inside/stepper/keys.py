@@ -116,9 +116,7 @@ class Stepper:
     def _why(self, address: str | None = None) -> str:
         at = len(self.session.ids()) - 1
         address = address or f"logits[t={at},v={self.candidate}]"
-        why = self.session.trace().why(address)
-        assert isinstance(why, Why)
-        return why_text(why)
+        return why_text(self.session.trace().why(address))
 
     def _lens(self, name: str = "") -> str:
         return str(self.lens(name))
@@ -224,7 +222,7 @@ ACTIONS: dict[str, Any] = {
 }
 
 
-def why_text(why: Why) -> str:
+def why_text(why: Any) -> str:
     """An explanation in a few lines: the sum, its largest terms, the rest in one."""
     terms = why.largest
     lines = [f"{why.address} = {why.value:.6g} = {why.formula}", why.meaning]

@@ -21,8 +21,8 @@ from textual.widgets import Input, Static
 
 from npgpt.errors import NpgptError
 from npgpt.inside.lenses import Grid
-from npgpt.inside.lenses.grid import tint
 from npgpt.inside.stepper.keys import Stepper
+from npgpt.support.figure import tint
 
 KEYS = {  # textual's name: the line that it stands for
     "left": "left", "right": "right", "up": "up", "down": "down", "enter": "enter",
@@ -73,7 +73,7 @@ class HeatMap(ScrollView, can_focus=False):
             cells = [Segment(grid.rows[i].ljust(self.first))]
             for j in range(C):
                 back = tint(grid.values[i, j] / grid.limit)
-                style = Style(color="#000000", bgcolor=back)
+                style = Style(color="black", bgcolor=back)
                 cells.append(Segment(grid.cell(i, j).rjust(self.widths[j]), style))
         return Strip(cells).crop(x, x + self.size.width)
 
@@ -139,7 +139,7 @@ class Screen(App[None]):
             line = self.query_one("#line", Input)
             line.value, line.display = TYPED[event.key], True
             line.cursor_position = len(line.value)
-            line.focus(scroll_visible=False)
+            self.set_focus(line, scroll_visible=False)
             event.prevent_default()
 
     @property
@@ -156,7 +156,15 @@ class Screen(App[None]):
         self.query_one("#line").display = False
 
     def press(self, line: str) -> None:
-        """Do what a line says, and show what came of it."""
+        """Do what a line says; before what may take long, say so."""
+        if line.split()[:1] == ["l"]:
+            self.query_one("#note", Static).update("reading ...")
+            self.call_after_refresh(self._do, line)
+        else:
+            self._do(line)
+
+    def _do(self, line: str) -> None:
+        """Do it, and show what came of it."""
         note, said, grid = HINT, None, None
         try:
             if line.split()[:1] == ["l"]:

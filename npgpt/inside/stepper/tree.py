@@ -149,22 +149,20 @@ class Session:
 
         A selector with a memory (mirostat) remembers what it would have taken itself.
         """
-        node = self._known(node)
-        if node not in self._choices:
-            ids, parent = self.ids(node), self.nodes[node].parent
-            z = self._read(ids)
-            step = len(ids) - len(self.prompt)
-            context = Context(
-                len(self.prompt), step, self.options.seed, prefix=self.prefix
-            )
-            memory = []
-            if parent is not None:
-                self.choice(parent)
-                memory = [self._choices[parent][1]]
-            self._choices[node] = judge(
-                self.model, ids, z, context, self.options, *memory
-            )
-        return self._choices[node][0]
+        memory: list[Any] = []
+        for one in self.path(node):
+            if one not in self._choices:
+                ids = self.ids(one)
+                step = len(ids) - len(self.prompt)
+                context = Context(
+                    len(self.prompt), step, self.options.seed, prefix=self.prefix
+                )
+                z = self._read(ids)
+                self._choices[one] = judge(
+                    self.model, ids, z, context, self.options, *memory
+                )
+            memory = [self._choices[one][1]]
+        return self._choices[self._known(node)][0]
 
     def _read(self, ids: list[int]) -> np.ndarray:
         held = self._cache.ids[0]
