@@ -82,6 +82,10 @@ def _print(choice: Choice, shown: list[int]) -> None:
 
     console = Console()
     block, arrow = ("█", "◀") if _can_print("█◀", console.encoding) else ("#", "<")
+
+    def mark(id: int) -> str:
+        return f"[bold green]{arrow}[/bold green]" * (id == choice.token_id)
+
     # One scale for all stages, so that a bar that grows is a probability that grows.
     top = max(*(float(stage.p[shown].max()) for stage in choice.stages), 1e-9)
     for stage in choice.stages:
@@ -89,8 +93,7 @@ def _print(choice: Choice, shown: list[int]) -> None:
         for id in shown:
             p = float(stage.p[id])
             bar = block * max(round(40 * p / top), 1) if p > 0 else "[dim]cut[/dim]"
-            mark = f"[bold green]{arrow}[/bold green]" if id == choice.token_id else ""
-            table.add_row(escape(repr(choice.text(id))), f"{p:.4f}", bar, mark)
+            table.add_row(escape(repr(choice.text(id))), f"{p:.4f}", bar, mark(id))
         rest = 1 - float(stage.p[shown].sum())
         table.add_row("[dim]all others[/dim]", f"{max(rest, 0):.4f}", "", "")
         console.print(f"[bold]{escape(stage.name)}[/bold]  {stage.sentence}")
@@ -99,8 +102,9 @@ def _print(choice: Choice, shown: list[int]) -> None:
         table = Table.grid(padding=(0, 1))
         for id in shown:
             if choice.stages[-1].p[id] > 0:
-                mark = "[bold green]◀[/bold green]" if id == choice.token_id else ""
-                table.add_row(escape(repr(choice.text(id))), choice.sum_of(id), mark)
+                table.add_row(
+                    escape(repr(choice.text(id))), choice.sum_of(id), mark(id)
+                )
         console.print("[bold]the draw[/bold]  ln p + noise, the largest is taken")
         console.print(table)
     console.print(escape(choice.sentence))

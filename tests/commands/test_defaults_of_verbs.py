@@ -76,15 +76,15 @@ def test_a_search_alone_draws_nothing_and_is_named(options, ran):
     ("options", "ran"),
     [
         ("--num-beams 2 --temperature 0.7",
-         "beam search(2) temperature(0.7) top_p(0.95) inverse_cdf seed 1]"),
+         "beam search(2) temperature(0.7) top_p(0.95) gumbel_max seed 1]"),
         ("--num-beams 2 --top-p 0.9",
-         "beam search(2) temperature(0.8) top_p(0.9) inverse_cdf seed 1]"),
+         "beam search(2) temperature(0.8) top_p(0.9) gumbel_max seed 1]"),
         ("--num-beams 2 --stochastic-beams -n 2",
-         "stochastic beam search temperature(0.8) top_p(0.95) inverse_cdf seed 1]"),
+         "stochastic beam search temperature(0.8) top_p(0.95) gumbel_max seed 1]"),
         ("--best-of 2",
-         "best of n(2) temperature(0.8) top_p(0.95) inverse_cdf seed 1]"),
+         "best of n(2) temperature(0.8) top_p(0.95) gumbel_max seed 1]"),
         ("--prompt-lookup-num-tokens 3",
-         "prompt lookup(3) temperature(0.8) top_p(0.95) inverse_cdf seed 1]"),
+         "prompt lookup(3) temperature(0.8) top_p(0.95) gumbel_max seed 1]"),
     ],
 )  # fmt: skip
 def test_what_is_drawn_says_so(options, ran):

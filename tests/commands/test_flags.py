@@ -39,6 +39,8 @@ ONE_THING = {  # flag: what it means everywhere; the verb says of what
     "--out": "where what was made is kept",
     "--dtype": "which numbers: computed in, stored, or compiled for",
     "--threads": "threads, by default one a physical core",
+    "--all": "every row, not a summary of them",
+    "--steps": "how many of training, or each on a text's way to ids",
     "--show": "what happens at every token, or the result alone",
     "--window": "how many tokens are seen at once, at most",
     "--tokens": "how many are shown",
@@ -51,8 +53,10 @@ OF_ONE_VERB = {
     "generate": "--num-return-sequences --stop --overflow",
     "step": "--script --load --lines",
     "compare": "--grid --judge --seeds --jobs --by --samples --csv",
+    "why": "--depth --grad",
+    "shapes": "--names --formulas",
     "train": "--preset --tokenizer --init-from --lora-rank --lora-alpha --lora-matrix "
-    "--steps --batch-size --accumulate --context --learning-rate --warmup-steps "
+    "--batch-size --accumulate --context --learning-rate --warmup-steps "
     "--weight-decay --clip-norm --dropout --eval-every --save-every --validation "
     "--prompt --sample-tokens --resume",
     "score": "--separator --stride --bos --no-bos",
@@ -70,7 +74,7 @@ OF_ONE_VERB = {
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "
     "--no-end-to-end --decoding --rounds --quick --markdown",
     "convert": "--packed",
-    "verify": "--ops --published --all",
+    "verify": "--ops --published ",
 }
 SHORT = {"-m": "--model", "-o": "--out", "-n": "--num-return-sequences"}
 NO = {"--no-show": "--show"}

@@ -11,7 +11,6 @@ from typing import Any
 
 from npgpt.errors import InsideError, NpgptError
 from npgpt.inside import lenses
-from npgpt.inside.explanation import Why
 from npgpt.inside.stepper.saved import as_text, save
 from npgpt.inside.stepper.tree import Session, removed_by
 
