@@ -204,10 +204,12 @@ function times(factor, operands, node, letters, place, plain = true) {
   }));
 }
 
-// Whether a formula only multiplies numbers: then a term is its operands' product.
+// Whether a formula only multiplies numbers: then a term is its operands' product. A
+// number looked up by another one is no product of the two.
 function isProduct([kind, one, two]) {
   if (kind === "*") return isProduct(one) && isProduct(two);
-  return ["number", "constant", "at"].includes(kind);
+  if (kind === "at") return !two.some((part) => part[0] === "at");
+  return kind === "number" || kind === "constant";
 }
 
 // Every number that a formula reads, once, in its order.
