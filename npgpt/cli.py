@@ -152,7 +152,7 @@ def with_flags(sentence: str, flags: Mapping[str, str]) -> str:
     sentence = re.sub(rf"(?<![\w'/-])([a-z_]+)={value}", setting, sentence)
     if "chain" in sentence:  # whose rules have names like options
         return sentence
-    sentence = re.sub(r"^[a-z_]+(?=[ ,:])|(?<=without )[a-z_]+$", bare, sentence)
+    sentence = re.sub(r"^[a-z_]+(?=[ ,:](?!'))|(?<=without )[a-z_]+$", bare, sentence)
     return re.sub(r"(?<![\w'\"/.-])[a-z]+(_[a-z]+)+(?![\w'\"/.=-]\w)", bare, sentence)
 
 

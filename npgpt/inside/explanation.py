@@ -84,6 +84,11 @@ class Why:
         """The terms, the largest first."""
         return sorted(self.terms, key=lambda term: -abs(term.value))
 
+    def rank(self, operand: Operand) -> tuple[bool, bool, float]:
+        """What leads on first: the maximum's own, then by size; what is masked last."""
+        own = operand.value == self.value
+        return own, math.isfinite(operand.value), abs(operand.value)
+
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data."""
         source = None

@@ -137,6 +137,9 @@ def mass(node: Node, letters: Letters, place: Place) -> float:
         return mass(node, letters, place)
 
     match node:
+        case "call", "exp", argument:
+            result = value(node, letters, place)
+            return result * (1 + size(argument))
         case "call", _, argument:
             result = abs(value(node, letters, place))
             return result + (1 + result) * size(argument)
@@ -152,7 +155,8 @@ def mass(node: Node, letters: Letters, place: Place) -> float:
         case "/", left, right:
             divisor = abs(value(right, letters, place))
             return size(left) * size(right) / divisor**2
-    return abs(value(node, letters, place))
+    alone = abs(value(node, letters, place))
+    return alone if alone < math.inf else 0.0  # what is masked is masked exactly
 
 
 def terms(node: Node, letters: Letters, place: Place) -> list[Term]:

@@ -60,7 +60,7 @@ def chain(numbers: Numbers, address: str, depth: int) -> list[Why]:
         first = next((found for found in below if found), None)
         if first is None:
             break
-        whys.append(explain(numbers, max(first, key=lambda x: abs(x.value)).address))
+        whys.append(explain(numbers, max(first, key=whys[-1].rank).address))
     return whys
 
 

@@ -109,7 +109,7 @@ def test_what_is_no_recording_is_refused_at_once(folder, what):
 @pytest.mark.parametrize("name", [CHECKPOINT, CURVE])
 @pytest.mark.parametrize("what", WHAT)
 def test_what_is_no_training_is_not_resumed(tmp_path, name, what):
-    settings = loop.TrainConfig(steps=1, batch_size=1, context=8)
+    settings = loop.TrainConfig(steps=1, batch_size=1, context=8, warmup_steps=0)
     more = dict(out=tmp_path, resume=True)
     ids = np.arange(90) % 40
     loop.train(tiny_params(), ids, ids, settings, **more)
@@ -142,7 +142,7 @@ def test_a_damaged_training_is_refused(tmp_path, metadata):
 
 
 def test_a_training_without_its_tensors_is_refused(tmp_path):
-    settings = loop.TrainConfig(steps=1, batch_size=1, context=8)
+    settings = loop.TrainConfig(steps=1, batch_size=1, context=8, warmup_steps=0)
     ids = np.arange(90) % 40
     loop.train(tiny_params(), ids, ids, settings, out=tmp_path)
     path = tmp_path / CHECKPOINT

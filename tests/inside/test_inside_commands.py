@@ -63,6 +63,12 @@ def test_a_chain_goes_down_to_a_token(mini):
     assert names[-1] in ("token", "position")
 
 
+def test_a_chain_goes_through_a_maximum_by_the_number_that_it_is(mini):
+    whys = mini.why("h.1.attn.weights.max[h=0,t=1]", PROMPT, depth=2)
+    assert whys[1].value == whys[0].value
+    assert "attn.scores" in whys[1].address
+
+
 def test_a_difference_that_is_no_rounding_is_said(mini):
     why = mini.why("embed[t=1,c=0]", PROMPT)
     assert "MORE THAN ROUNDING" not in str(why)

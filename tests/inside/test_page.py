@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import subprocess
 import sys
@@ -267,13 +266,10 @@ def test_command_writes_the_page(tmp_path, mini):
         (("a", "--cell", "h.0.nothing[t=0]"), "there is no h.0.nothing"),
         (("a", "--weights", "cone"), "a cone needs the cell"),
         (("a", "-o", "no/folder/page.html"), "cannot be written (No such file"),
-        (("a", "-o", "locked/page.html"), "cannot be written (Permission denied"),
+        (("a", "-o", "/dev/full"), "/dev/full: cannot be written (No space left"),
     ],
 )
 def test_command_fails_in_one_sentence(tmp_path, arguments, sentence):
-    (tmp_path / "locked").mkdir(mode=0o500)
-    if "locked" in arguments[-1] and os.access(tmp_path / "locked", os.W_OK):
-        pytest.skip("this user may write anywhere")
     done = run(*arguments, "-m", "tales-mini", cwd=tmp_path, status=1)
     assert sentence in done.stderr.splitlines()[-1]
     assert not list(tmp_path.glob("*.html"))

@@ -168,6 +168,25 @@ def text(browser, selector):
     return browser.find_element("css selector", selector).text
 
 
+def test_what_is_written_as_a_product_is_one(browser, at):
+    at("h.1.attn.scores[h=1,t=8,s=2]")
+    for row in browser.find_elements("css selector", "tbody tr")[:8]:
+        factors = row.find_elements("css selector", ".operand .number")
+        product = math.prod(shown(one.text) for one in factors)
+        value = shown(row.find_element("css selector", "td.number").text)
+        assert product == pytest.approx(value, rel=1e-4)
+    at("h.1.ln_1[t=3,c=5]")
+    assert "−1 · h.1.ln_1.mean[t=3]" in text(browser, "tbody")
+    at("wte[t=2,c=3]")  # looked up: the token is no factor
+    assert " · " not in text(browser, ".product")
+    assert "none at all" in text(browser, "tr.good")
+
+
+def shown(text):
+    """A number as the page writes it."""
+    return float(text.strip().replace("−", "-"))
+
+
 # Alone
 
 
@@ -300,7 +319,7 @@ def test_the_keyboard_alone_goes_from_the_model_to_a_token_and_back(browser, at)
         tab_to(wanted)
         press(Keys.ENTER)
         assert hash_of(browser).startswith(wanted)
-        assert "rounding" in text(browser, "tr.good")
+        assert text(browser, "tr.good").startswith("difference")
     press(Keys.ESCAPE)
     assert hash_of(browser).startswith("h.0.attn.c_attn[t=3,")  # its place in the map
     assert browser.switch_to.active_element.get_attribute("role") == "grid"

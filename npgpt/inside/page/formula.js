@@ -127,6 +127,9 @@ function indexOf(parts, letters, place) {
 function massOf(node, letters, place) {
   const [kind, one, two, three] = node;
   const size = (part) => massOf(part, letters, place);
+  if (kind === "call" && one === "exp") {
+    return valueOf(node, letters, place) * (1 + size(two));
+  }
   if (kind === "call") {
     const result = Math.abs(valueOf(node, letters, place));
     return result + (1 + result) * size(two);
@@ -138,7 +141,8 @@ function massOf(node, letters, place) {
   if (kind === "+" || kind === "-") return size(one) + size(two);
   if (kind === "*") return size(one) * size(two);
   if (kind === "/") return (size(one) * size(two)) / valueOf(two, letters, place) ** 2;
-  return Math.abs(valueOf(node, letters, place));
+  const alone = Math.abs(valueOf(node, letters, place));
+  return alone < Infinity ? alone : 0; // what is masked is masked exactly
 }
 
 // Whether a formula is a sum of several numbers.
@@ -204,10 +208,12 @@ function times(factor, operands, node, letters, place, plain = true) {
   }));
 }
 
-// Whether a formula only multiplies numbers: then a term is its operands' product.
+// Whether a formula only multiplies numbers: then a term is its operands' product. A
+// number looked up by another one is no product of the two.
 function isProduct([kind, one, two]) {
   if (kind === "*") return isProduct(one) && isProduct(two);
-  return ["number", "constant", "at"].includes(kind);
+  if (kind === "at") return !two.some((part) => part[0] === "at");
+  return kind === "number" || kind === "constant";
 }
 
 // Every number that a formula reads, once, in its order.

@@ -26,14 +26,12 @@ function sum(one) {
   rows.push(line("total, in float64", one.recomputed, "total"));
   rows.push(line("what the model computed", one.value, "total"));
   const distance = Number.isFinite(one.value) ? one.value - one.recomputed : 0;
+  const ulps = said(Number(one.ulps.toPrecision(2)));
   const verdict = one.agrees ? "rounding" : "more than rounding explains";
+  const text = `${ulps} units in the last place: ${verdict}`;
   rows.push({
     kind: one.agrees ? "total good" : "total bad",
-    cells: [
-      "difference",
-      said(distance),
-      `${said(Number(one.ulps.toPrecision(2)))} units in the last place: ${verdict}`,
-    ],
+    cells: ["difference", said(distance), distance === 0 ? "none at all" : text],
   });
   return make(
     "section",
@@ -71,9 +69,7 @@ function product(term) {
       make(
         "span",
         { class: "operand" },
-        opens
-          ? link(text, text)
-          : make("span", { title }, text),
+        opens ? link(text, text) : make("span", { title }, text),
         make("span", { class: "number" }, ` ${said(operand.value)}`),
       ),
     );
