@@ -68,7 +68,7 @@ OF_ONE_VERB = {
     "scaling": "--flops --runs --count",
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "
     "--no-end-to-end --decoding --rounds --quick --markdown",
-    "convert": "--packed",
+    "convert": "--packed --force",
     "verify": "--ops --published --all",
 }
 SHORT = {"-m": "--model", "-o": "--out", "-n": "--num-return-sequences"}
