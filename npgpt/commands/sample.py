@@ -99,7 +99,9 @@ def _print(choice: Choice, shown: list[int]) -> None:
         table = Table.grid(padding=(0, 1))
         for id in shown:
             if choice.stages[-1].p[id] > 0:
-                mark = "[bold green]◀[/bold green]" if id == choice.token_id else ""
+                mark = (
+                    f"[bold green]{arrow}[/bold green]" if id == choice.token_id else ""
+                )
                 table.add_row(escape(repr(choice.text(id))), choice.sum_of(id), mark)
         console.print("[bold]the draw[/bold]  ln p + noise, the largest is taken")
         console.print(table)
