@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.errors import TokenizerError
-from npgpt.storage.tensorfile import write_bytes
+from npgpt.storage.folder import write_tokenizer
 from npgpt.storage.tokenizer_files import END_OF_TEXT as END_OF_TEXT
 from npgpt.storage.tokenizer_files import TOKENIZER, library_errors, read_tokenizer
 from npgpt.support.arguments import checked, shown
@@ -187,12 +187,11 @@ class Tokenizer:
 
     @checked(TokenizerError)
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, and what stood beside it, into a folder."""
+        """Write tokenizer.json and what stood beside it; of another's nothing stays."""
         folder = Path(folder)
         with library_errors(f"{folder}: the tokenizer cannot be written"):
             files = {TOKENIZER: self.backend.to_str(pretty=True).encode()}
-            for name, content in {**files, **self.beside}.items():
-                write_bytes(folder / name, content)
+            write_tokenizer(folder, {**files, **self.beside})
 
 
 class TextStream:

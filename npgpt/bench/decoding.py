@@ -71,7 +71,7 @@ def time_strategies(
     another. Prompt lookup continues a text that it has read once already, as a summary
     that quotes does.
     """
-    n = max(8, min(new_tokens, model.config.n_positions // 4))
+    n = min(new_tokens, max(1, model.config.n_positions // 4))
     options: dict[str, Any] = dict(max_new_tokens=n, eos_token_id=(), defaults=False)
     prompt, quote = _prompts(model, model.config.n_positions - n, options)
     runs: dict[str, Callable[[], list[Generation]]] = {

@@ -71,7 +71,8 @@ class Own:
 
     def generate(self, tokens: int) -> float:
         """Seconds a token of greedy generation, the sampling loop included."""
-        prompt = [[1] * 16]
+        room = self.model.config.n_positions + 1  # the last id is never read
+        prompt = [[1] * max(1, min(16, room - tokens))]
         start = time.perf_counter()
         self.model.generate(
             prompt, defaults=False, max_new_tokens=tokens, eos_token_id=()

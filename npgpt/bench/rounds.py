@@ -50,11 +50,14 @@ def tasks(config: GPT2Config, quick: bool) -> list[tuple[str, int, int]]:
     """What is timed: (task, tokens, batch), within the model's positions."""
     room = config.n_positions
     prompts = [T for T in PROMPT_LENGTHS if room >= T] or [room]
-    contexts = [T for T in CONTEXTS if room >= T + STEPS] or [16]
+    contexts = [T for T in CONTEXTS if room >= T + STEPS] or [max(1, room // 2)]
     if quick:
         prompts, contexts = prompts[:1], contexts[:1]
     found = [("prefill", T, 1) for T in prompts]
-    found += [("decode", T, B) for B in BATCHES for T in contexts if B == 1 or T == 16]
+    short = contexts[:1]
+    found += [
+        ("decode", T, B) for B in BATCHES for T in (contexts if B == 1 else short)
+    ]
     return found
 
 
@@ -63,10 +66,11 @@ def steps(context: int, batch: int, room: int) -> int:
 
     A turn's first tokens find the caches full of other engines' weights.
 
-    >>> steps(16, 1, 1024), steps(512, 1, 1024), steps(16, 8, 1024)
-    (96, 24, 24)
+    >>> steps(16, 1, 1024), steps(512, 1, 1024), steps(16, 8, 1024), steps(4, 1, 8)
+    (96, 24, 24, 4)
     """
-    return STEPS if batch > 1 else max(STEPS, min(TEXT, room) - context)
+    text = STEPS if batch > 1 else max(STEPS, min(TEXT, room) - context)
+    return min(text, room - context)
 
 
 def time_engines(
@@ -85,6 +89,7 @@ def time_engines(
     under `absent`, with what it said, and the others go on.
     """
     workers: dict[str, Worker] = {}
+    room = config.n_positions
     absent: dict[str, str] = {}
     result: dict[str, Any] = {
         "read_ceiling": None, "step_bytes": {}, "peak_memory": {}, "absent": absent,
@@ -114,8 +119,8 @@ def time_engines(
                 absent[name] = str(error)
                 continue
             # kernels are compiled or loaded here, untimed
-            ask(name, "prefill", 8)
-            ask(name, "decode", 8, 1, 1)
+            ask(name, "prefill", min(8, room))
+            ask(name, "decode", min(8, room - 1), 1, 1)
         own = [name for name in workers if _is_own(name)]
         meter = next((name for name in own if name.startswith("numba")), None)
         sizes = result["step_bytes"] = {n: ask(n, "step_bytes") for n in own}
@@ -123,7 +128,7 @@ def time_engines(
             times: dict[str, list[float]] = {name: [] for name in workers}
             arguments: tuple[int, ...] = (tokens,)
             if task == "decode":
-                arguments += (batch, steps(tokens, batch, config.n_positions))
+                arguments += (batch, steps(tokens, batch, room))
             for turn in range(rounds + 1):
                 say(f"{task} {tokens}, batch {batch}: round {turn} of {rounds}")
                 for name in list(workers):
@@ -148,17 +153,13 @@ def time_engines(
             kv = 2 * config.n_layer * config.n_embd
             result["read_ceiling"] = ceiling
             result["measured"] = [
-                asdict(
-                    with_roofline(
-                        m, sizes.get(m.engine), ceiling, kv, config.n_positions
-                    )
-                )
+                asdict(with_roofline(m, sizes.get(m.engine), ceiling, kv, room))
                 for m in measured
             ]
             keep(result)
         for name in [name for name in own if name in workers]:
             say(f"greedy generation, {name}")
-            loop = [ask(name, "generate", 64) for _ in range(rounds)]
+            loop = [ask(name, "generate", min(64, room)) for _ in range(rounds)]
             if None in loop:
                 continue
             result["greedy_loop_seconds"][name] = median_and_spread(loop)[0]

@@ -133,14 +133,15 @@ def seed_option(default: int | None = 0) -> Callable:
     )
 
 
-def length_option(default: int | None = None) -> Callable:
-    """--max-new-tokens."""
+def length_option(default: int | None = None, otherwise: str = "") -> Callable:
+    """--max-new-tokens, with its default, or in words what it is without."""
+    otherwise = otherwise and f"  [default: {otherwise}]"
     return click.option(
         "--max-new-tokens",
         type=int,
         default=default,
         show_default=default is not None,
-        help="New tokens of a text, at most.",
+        help=f"New tokens of a text, at most.{otherwise}",
     )
 
 

@@ -25,9 +25,9 @@ from npgpt.lab.frontier import DIVERSITIES, Frontier, find_frontier
 from npgpt.lab.grid import GRIDS, read_grid
 from npgpt.lab.intervals import Interval
 from npgpt.lab.measures import Measures, measure
-from npgpt.lab.plan import Plan, Text
+from npgpt.lab.plan import LENGTH, Plan, Text
 from npgpt.lab.report import summary, write_csv
-from npgpt.lab.run import compare
+from npgpt.lab.run import compare, fitted
 from npgpt.storage import hub
 from npgpt.support.figure import save
 
@@ -48,7 +48,7 @@ COLUMN = 36  # characters of a sample text's column
 @click.option(
     "--seeds", default=5, show_default=True, help="Texts a setting and prompt."
 )
-@length_option(64)
+@length_option(otherwise=f"{LENGTH}, or what fits")
 @click.option("--jobs", default=1, show_default=True, help="Processes; -1: one a core.")
 @out_option(
     "Keep the texts here, a line of JSON each; if it was interrupted, the same "
@@ -86,7 +86,7 @@ def command(
     backend: str,
     dtype: str,
     seeds: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     jobs: int,
     out: Path | None,
     by: str,
@@ -117,6 +117,7 @@ def command(
         )
     except GridError as error:
         raise click.UsageError(str(error)) from None
+    plan = fitted(plan)
     texts = _run(plan, out, jobs)
     measures = measure(texts)
     frontier = find_frontier(measures, by.replace("-", "_"))
@@ -136,8 +137,9 @@ def command(
     click.echo(frontier.sentence)
     click.echo(
         f"[{name}{f', judged by {judge}' if judge else ''}, {backend} {dtype}: "
-        f"{len(texts):,} texts, {seeds} a setting and prompt; intervals: jackknife, "
-        f"Student's t, 95 %, for these prompts]",
+        f"{len(texts):,} texts of {plan.max_new_tokens} tokens at most, {seeds} a "
+        "setting and prompt; intervals: jackknife, Student's t, 95 %, for these "
+        "prompts]",
         err=True,
     )
 

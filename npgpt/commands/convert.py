@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from npgpt.commands._shared import (
@@ -13,7 +15,9 @@ from npgpt.commands._shared import (
     placed,
 )
 from npgpt.commands._words import Choice
+from npgpt.errors import CheckpointError
 from npgpt.storage import checkpoint, hub
+from npgpt.storage.folder import held, replace_model
 from npgpt.tokenizer import Tokenizer
 
 PLAIN = ("float32", "float16", "bfloat16")
@@ -37,13 +41,17 @@ PACKED = ("float32", "bfloat16", "int8")
     help="In the order in which the Numba kernels "
     "read them: the next start is a memory map.",
 )
+@click.option("--force", is_flag=True, help="Replace the model that FOLDER holds.")
 @json_option
-def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> None:
+def command(
+    name: str, out: str, dtype: str, packed: bool, force: bool, as_json: bool
+) -> None:
     """Write MODEL into FOLDER in another dtype, or packed for the Numba kernels.
 
     A packed folder loads with --backend numba and the same --dtype only; any other
     folder is read by npgpt and by transformers. The tokenizer's files go along, and so
-    do generation_config.json and what else config.json says.
+    do generation_config.json and what else config.json says. A FOLDER that holds a
+    model is refused, or with --force replaced when the new one is complete.
 
     Example: npgpt convert gpt2 gpt2-int8 --dtype int8 --packed
     """
@@ -52,6 +60,11 @@ def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> Non
         raise click.UsageError(f"--packed stores {', '.join(PACKED)}, not {dtype}")
     if not packed and dtype not in PLAIN:
         raise click.UsageError("int8 needs --packed")
+    if not force and (found := held(Path(out))):
+        raise CheckpointError(
+            f"{out} holds a model already ({found[0]}); name another folder, or "
+            "replace it with --force"
+        )
     source = hub.resolve(name)
     params = checkpoint.load(source, dtype if packed else "float32")
     if packed:
@@ -60,12 +73,18 @@ def command(name: str, out: str, dtype: str, packed: bool, as_json: bool) -> Non
         backend = get_backend("numba")
         from npgpt.kernels.packed_file import save_packed
 
-        save_packed(backend.prepare(params, dtype, backend.xp), out)
-    else:
-        checkpoint.save(params, out, dtype)
+        prepared = backend.prepare(params, dtype, backend.xp)
     tokenizer = Tokenizer.from_folder(source)
-    if tokenizer is not None:
-        tokenizer.save(out)
+
+    def make(folder: Path) -> None:
+        if packed:
+            save_packed(prepared, folder)
+        else:
+            checkpoint.save(params, folder, dtype)
+        if tokenizer is not None:
+            tokenizer.save(folder)
+
+    replace_model(Path(out), make)
     form = "packed " if packed else ""
     if as_json:
         echo_json({"folder": out, "dtype": dtype, "packed": packed})

@@ -26,6 +26,17 @@ def command() -> None:
     """
 
 
+LEGEND = {
+    "items": "",
+    "acc": "share of items whose right answer the model puts first",
+    "acc_last_token": "the same of the last token alone",
+    "acc_norm": "by the mean over an ending, not its sum",
+    "norm": "what that mean is over",
+    "chance": "what guessing gives",
+    "perplexity": "of a last word, not of a token",
+}
+
+
 def _file(context: click.Context, argument: click.Parameter, name: str) -> str:
     """The file of this name; "sample" is npgpt's own where there is no such file."""
     samples = Path(formats.__file__).parent / "samples"
@@ -112,8 +123,8 @@ def _run(
         )
     else:
         for label, value in result.items():
-            shown = f"{value:.4f}" if isinstance(value, float) else value
-            click.echo(f"{label:<15} {shown}")
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            click.echo(f"{label:<15}  {shown:<12}  {LEGEND[label]}".rstrip())
     click.echo(
         f"[{name}, {model.backend.name} {model.dtype}: {len(items):,} items in "
         f"{seconds:.1f} s]",

@@ -179,11 +179,13 @@ def patching(
 
 
 @command.command("heads")
-@click.option("--length", default=20, show_default=True, help="Tokens that repeat.")
+@click.option(
+    "--length", type=int, help="Tokens that repeat  [default: 20, or what fits]"
+)
 @click.option("--rows", default=4, show_default=True, help="Texts to average over.")
 @seed_option()
 @shown
-def heads(length: int, rows: int, seed: int, **options: Any) -> None:
+def heads(length: int | None, rows: int, seed: int, **options: Any) -> None:
     """Heads of three known habits, on repeated tokens.
 
     Example: npgpt lens heads --length 20

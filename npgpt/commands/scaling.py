@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from npgpt.commands._shared import echo_json, figure_option, json_option, renamed
+from npgpt.commands._table import table
 from npgpt.commands._words import Choice
 from npgpt.scaling.fit import COUNTS, LEAST_RUNS, RUNS, Fit, fit_runs, read_runs
 from npgpt.scaling.laws import Answer, compute_optimal
@@ -79,17 +80,19 @@ def command(
 
 
 def _echo_models() -> None:
-    click.echo(
-        "model         layers heads  width context       parameters "
-        "training FLOPs  KV a token"
-    )
-    for m in PUBLISHED:
-        spent = "unknown" if m.flops is None else f"{m.flops:.2e}"
-        kv = f"{m.kv_bytes_per_token() / 1024:,.0f} KiB"
-        click.echo(
-            f"{m.name:<13}{m.layers:>7}{m.heads:>6}{m.width:>7}{m.context:>8}"
-            f"{m.parameters:>17,}{spent:>15}{kv:>12}"
+    head = ("model", "layers", "heads", "width", "context", "parameters",
+            "training FLOPs", "KV a token")  # fmt: skip
+    rows = [
+        (
+            m.name,
+            *map(str, (m.layers, m.heads, m.width, m.context)),
+            f"{m.parameters:,}",
+            "unknown" if m.flops is None else f"{m.flops:.2e}",
+            f"{m.kv_bytes_per_token() / 1024:,.0f} KiB",
         )
+        for m in PUBLISHED
+    ]
+    click.echo(table([head, *rows]))
     click.echo(
         "FLOPs: 6 N D for GPT-3's 300 B tokens; D of GPT-1 and 2 is unknown."
         "\nKV: keys and values of all layers, in 16 bits."
@@ -97,21 +100,33 @@ def _echo_models() -> None:
 
 
 def _echo_answers(answers: list[Answer]) -> None:
-    click.echo(f"{'by':<24}{'parameters':>12}{'tokens':>11}{'tokens/N':>10}{'loss':>8}")
-    for a in answers:
-        loss = "" if a.loss is None else f"{a.loss:.3f}"
-        click.echo(
-            f"{a.method:<24}{a.parameters:>12.3g}{a.tokens:>11.3g}"
-            f"{a.tokens / a.parameters:>10.1f}{loss:>8}"
+    rows = [
+        (
+            a.method,
+            f"{a.parameters:.3g}",
+            f"{a.tokens:.3g}",
+            f"{a.tokens / a.parameters:,.1f}",
+            "" if a.loss is None else f"{a.loss:.3f}",
         )
+        for a in answers
+    ]
+    click.echo(table([("by", "parameters", "tokens", "tokens/N", "loss"), *rows]))
+    click.echo(
+        "tokens/N: tokens a parameter. loss: nats a token, each of its own text."
+    )
 
 
 def _echo_fit(fit: Fit) -> None:
     which = "all parameters" if fit.count == "all" else "those without embeddings"
-    click.echo(f"Our law, of {fit.runs} runs (N: {which}), with the bootstrap's 90 %:")
+    click.echo(
+        f"Our law, of {fit.runs} runs (N: {which}), with the bootstrap's 90 %:\n"
+        "loss = E + A / N^alpha + B / D^beta for D tokens; of C FLOPs the best N ~ C^a"
+    )
+    rows = []
     for name in ("E", "A", "alpha", "B", "beta", "exponent"):
         low, high = fit.interval(name)
         label = "a, N ~ C^a" if name == "exponent" else name
         value = getattr(fit.law, name)
-        click.echo(f"  {label:<10} {value:>9.4g}   {low:.4g} to {high:.4g}")
-    click.echo(f"  residual   {fit.residual:.4f} of the logarithm of the loss")
+        rows.append((f"  {label}", f"{value:.4g}", f"{low:.4g}", "to", f"{high:.4g}"))
+    click.echo(table(rows))
+    click.echo(f"  residual  {fit.residual:.4f} of the logarithm of the loss")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from npgpt.backend import get_backend
@@ -26,8 +28,9 @@ def command(dtypes: tuple[str, ...], as_json: bool) -> None:
     get_backend("numba")  # or what is in the way, in one sentence
     from npgpt.kernels.warmup import warm_up
 
-    def say(line):
-        return click.echo(line, err=True)
+    def say(line: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(line, err=True)
 
     seconds, where = warm_up(dtypes or ("float32", "bfloat16", "int8"), say)
     if as_json:

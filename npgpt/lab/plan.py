@@ -10,6 +10,7 @@ from npgpt.errors import GridError
 from npgpt.lab.grid import Setting
 from npgpt.support.arguments import check_fields
 
+LENGTH, FEWEST = 64, 4  # new tokens of a text where none are asked for; at least
 MOST_SEEDS = 10_000  # seeds of one prompt; those of the next begin after them
 
 
@@ -18,15 +19,16 @@ class Plan:
     """What is to be run. Models are names, which every process loads for itself.
 
     seeds: texts a setting and prompt; text k of prompt i has seed 10,000 i + k, with
-    which `generate` writes it again. max_new_tokens: tokens a text, at most. judge: a
-    second model, which scores too. backend and dtype are those of all models.
+    which `generate` writes it again. max_new_tokens: tokens a text, at most; None: 64,
+    or what fits the models (npgpt.lab.run.fitted). judge: a second model, which scores
+    too. backend and dtype are those of all models.
     """
 
     model: str
     settings: Sequence[Setting]
     prompts: Sequence[str]
     seeds: int = 5
-    max_new_tokens: int = 64
+    max_new_tokens: int | None = None
     judge: str | None = None
     backend: str = "numpy"
     dtype: str = "float32"
@@ -38,10 +40,11 @@ class Plan:
                 f"seeds must be 2 to {MOST_SEEDS:,}, not {self.seeds}: one text alone "
                 "has no diversity"
             )
-        if self.max_new_tokens < 4:
+        n = self.max_new_tokens
+        if n is not None and n < FEWEST:
             raise GridError(
-                f"max_new_tokens must be at least 4, not {self.max_new_tokens}: the "
-                "measures count runs of four tokens"
+                f"max_new_tokens must be at least {FEWEST}, not {n}: the measures "
+                "count runs of four tokens"
             )
         if not self.settings or not self.prompts:
             raise GridError(

@@ -9,6 +9,7 @@ the texts are worth is measured in npgpt.lab.measures. Needs the extra `lab`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from npgpt.errors import ContextOverflowError, GridError, NpgptError, TokenizerE
 from npgpt.evaluation.score import last_logprobs
 from npgpt.interface import Model
 from npgpt.lab.grid import Setting, with_models
-from npgpt.lab.plan import MOST_SEEDS, Plan, Text
+from npgpt.lab.plan import FEWEST, LENGTH, MOST_SEEDS, Plan, Text
 from npgpt.lab.results import Results, header
 from npgpt.model import GPT2
 from npgpt.support.arguments import checked, shown
@@ -45,6 +46,7 @@ def compare(
         raise GridError(
             f"jobs must be 1 to {MOST_JOBS}, or -1 for one a core, not {shown(jobs)}"
         )
+    plan = fitted(plan)
     wanted = [
         (setting, i, MOST_SEEDS * i + k)
         for k in range(plan.seeds)
@@ -71,21 +73,54 @@ def compare(
     return [done[setting.name, i, seed] for setting, i, seed in cells]
 
 
+def fitted(plan: Plan) -> Plan:
+    """The plan with a length, one for all texts: 64 tokens, or as many as fit.
+
+    >>> from npgpt.lab.grid import make_grid
+    >>> long = "Once upon a time there was a king. " * 50
+    >>> plan = Plan("tales-mini", make_grid([{}]), ["The king", long])
+    >>> fitted(plan).max_new_tokens
+    13
+    """
+    if plan.max_new_tokens is not None:
+        return plan
+    fits, longest = LENGTH, 0
+    for i, (name, model) in enumerate(_models(plan)):
+        fits = min(fits, model.config.n_positions)
+        if not i and not all(s.options.get("overflow") for s in plan.settings):
+            longest = max(len(model.encode(prompt)) for prompt in plan.prompts)
+            fits = min(fits, model.config.n_positions + 1 - longest)
+        if fits < FEWEST:
+            raise ContextOverflowError(
+                f"beside a prompt of {longest} tokens the {model.config.n_positions} "
+                f"positions of {name} have no room for texts of {FEWEST} new ones"
+            )
+    return replace(plan, max_new_tokens=fits)
+
+
+def _models(plan: Plan) -> list[tuple[str, GPT2]]:
+    """The model, and the judge if there is one, by name."""
+    names = [name for name in (plan.model, plan.judge) if name is not None]
+    models = [(name, load(name, plan.backend, plan.dtype)) for name in names]
+    for name, model in models:
+        if model.tokenizer is None:
+            raise TokenizerError(f"{name} has no tokenizer, which a comparison needs")
+    return models
+
+
 def check(plan: Plan) -> None:
     """Load the models and refuse, before any text, what cannot be run.
 
     Raises GridError that names the setting, or what loading raises.
     """
-    model = load(plan.model, plan.backend, plan.dtype)
-    judge = plan.judge and load(plan.judge, plan.backend, plan.dtype)
-    for name, one in ((plan.model, model), (plan.judge, judge)):
-        if one and one.tokenizer is None:
-            raise TokenizerError(f"{name} has no tokenizer, which a comparison needs")
-        if one and plan.max_new_tokens > one.config.n_positions:
+    models, asked = _models(plan), plan.max_new_tokens or 0
+    for name, one in models:
+        if asked > one.config.n_positions:
             raise ContextOverflowError(
-                f"max_new_tokens {plan.max_new_tokens} is more than the "
+                f"max_new_tokens {asked} is more than the "
                 f"{one.config.n_positions} positions of {name}"
             )
+    model = models[0][1]
     for setting in plan.settings:
         options = _options(plan, setting, seed=0)
         for prompt in plan.prompts:

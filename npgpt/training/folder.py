@@ -21,10 +21,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from npgpt.backend import Backend
-from npgpt.config import GENERATION
 from npgpt.errors import CheckpointError, TrainingError
 from npgpt.gpt2 import GPT2Params
 from npgpt.storage import checkpoint
+from npgpt.storage.folder import held
 from npgpt.storage.tensorfile import (
     read_metadata,
     read_safetensors,
@@ -32,17 +32,13 @@ from npgpt.storage.tensorfile import (
     write_bytes,
     write_safetensors,
 )
-from npgpt.storage.tokenizer_files import BESIDE, PAIRS, TOKENIZER
-from npgpt.storage.weights import INDEX, PACKED, PICKLES, WEIGHTS
+from npgpt.storage.tokenizer_files import TOKENIZER
 from npgpt.support.files import check_readable
 from npgpt.support.leaves import leaves, rename_leaves
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.optim import Moments, new_moments
 
 CHECKPOINT, CURVE = "checkpoint.safetensors", "loss.jsonl"
-# What a model is read from: a run's are beside its checkpoint.
-MODEL = ("config.json", WEIGHTS, INDEX, PACKED, *PICKLES, GENERATION, TOKENIZER,
-         *BESIDE, *PAIRS[0], *PAIRS[1])  # fmt: skip
 # What a run that goes on may change; a new number of steps is a new way down of the
 # learning rate, from where it stands.
 FREE = {f"train.{name}" for name in ("steps", "eval_every", "eval_tokens",
@@ -76,7 +72,7 @@ def check_folder(out: Path, resume: bool) -> None:
             raise TrainingError(
                 f"{out} holds a training run already; resume it, or name another folder"
             )
-    elif found := [name for name in MODEL if os.path.lexists(out / name)]:
+    elif found := held(out):
         raise TrainingError(
             f"{out} holds a model ({found[0]}) and no {CHECKPOINT} of a run; training "
             "would replace it: name another folder"

@@ -73,8 +73,8 @@ OF_ONE_VERB = {
     "scaling": "--flops --runs --count",
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "
     "--no-end-to-end --decoding --rounds --quick --markdown",
-    "convert": "--packed",
-    "verify": "--ops --published ",
+    "convert": "--packed --force",
+    "verify": "--ops --published",
 }
 SHORT = {"-m": "--model", "-o": "--out", "-n": "--num-return-sequences"}
 NO = {"--no-show": "--show"}

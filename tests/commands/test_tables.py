@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from npgpt.bench import report
+from npgpt.commands import scaling
+from npgpt.scaling import laws
 
 NPGPT = str(Path(sys.executable).parent / "npgpt")
 SAMPLE = ("sample", "Once upon a", "-m", "tales-mini", "--top-k", "3", "--tokens", "4")
@@ -30,8 +33,8 @@ def run(*args, **variables):
 def test_bars_have_one_scale_and_letters_that_the_terminal_has(encoding, block):
     text = run(*SAMPLE, PYTHONIOENCODING=encoding).stdout
     bars = {}
-    for line in text.splitlines():
-        if line.startswith("' time'") and block in line:
+    for line in text.partition("the draw")[0].splitlines():
+        if line.startswith("' time'"):
             p, bar = line.split()[2], line.count(block)
             bars[float(p)] = bar
     (small, short), (large, long) = sorted(bars.items())
@@ -62,6 +65,28 @@ def test_columns_do_not_touch():
     cells = line.split()
     assert cells.count("123,456.70") == 2
     assert cells[:6] == ["cross_entropy", "1", "12", "1024", "1024", "64"]
+
+
+def test_a_long_name_and_large_numbers_stay_apart(capsys):
+    answers = [laws.Answer("a method of a long name, unrounded", 1.0, 1e30, 1.5),
+               laws.Answer("short", 1e21, 1e-30, None)]  # fmt: skip
+    scaling._echo_answers(answers)
+    head, long, short, legend = capsys.readouterr().out.splitlines()
+    assert long.split("  ")[-3:][0].strip() == "1e+30"
+    assert [len(line) for line in (head, long)] == [len(long)] * 2
+    assert short.split() == ["short", "1e+21", "1e-30", "0.0"]
+    assert "tokens/N: " in legend
+
+
+@pytest.mark.parametrize("test", ["lambada", "hellaswag", "cloze"])
+def test_eval_says_what_its_figures_are(test):
+    lines = run("eval", test, "sample", "-m", "tales-mini").stdout.splitlines()
+    assert all(len(re.split("  +", line)) == 3 for line in lines[1:])
+
+
+def test_warmup_is_silent_in_a_pipe():
+    pytest.importorskip("numba")
+    assert run("warmup", "--dtype", "float32").stderr == ""
 
 
 def test_compare_explains_its_columns_and_where_better_is(tmp_path):

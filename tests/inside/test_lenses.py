@@ -302,6 +302,8 @@ def test_scores_of_heads_are_the_same_for_the_same_seed(tiny):
     one, two, other = (head_scores(tiny, length=6, seed=s)[0] for s in (1, 1, 2))
     np.testing.assert_array_equal(one.values, two.values)
     assert (one.values != other.values).any()
+    # Without a length as many as fit.
+    assert "(4 texts of 11 random tokens" in head_scores(tiny)[0].text()
 
 
 def test_rollout_is_a_causal_distribution(any_model):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from PIL import Image
 
 from npgpt import GPT2
 from npgpt.decoding.options import GenerationConfig
-from npgpt.errors import GridError
+from npgpt.errors import ContextOverflowError, GridError
+from npgpt.gpt2 import Weight
 from npgpt.lab import Plan, compare
 from npgpt.lab.grid import GRIDS, make_grid, read_grid, with_models
-from npgpt.lab.run import continuation_logprob
+from npgpt.lab.run import continuation_logprob, fitted
 
 pytest.importorskip("joblib", reason="joblib is of the extra lab")
 NPGPT = str(Path(sys.executable).parent / "npgpt")
@@ -125,6 +127,37 @@ def test_another_comparison_does_not_go_on_in_the_file(tmp_path, changes, named)
     compare(plan(**small), out, 1)
     with pytest.raises(GridError, match=f"with other {named};"):
         compare(plan(**(small | changes)), out, 1)
+
+
+def short(n):
+    """tales-mini with its first n positions."""
+    params = GPT2.from_pretrained("tales-mini").params
+    config = replace(params.config, n_positions=n)
+    return params._replace(config=config, wpe=Weight(params.wpe.weight[:n]))
+
+
+def test_the_default_length_is_what_fits_and_what_was_asked_for_is_refused(tmp_path):
+    GPT2(short(40), GPT2.from_pretrained("tales-mini").tokenizer).save_pretrained(
+        tmp_path
+    )
+    small = plan(settings=make_grid(GRID[:1]), seeds=2, max_new_tokens=None)
+    assert fitted(small).max_new_tokens == 64
+    assert fitted(replace(small, judge=str(tmp_path))).max_new_tokens == 40
+    mine = replace(small, model=str(tmp_path))
+    longest = max(len(GPT2.from_pretrained(tmp_path).encode(p)) for p in PROMPTS)
+    assert fitted(mine).max_new_tokens == 41 - longest
+    assert {len(t.ids) for t in compare(mine, jobs=1)} == {41 - longest}
+    with pytest.raises(GridError, match="max_new_tokens 40"):
+        compare(replace(mine, max_new_tokens=40), jobs=1)
+    with pytest.raises(ContextOverflowError, match="no room for texts of 4"):
+        compare(replace(mine, prompts=["a b c d " * 12]), jobs=1)
+    sliding = make_grid([{"overflow": "slide"}])
+    assert fitted(replace(mine, settings=sliding)).max_new_tokens == 40
+    text = subprocess.run(
+        [NPGPT, "compare", *PROMPTS, "-m", str(tmp_path), "--seeds", "2", "--json"],
+        capture_output=True,
+    ).stdout
+    assert json.loads(text)["max_new_tokens"] == 41 - longest
 
 
 def test_a_file_that_is_something_else_is_left_alone(tmp_path):

@@ -9,7 +9,7 @@ import safetensors.numpy
 from click.testing import CliRunner
 from helpers import TINY, tiny_params, token_ids, unit_tensors
 
-from npgpt import GPT2, CheckpointError
+from npgpt import GPT2, CheckpointError, Tokenizer
 from npgpt.cli import main
 from npgpt.storage import checkpoint, hub, weights
 from npgpt.support.notes import Note
@@ -202,6 +202,49 @@ def test_what_is_not_used_is_kept(tmp_path, form):
     if not form:
         GPT2.from_pretrained(out).save_pretrained(tmp_path / "c")
         assert_kept(tmp_path / "c", files)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def converted(*words):
+    return CliRunner().invoke(main, ["convert", *map(str, words)])
+
+
+def test_a_folder_that_holds_a_model_is_replaced_as_a_whole_or_not_at_all(
+    tmp_path, monkeypatch
+):
+    assert converted("tales-mini", tmp_path, "--dtype", "float32").exit_code == 0
+    for name, text in {"added_tokens.json": "{}", "notes.txt": "mine"}.items():
+        (tmp_path / name).write_text(text)
+    before = contents(tmp_path)
+    done = converted("tales", tmp_path)
+    assert done.exit_code == 1
+    assert "holds a model already (config.json)" in done.output
+    assert contents(tmp_path) == before
+    with monkeypatch.context() as broken:
+        full = OSError(28, "No space left on device")
+        broken.setattr(Tokenizer, "save", lambda *_: (_ for _ in ()).throw(full))
+        done = converted("tales", tmp_path, "--force")
+        assert "cannot be written" in done.output
+        assert contents(tmp_path) == before
+        assert converted("tales", tmp_path / "new").exit_code == 1
+        assert not (tmp_path / "new").exists()
+    done = converted("tales", tmp_path, "--force")
+    assert done.exit_code == 0, done.output
+    assert set(contents(tmp_path)) == {*before} - {"added_tokens.json"}
+    assert contents(tmp_path)["notes.txt"] == b"mine"
+    assert GPT2.from_pretrained(tmp_path).config.n_layer == 6
+    assert converted(tmp_path, tmp_path, "--dtype", "float16", "--force").exit_code == 0
+
+
+def test_what_another_tokenizer_left_is_not_read_beside_a_new_one(tmp_path):
+    model = GPT2.from_pretrained("tales-mini")
+    (tmp_path / "added_tokens.json").write_text('{"king": 7}')
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "added_tokens.json").exists()
+    assert GPT2.from_pretrained(tmp_path).encode("a king") == model.encode("a king")
 
 
 def assert_kept(folder, files):

@@ -19,20 +19,22 @@ HABITS = {
 
 
 def head_scores(
-    model: Any, *, length: int = 20, rows: int = 4, seed: int = 0
+    model: Any, *, length: int | None = None, rows: int = 4, seed: int = 0
 ) -> tuple[Grid, Grid, Grid]:
     """How much every head looks where three known kinds of head look, layer x head.
 
-    The text is random tokens, none twice, and then the same once more (behind the
-    model's bos, if it has one), so nothing but the repetition can be of use. A score is
-    the mean weight: from each token on the one before; and from each token of the
-    second half on itself in the first, and on what followed it there. Source: Olsson et
-    al., "In-context Learning and Induction Heads" (2022).
+    The text is `length` random tokens (20, or as many as fit), none twice, and then the
+    same once more (behind the model's bos, if it has one), so nothing but the
+    repetition can be of use. A score is the mean weight: from each token on the one
+    before; and from each token of the second half on itself in the first, and on what
+    followed it there. Source: Olsson et al., "In-context Learning and Induction Heads"
+    (2022).
     """
     config = model.config
     begin = [] if config.bos_token_id is None else [config.bos_token_id]
     first = len(begin)
     most = min((config.n_positions - first) // 2, config.vocab_size)
+    length = min(20, most) if length is None else length
     if not (_whole(length, 2) and length <= most):
         raise InsideError(f"length must be 2 to {most} here, not {shown(length)}")
     if not _whole(rows, 1) or not _whole(seed, 0):
