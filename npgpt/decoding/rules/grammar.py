@@ -18,6 +18,7 @@ import numpy as np
 
 from npgpt.decoding.catalogue import example, fields, parameter, strategy
 from npgpt.decoding.rules.base import Context, Ids, keep
+from npgpt.decoding.rules.in_time import Endings
 from npgpt.decoding.rules.triggers import LazyMask, behind
 from npgpt.decoding.vocabulary import all_bytes, padded
 from npgpt.errors import DecodingError
@@ -56,6 +57,11 @@ class GrammarMask:
             raise DecodingError(f"{option}: {_reason(self._root)}")
         self._known: dict[tuple[int, ...], Any] = {}
 
+    @functools.cached_property
+    def endings(self) -> Endings:
+        """How few tokens lead to an end."""
+        return Endings(self)
+
     def matcher(self, generated: Ids) -> Any:
         """A matcher that has read these tokens."""
         text = tuple(generated)
@@ -78,14 +84,28 @@ class GrammarMask:
         self._known[text] = matcher
         return matcher
 
-    def mask(self, generated: Ids) -> Bool[np.ndarray, " V"]:
-        """(V,) True where a token keeps the text on the way to a sentence."""
-        matcher = self.matcher(generated)
+    def bits(self, matcher: Any) -> Bool[np.ndarray, " N"]:
+        """(N,) True where a token, the end or a byte keeps a sentence possible."""
+        bits = np.frombuffer(self.mark(matcher), np.uint8)
+        return np.unpackbits(bits, bitorder="little")[: len(self.tokens)].view(bool)
+
+    def mark(self, matcher: Any) -> bytes:
+        """Those bits as the library has them."""
         bits = np.zeros((len(self.tokens) + 31) // 32, np.int32)
         if not matcher.is_stopped():
             matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-            self._check(matcher, generated)
-        allowed = np.unpackbits(bits.view(np.uint8), bitorder="little")[: self.V] == 1
+        return bits.tobytes()
+
+    def mask(self, generated: Ids, left: float = np.inf) -> Bool[np.ndarray, " V"]:
+        """(V,) True where a token keeps the text on the way to a sentence, which is
+        whole with so many tokens more."""
+        matcher = self.matcher(generated)
+        allowed = self.bits(matcher)[: self.V]
+        self._check(matcher, generated)
+        if left < np.inf:
+            known = self.endings.allowed(generated, left)
+            allowed = np.zeros(self.V, bool)
+            allowed[known] = True
         allowed[list(self.eos)] |= matcher.is_accepting() or matcher.is_stopped()
         return allowed
 
@@ -93,9 +113,14 @@ class GrammarMask:
         """Whether these tokens are a sentence, and nothing can follow."""
         return self.matcher(generated).is_stopped()
 
-    def begins(self, generated: Ids) -> bool:
-        """Whether a sentence of the grammar begins with this text."""
-        return self._root.validate_tokens(list(generated)) == len(generated)
+    def begins(self, generated: Ids, left: float = np.inf) -> bool:
+        """Whether a sentence of the grammar begins with this text, and is known to be
+        whole with so many tokens more."""
+        if self._root.validate_tokens(list(generated)) < len(generated):
+            return False
+        if left == np.inf:
+            return True
+        return self.endings.find(generated, left) is not None
 
     def spelt(self, text: bytes) -> list[int]:
         """The text byte by byte, in ids that only this grammar knows."""
@@ -119,15 +144,16 @@ class GrammarMask:
     kind="texts",
 )
 @parameter("trigger_tokens", (), "The same, for tokens.", kind="ids")
+@fields(also=("finish_in_time",))
 @fields(prepare=lambda *settings: prepare_grammar(*settings))
-@fields(ends=lambda new, c, mask: behind(mask, c.prefix).ended(new))
+@fields(ends=lambda new, c, bound: behind(bound[0], c.prefix).ended(new))
 @example(
     lambda show: show.rule(
         {"grammar": 'root ::= "x" | "(" root ")"'}, words=("(", ")", "x", "+", "<end>")
     )
 )
 def grammar(
-    z: Logits, generated: Ids, context: Context, mask: GrammarMask | LazyMask
+    z: Logits, generated: Ids, context: Context, bound: tuple[Mask, float]
 ) -> Logits:
     """The new text is a sentence of a grammar: keep v if the parser lives on after it,
     the end where a sentence is whole.
@@ -137,34 +163,42 @@ def grammar(
     without truncation, another one with it.) A text may be cut into tokens in any
     way, as under `regex`; a parser that gives up is an error. With trigger_words or
     trigger_tokens the text is free until one occurs, and the sentence begins with it
-    (npgpt.decoding.rules.triggers). Lark names special tokens: <|endoftext|>. Source:
-    llama.cpp; llguidance.
+    (npgpt.decoding.rules.triggers). Lark names special tokens: <|endoftext|>. With
+    finish_in_time a token is kept where an end is found that max_new_tokens reaches
+    (npgpt.decoding.rules.in_time). Source: llama.cpp; llguidance.
     """
-    return keep(z, behind(mask, context.prefix).mask(generated))
+    mask, left = behind(bound[0], context.prefix), bound[1] - context.step
+    allowed = mask.mask(generated, left)
+    if left < np.inf and not allowed.any():
+        raise DecodingError(
+            f"finish_in_time: no end is known that {max(left, 0):.0f} more tokens reach"
+        )
+    return keep(z, allowed)
 
 
 @strategy("E13", "JSON schema", constrains=True, stage="ban", rank=100)
 @parameter("json_schema", "", "A dict, or its text.", kind="schema")
-@fields(also=("trigger_words", "trigger_tokens"))
+@fields(also=("trigger_words", "trigger_tokens", "finish_in_time"))
 @fields(prepare=lambda *settings: prepare_schema(*settings))
-@fields(ends=lambda new, c, mask: behind(mask, c.prefix).ended(new))
+@fields(ends=lambda new, c, bound: behind(bound[0], c.prefix).ended(new))
 @example(
     lambda show: show.rule(
         {"json_schema": '{"type": "integer"}'}, words=("1", "2", "x", "-", "<end>")
     )
 )
 def json_schema(
-    z: Logits, generated: Ids, context: Context, mask: GrammarMask | LazyMask
+    z: Logits, generated: Ids, context: Context, bound: tuple[Mask, float]
 ) -> Logits:
     """The new text is JSON of this schema: keep v if the parser lives on after it.
 
-    Keys come in the order that the schema gives. Source: llguidance."""
-    return grammar(z, generated, context, mask)
+    Keys come in the order that the schema gives. With finish_in_time every document is
+    whole. Source: llguidance."""
+    return grammar(z, generated, context, bound)
 
 
 def prepare_grammar(
-    text: str, words: Sequence[str], tokens: Ids, setup: Any
-) -> GrammarMask | LazyMask:
+    text: str, words: Sequence[str], tokens: Ids, finish_in_time: bool, setup: Any
+) -> tuple[Mask, float]:
     """The mask of a GBNF grammar (it has "::=") or a Lark grammar."""
     _library()
     if "::=" in text:
@@ -174,31 +208,41 @@ def prepare_grammar(
             text = any_to_lark(text)
         except Exception as error:  # the converter has no one type for bad grammars
             raise DecodingError(f"grammar: {_first_line(str(error))}") from None
-    return _mask("grammar", text + ANY_TOKENS, words, tokens, setup)
+    return _bound("grammar", text + ANY_TOKENS, words, tokens, finish_in_time, setup)
 
 
 def prepare_schema(
-    schema: str, words: Sequence[str], tokens: Ids, setup: Any
-) -> GrammarMask | LazyMask:
+    schema: str, words: Sequence[str], tokens: Ids, finish_in_time: bool, setup: Any
+) -> tuple[Mask, float]:
     """The mask of a JSON schema. Whitespace in the JSON is limited to one space."""
     rules = json.loads(schema)
     if isinstance(rules, dict):
         known = rules.get("x-guidance") or {}
         rules["x-guidance"] = {**known, "whitespace_pattern": " ?"}
     text = f"start: %json {json.dumps(rules)}{ANY_TOKENS}"
-    return _mask("json_schema", text, words, tokens, setup)
+    return _bound("json_schema", text, words, tokens, finish_in_time, setup)
 
 
-def _mask(
-    option: str, text: str, words: Sequence[str], tokens: Ids, setup: Any
-) -> GrammarMask | LazyMask:
+def _bound(
+    option: str,
+    text: str,
+    words: Sequence[str],
+    tokens: Ids,
+    finish_in_time: bool,
+    setup: Any,
+) -> tuple[Mask, float]:
     if setup.tokenizer is None:
         raise DecodingError(f"{option} needs a tokenizer, and this model has none")
     vocabulary = (setup.tokenizer, setup.vocab_size, setup.eos)
     mask = _cached(text, *vocabulary, option)
-    return _lazy(mask, tuple(words), tuple(tokens)) if words or tokens else mask
+    lazy = bool(words or tokens)
+    most = float(setup.options.max_new_tokens) if finish_in_time else np.inf
+    if finish_in_time and not lazy:
+        mask.endings.check(option, most)
+    return (_lazy(mask, tuple(words), tuple(tokens)) if lazy else mask), most
 
 
+Mask = GrammarMask | LazyMask
 _cached = functools.lru_cache(maxsize=8)(GrammarMask)
 _lazy = functools.lru_cache(maxsize=8)(LazyMask)
 

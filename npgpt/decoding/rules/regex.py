@@ -168,11 +168,8 @@ def regex(
             "the new text cannot match the regex any more; a later rule forced a token"
         )
     left = most - context.step
-    if left < np.inf and mask.distance(states) > left:
-        raise DecodingError(
-            f"finish_in_time: a match needs {mask.distance(states)} more tokens, "
-            f"max_new_tokens leaves {left}"
-        )
+    if left < np.inf:
+        check_distance(mask.distance(states), left)
     return keep(z, mask.mask(states, left)[: len(z)])
 
 
@@ -183,7 +180,19 @@ def prepare_regex(
     if setup.tokenizer is None:
         raise DecodingError("regex needs a tokenizer, and this model has none")
     mask = _mask(pattern, setup.tokenizer, setup.vocab_size, setup.eos)
-    return mask, float(setup.options.max_new_tokens) if finish_in_time else np.inf
+    most = float(setup.options.max_new_tokens) if finish_in_time else np.inf
+    if finish_in_time:
+        check_distance(mask.distance(mask.automaton.start), most)
+    return mask, most
+
+
+def check_distance(distance: float, left: float) -> None:
+    """Raise DecodingError where a match needs more tokens than are left."""
+    if distance > left:
+        raise DecodingError(
+            f"finish_in_time: a match needs {distance:.0f} more tokens, "
+            f"max_new_tokens leaves {left:.0f}"
+        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -54,10 +54,10 @@ class Grammar(Protocol):
     def spelt(self, text: bytes) -> list[int]:
         """The text byte by byte, in ids of the grammar's own."""
 
-    def mask(self, generated: Ids) -> np.ndarray:
+    def mask(self, generated: Ids, left: float = np.inf) -> np.ndarray:
         """(V,) True where a token keeps the text on the way to a sentence."""
 
-    def begins(self, generated: Ids) -> bool:
+    def begins(self, generated: Ids, left: float = np.inf) -> bool:
         """Whether a sentence of the grammar begins with this text."""
 
     def ended(self, generated: Ids) -> bool:
@@ -86,17 +86,19 @@ class Behind:
         left, read = self.read(generated)
         return not left and self.grammar.ended(read)
 
-    def mask(self, generated: Ids) -> np.ndarray:
-        """(V,) True where a token keeps a sentence behind the prefix possible."""
-        (left, read), grammar = self.read(generated), self.grammar
-        if not left:
-            return grammar.mask(read)
+    def mask(self, generated: Ids, left: float = np.inf) -> np.ndarray:
+        """(V,) True where a token keeps a sentence behind the prefix possible, which is
+        whole with so many tokens more."""
+        (rest, read), grammar = self.read(generated), self.grammar
+        if not rest:
+            return grammar.mask(read, left)
         allowed = np.zeros(grammar.V, bool)
         for id, token in enumerate(grammar.tokens[: grammar.V]):
-            if token.startswith(left):
-                allowed[id] = grammar.begins(grammar.spelt(token[len(left) :]))
-            elif token:
-                allowed[id] = left.startswith(token)
+            if token.startswith(rest):
+                own = grammar.spelt(token[len(rest) :])
+                allowed[id] = grammar.begins(own, left - 1)
+            elif token and rest.startswith(token):  # each byte may take a token
+                allowed[id] = grammar.begins([], left - 1 - len(rest) + len(token))
         return allowed
 
 
@@ -143,10 +145,10 @@ class LazyMask:
         read = self.read(generated)
         return read is not None and self.grammar.ended(read)
 
-    def begins(self, generated: Ids) -> bool:
+    def begins(self, generated: Ids, left: float = np.inf) -> bool:
         """Whether this text may still become one that fits."""
         read = self.read(generated)
-        return read is None or self.grammar.begins(read)
+        return read is None or self.grammar.begins(read, left)
 
     def read(self, generated: Ids) -> list[int] | None:
         """What the grammar has to read of the new tokens; None while it waits."""
@@ -159,17 +161,19 @@ class LazyMask:
             return list(generated[n:])
         return [*self.spelt(pieces[n][skip:]), *generated[n + 1 :]]
 
-    def mask(self, generated: Ids) -> np.ndarray:
+    def mask(self, generated: Ids, left: float = np.inf) -> np.ndarray:
         """(V,) True where a token is allowed."""
         read = self.read(generated)
         if read is not None:
-            return self.grammar.mask(read)
+            return self.grammar.mask(read, left)
         allowed = np.ones(self.V, bool)
+        for id in self.triggers:
+            allowed[id] = self.grammar.begins([id], left - 1)
         longest = max(map(len, self.words), default=0)
         near = [id for id in generated if self.tokens[id]][-longest:]
         text = b"".join(self.tokens[id] for id in near)
         for (word, k), ids in self._completing.items():
             if text.endswith(word[:k]):
                 for id in ids:
-                    allowed[id] = self.begins([*near, id])
+                    allowed[id] = self.begins([*near, id], left - 1)
         return allowed

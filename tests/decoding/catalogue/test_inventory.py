@@ -201,7 +201,10 @@ def test_strategies_are_found_by_every_name(section):
             dict(greenlist_ratio=0.5),
             "greenlist_ratio changes nothing without watermark",
         ),
-        (dict(finish_in_time=True), "finish_in_time changes nothing without regex"),
+        (
+            dict(finish_in_time=True),
+            "finish_in_time changes nothing without regex or json_schema or grammar",
+        ),
         (dict(max_pattern_size=2, min_pattern_size=3), "min_pattern_size 3 is more"),
         (dict(bad_words_ids=[[]]), "bad_words_ids must be lists of token ids"),
         (dict(bad_words_ids=[[-1]]), "bad_words_ids must be"),
