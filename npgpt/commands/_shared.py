@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from npgpt.backend import BACKENDS, get_backend
-from npgpt.commands._streams import json_encoding
+from npgpt.commands._streams import json_text
 from npgpt.commands._words import Choice, complete, models
 from npgpt.errors import BackendError, PlotError
 from npgpt.model import GPT2
@@ -284,16 +283,6 @@ def _fastest() -> str:
 def echo_json(value: dict[str, Any]) -> None:
     """One object on stdout; what JSON cannot say (NaN, infinity) becomes null."""
     click.echo(json_text(_finite(value)))
-
-
-def json_text(value: Any) -> str:
-    """JSON that arrives as it is: escaped where stdout is not UTF-8 for everyone."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode(json_encoding())
-    except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False)
-    return text
 
 
 def _finite(value: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import json
 import locale
 import os
 import sys
@@ -58,7 +59,17 @@ def say_what_was_lost() -> bool:
     return not shown
 
 
-def json_encoding() -> str:
+def json_text(value: Any) -> str:
+    """JSON that arrives as it is: escaped where stdout is not UTF-8 for everyone."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(_json_encoding())
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False)
+    return text
+
+
+def _json_encoding() -> str:
     """UTF-8 where stdout and whoever reads it take text for that, else ASCII."""
     names = sys.stdout.encoding or "ascii", locale.getpreferredencoding(False)
     plain = all(codecs.lookup(name).name == "utf-8" for name in names)

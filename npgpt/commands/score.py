@@ -13,11 +13,11 @@ import click
 from npgpt.commands._shared import (
     echo_json,
     json_option,
-    json_text,
     load_model,
     model_options,
     renamed,
 )
+from npgpt.commands._streams import json_text
 from npgpt.evaluation.score import Score, TokenScore, score_file
 from npgpt.model import GPT2
 from npgpt.support.clock import working_time

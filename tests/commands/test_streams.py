@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from npgpt import GPT2
 from npgpt.cli import main
 from npgpt.commands import _streams
-from npgpt.commands._shared import json_text
+from npgpt.commands._streams import json_text
 from npgpt.errors import DataError, TokenizerError
 from npgpt.evaluation import formats, zero_shot
 from npgpt.evaluation.score import score_file
