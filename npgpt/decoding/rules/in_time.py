@@ -127,7 +127,7 @@ class Endings:
             before = [*([] if found is None else [found]), *before]
         own = [w[1:] for w in before if w and len(w) <= left and fits(w)]
         endings = [*dict.fromkeys([*own, *before, ()])]
-        todo = np.flatnonzero(self.grammar.bits(matcher)[: self.grammar.V]).tolist()
+        todo = {*np.flatnonzero(self.grammar.bits(matcher)[:end]).tolist()}
         good: list[int] = []
         useful: list[Ending] = []
 
@@ -136,7 +136,7 @@ class Endings:
             if kept:
                 useful.append(ending)
                 good.extend(kept)
-                todo[:] = sorted({*todo}.difference(kept))
+                todo.difference_update(kept)
 
         for ending in endings:
             if todo and len(ending) < left:
@@ -144,14 +144,14 @@ class Endings:
         # a token may be the beginning of what is known to lead to an end
         known = next((w for w in before if len(w) <= left and fits(w)), ())
         pieces = [self.grammar.tokens[id] for id in known]
-        for id in [*todo] if all(pieces) else ():
+        for id in sorted(todo) if all(pieces) else ():
             token, way = self.grammar.tokens[id], b"".join(pieces)
             if id in todo and token and way.startswith(token):
                 rest = self.spell(way[len(token) :])
                 if len(rest) < left:
                     settle(rest)
         alike: dict[bytes, list[int]] = {}
-        for id in todo:
+        for id in sorted(todo):
             after = _after(matcher, id)
             alike.setdefault(self.grammar.mark(after), []).append(id)
         left_over = SEARCHES
@@ -176,7 +176,7 @@ class Endings:
         Of two that allow the same, after as many changes of what is allowed, the
         cheaper one is gone on with.
         """
-        if matcher.is_accepting():
+        if matcher.is_accepting() and most >= 0:
             return ()
         if most < 1:
             return None
