@@ -28,6 +28,7 @@ from npgpt.errors import (
     BackendError,
     CheckpointError,
     DecodingError,
+    InsideError,
     TokenizerError,
 )
 from npgpt.evaluation import score as scoring
@@ -183,6 +184,7 @@ class GPT2(Generator):
         """
         return scoring.score(self, text, bos=bos, window=window, stride=stride)
 
+    @checked(InsideError)
     def trace(
         self,
         names: str | Sequence[str] = "*",
@@ -207,6 +209,7 @@ class GPT2(Generator):
 
         return Trace(self, names, patch, max_bytes)
 
+    @checked(InsideError)
     def why(
         self,
         address: str,

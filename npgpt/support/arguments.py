@@ -14,7 +14,7 @@ import os
 import reprlib
 import sys
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from itertools import islice
 from pathlib import Path
@@ -134,8 +134,8 @@ def _fits(value: Any, kind: Any, first: bool = False) -> bool:
         return any(_fits(value, one, first) for one in inner)
     if origin is Callable:
         return callable(value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, origin) and all(
             _fits(key, inner[0]) and _fits(one, inner[1]) for key, one in value.items()
         )
     if isinstance(origin, type) and issubclass(origin, Iterable):
@@ -195,6 +195,7 @@ _WORDS: dict[Any, str] = {
     np.ndarray: "array",
     Callable: "function",
     dict: "dict",
+    Mapping: "dict",
 }
 
 

@@ -47,6 +47,7 @@ ONE_THING = {  # flag: what it means everywhere; the verb says of what
     "--token": "which next token",
     "--against": "the other one",
     "--at": "after which token",
+    "--all": "each one by itself, not a summary",
     "--assistant-model": "the smaller model, which drafts",
 }
 OF_ONE_VERB = {
@@ -73,6 +74,9 @@ OF_ONE_VERB = {
     "scaling": "--flops --runs --count",
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "
     "--no-end-to-end --decoding --rounds --quick --markdown",
+    "why": "--depth --grad",
+    "explain": "--weights --cell",
+    "shapes": "--names --formulas",
     "convert": "--packed --force",
     "verify": "--ops --published",
 }

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import chdir
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import npgpt
 from npgpt import GPT2, GPT2Config, NpgptError, Tokenizer, reader, texts
 from npgpt.evaluation import formats, score, zero_shot
-from npgpt.inside import attention
+from npgpt.inside import attention, lenses
 from npgpt.lab import Plan, compare, grid
 from npgpt.scaling import laws, sizes
 from npgpt.storage import checkpoint, hub, weights
@@ -123,7 +123,9 @@ def mini():
 
 TINY_MODEL = GPT2(tiny_params())
 IDS = np.arange(90) % TINY.vocab_size
-SETTINGS = loop.TrainConfig(steps=1, batch_size=1, context=8, eval_tokens=20)
+SETTINGS = loop.TrainConfig(
+    steps=1, batch_size=1, context=8, eval_tokens=20, warmup_steps=0
+)
 QUESTION = formats.Question("Once upon", ["a time", "the king"], 0)
 
 
@@ -131,6 +133,12 @@ def two_rows():
     rows = TINY_MODEL.new_cache(2)
     TINY_MODEL.next_logits([[1, 2, 3], [4]], rows)
     return rows
+
+
+def traced(**arguments):
+    with TINY_MODEL.trace(**arguments) as trace:
+        TINY_MODEL.logits([1, 2])
+    return trace
 
 
 def cache_method(name):
@@ -199,13 +207,21 @@ ROWS = dict(ids=[[1], [2, 3]])
 CALLS = {
     "model": {
         "GPT2": Call(GPT2, lambda: dict(params=tiny_params(), tokenizer=None,
-                                        backend="numpy", dtype="float32")),
+                                        backend="numpy", dtype="float32", threads=1)),
         "from_pretrained": Call(GPT2.from_pretrained, lambda: dict(
-            name_or_folder="tales-mini", backend="numpy", dtype="float32")),
+            name_or_folder="tales-mini", backend="numpy", dtype="float32", threads=1)),
         "save_pretrained": Call(TINY_MODEL.save_pretrained, lambda: dict(
             folder=new_folder(), dtype="float32")),
         "encode": Call(TINY_MODEL.encode, lambda: dict(prompt=[1, 2]), is_ids),
+        "decode": Call(lambda **kw: mini().decode(**kw), lambda: dict(
+            ids=[1, 2], skip_special_tokens=True), lambda text: isinstance(text, str)),
         "logits": Call(TINY_MODEL.logits, lambda: dict(ids=[1, 2]), is_finite),
+        "trace": Call(traced, lambda: dict(
+            names="h.*.attn.*", patch={"wte": np.zeros(TINY.n_embd, np.float32)},
+            max_bytes=10_000)),
+        "why": Call(TINY_MODEL.why, lambda: dict(
+            address="h.0.attn.scores[h=1,t=1,s=0]", prompt=[1, 2], depth=2, grad=False),
+            lambda found: len(found if isinstance(found, list) else [found]) > 0),
         "GPT2Config": Call(GPT2Config, lambda: asdict(TINY)),
         "from_dict": Call(GPT2Config.from_dict, lambda: dict(data={})),
         "from_file": Call(GPT2Config.from_file, lambda: dict(path="config.json")),
@@ -217,6 +233,8 @@ CALLS = {
     "forward": {
         "next_logits": Call(TINY_MODEL.next_logits, lambda: dict(
             **ROWS, cache=two_rows()), is_finite),
+        "first_logits": Call(TINY_MODEL.first_logits, lambda: dict(
+            **ROWS, cache=two_rows(), layers=1)),
         "all_logits": Call(TINY_MODEL.all_logits, lambda: dict(
             **ROWS, cache=two_rows(), keep=[1, 1]), is_finite),
         "next_hidden": Call(TINY_MODEL.next_hidden, lambda: dict(
@@ -320,6 +338,22 @@ CALLS = {
             model=mini(), ids=[1, 2])),
         "save": Call(save, lambda: dict(
             figure=3, path=folder() / "figure.png")),
+    },
+    "lenses": {
+        name: Call(partial(function, TINY_MODEL), partial(dict, **arguments))
+        for name, function, arguments in (
+            ("logit_lens", lenses.logit_lens, dict(prompt=[1, 2, 3])),
+            ("attribution", lenses.attribution, dict(prompt=[1, 2], token=3, at=-1)),
+            ("ablation", lenses.ablation, dict(prompt=[1, 2], how="mean", other=None)),
+            ("patching", lenses.patching, dict(clean=[1, 2], corrupted=[1, 3],
+                                               what="attn", direction="noise")),
+            ("head_scores", lenses.head_scores, dict(length=None, rows=1, seed=0)),
+            ("rollout", lenses.rollout, dict(prompt=[1, 2], layers=1)),
+            ("gradient_input", lenses.gradient_input, dict(prompt=[1, 2], token=3)),
+            ("integrated_gradients", lenses.integrated_gradients, dict(
+                prompt=[1, 2], points=2, baseline="mean")),
+            ("token_id", lenses.token_id, dict(token=3)),
+        )
     },
     "verify": {
         "verify": Call(lambda **kw: list(checks.verify(**kw)), lambda: dict(

@@ -26,7 +26,7 @@ from npgpt.inside.lenses.target import (
     written,
 )
 from npgpt.inside.trace import plain
-from npgpt.support.arguments import shown
+from npgpt.support.arguments import checked, shown
 from npgpt.training.gradients import loss_and_gradients
 
 BASELINES = ("zero", "mean")
@@ -78,6 +78,7 @@ def gradient_input(
     return _grid("gradient", "Gradient x input", model, ids, goal, values)
 
 
+@checked(InsideError)
 def integrated_gradients(
     model: Any,
     prompt: Prompt,

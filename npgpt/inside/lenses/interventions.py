@@ -18,7 +18,7 @@ from npgpt.inside.lenses.target import (
     target,
     written,
 )
-from npgpt.support.arguments import shown
+from npgpt.support.arguments import checked, shown
 
 HOW = ("zero", "mean", "resample")
 WHAT = {  # what is patched: the taps of a layer, from the embedding on or not
@@ -31,6 +31,7 @@ WHAT = {  # what is patched: the taps of a layer, from the embedding on or not
 DIRECTIONS = ("denoise", "noise")
 
 
+@checked(InsideError)
 def ablation(
     model: Any,
     prompt: Prompt,
@@ -88,6 +89,7 @@ def ablation(
     )
 
 
+@checked(InsideError)
 def patching(
     model: Any,
     clean: Prompt,
