@@ -74,9 +74,6 @@ OF_ONE_VERB = {
     "scaling": "--flops --runs --count",
     "bench": "--random --peers --engine --functions --no-functions --end-to-end "
     "--no-end-to-end --decoding --rounds --quick --markdown",
-    "why": "--depth --grad",
-    "explain": "--weights --cell",
-    "shapes": "--names --formulas",
     "convert": "--packed --force",
     "verify": "--ops --published",
 }
