@@ -47,7 +47,6 @@ ONE_THING = {  # flag: what it means everywhere; the verb says of what
     "--token": "which next token",
     "--against": "the other one",
     "--at": "after which token",
-    "--all": "each one by itself, not a summary",
     "--assistant-model": "the smaller model, which drafts",
 }
 OF_ONE_VERB = {

@@ -84,7 +84,7 @@ def test_transformers_loads_what_was_trained(tmp_path):
         eos_token_id=0,
     )
     ids = (np.arange(2000) ** 2 % 40).astype(np.uint16)
-    settings_ = TrainConfig(steps=5, batch_size=2, context=16)
+    settings_ = TrainConfig(steps=5, batch_size=2, context=16, warmup_steps=1)
     params = train(init_params(config), ids, ids[:100], settings_, out=tmp_path)
     x, y = ids[None, :16].astype(np.int64), ids[None, 1:17].astype(np.int64)
     with torch.no_grad():
