@@ -14,6 +14,7 @@ from npgpt import GPT2
 from npgpt.decoding.rules.base import entropy, probabilities
 from npgpt.decoding.rules.reshaping import temperature
 from npgpt.decoding.rules.truncation import min_p, top_k, top_p
+from npgpt.inside.page import page as make_page
 from npgpt.inside.page import write_page
 from npgpt.inside.recipes import recipes
 
@@ -463,3 +464,22 @@ def test_it_is_quick(browser, at):
     """)
     assert max(opened) < 5000, opened
     assert math.isfinite(first)
+
+
+def test_a_notebook_shows_it_in_a_frame_of_its_own(browser, mini, tmp_path):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    cell = "h.0.attn.scores[h=1,t=2,s=1]"
+    shown = make_page(mini, "The old king", cell=cell)._repr_html_()
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><body>{shown}</body>")
+    browser.get((tmp_path / "notebook.html").as_uri())
+    browser.switch_to.frame(0)
+    try:
+        ready = "return document.documentElement.dataset.ready"
+        WebDriverWait(browser, 60, 0.02).until(lambda b: b.execute_script(ready))
+        body = browser.find_element("tag name", "body")
+        assert cell in body.text
+        browser.execute_script("location.hash = 'h.0.attn.q'")
+        WebDriverWait(browser, 10, 0.02).until(lambda b: cell not in body.text)
+    finally:
+        browser.switch_to.default_content()

@@ -22,6 +22,7 @@ from npgpt.inside.page.cone import cone
 from npgpt.inside.page.contents import described
 from npgpt.inside.page.pack import Pack, everything, focus, packed
 from npgpt.support.arguments import checked, shown
+from npgpt.support.notebook import escaped
 
 WEIGHTS = ("all", "focus", "cone")
 MOST_TOKENS = 64  # more could not be told apart
@@ -36,14 +37,24 @@ SCRIPTS = (  # in this order: each uses those above it
 )  # fmt: skip
 
 
+class Page(str):
+    """The HTML of a page, which shows itself in a notebook, in a frame of its own."""
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{escaped(self)}" sandbox="allow-scripts" '
+            'style="width:100%;height:720px;border:0"></iframe>'
+        )
+
+
 @checked(InsideError)
 def page(
     model: Any,
     prompt: str | Sequence[int],
     weights: str | None = None,
     cell: str | None = None,
-) -> str:
-    """The HTML of a page about the forward pass of a prompt.
+) -> Page:
+    """The HTML of a page about the forward pass of a prompt; a notebook shows it.
 
     weights: "all"; "focus", those of one layer (of the cell, else the first) and of
     the tokens that matter; "cone", the numbers alone that the cell is made of. By
@@ -82,7 +93,7 @@ def page(
     start = None if at is None else trace.write(*at)
     text = prompt if isinstance(prompt, str) else None
     contents = described(trace, text, weights, start, chosen, model.name)
-    return _html({**contents, "arrays": arrays}, data)
+    return Page(_html({**contents, "arrays": arrays}, data))
 
 
 def write_page(

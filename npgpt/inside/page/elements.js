@@ -80,3 +80,14 @@ function shortName(name) {
 function announce(text) {
   document.getElementById("live").textContent = text;
 }
+
+// Say where we are in the address bar, without a step to go back by. A frame in a
+// notebook has no address to replace: there only what must be said is, as a step.
+function setHash(hash, must = false) {
+  try {
+    history.replaceState(null, "", hash);
+  } catch (error) {
+    if (error.name !== "SecurityError") throw error;
+    if (must) location.hash = hash;
+  }
+}

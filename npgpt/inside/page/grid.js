@@ -21,7 +21,7 @@ function heatMap(name, letters) {
     open(map);
   });
   redraw = () => layout(map);
-  remember = () => history.replaceState(null, "", `#${addressOf(map)}&map`);
+  remember = () => setHash(`#${addressOf(map)}&map`);
   return make(
     "section",
     { class: "map", "aria-label": "Heat map" },

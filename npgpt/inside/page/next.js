@@ -49,7 +49,7 @@ function nextView() {
   const changed = () => {
     update();
     const text = settingsText();
-    history.replaceState(null, "", text ? `#next?${text}` : "#next");
+    setHash(text ? `#next?${text}` : "#next");
   };
   const choose = make(
     "select",

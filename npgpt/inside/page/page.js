@@ -116,8 +116,7 @@ async function start() {
       contents.path ? `Computed by ${contents.path}. ` : "",
       "Arrow keys move in an array, Enter opens a number, Escape goes up.",
     );
-  if (contents.start && !location.hash)
-    history.replaceState(null, "", `#${contents.start}`);
+  if (contents.start && !location.hash) setHash(`#${contents.start}`, true);
   render(true);
   window.npgpt.firstPicture = performance.now(); // milliseconds since it was asked for
   document.documentElement.dataset.ready = "yes";
