@@ -160,8 +160,17 @@ class Show:
 
 def preset_table() -> str:
     """The numbers of the presets, and of fine-tuning, as lines of help."""
-    heads = ("layers", "width", "heads", "vocabulary", "context", "steps", "windows",
-             "rate", "warm-up")  # fmt: skip
+    heads = (
+        "layers",
+        "width",
+        "heads",
+        "vocabulary",
+        "context",
+        "steps",
+        "windows",
+        "rate",
+        "warm-up",
+    )
     rows: list[tuple[str, ...]] = [("", *heads)]
     for name, preset in PRESETS.items():
         shape = (preset.n_layer, preset.n_embd, preset.n_head, preset.vocabulary)
@@ -179,8 +188,13 @@ def preset_table() -> str:
 
 def _recipe(train: Any) -> tuple[Any, ...]:
     windows = train.batch_size * train.accumulate
-    return (train.context, train.steps, windows, f"{train.learning_rate:g}",
-            train.warmup_steps)  # fmt: skip
+    return (
+        train.context,
+        train.steps,
+        windows,
+        f"{train.learning_rate:g}",
+        train.warmup_steps,
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -217,8 +217,12 @@ def _print(measures: list[Measures], frontier: Frontier) -> None:
         columns[frontier.x] = frontier.x.replace("_", "-")
     if any(m.judge_perplexity is not None for m in measures):
         columns["judge_perplexity"] = "the judge's"
-    plain = {"distinct_2": "dist-2", "repetition": "rep-4", "zipf": "Zipf",
-             "tokens": "tokens"}  # fmt: skip
+    plain = {
+        "distinct_2": "dist-2",
+        "repetition": "rep-4",
+        "zipf": "Zipf",
+        "tokens": "tokens",
+    }
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("  setting")
     for head in (*columns.values(), *plain.values()):

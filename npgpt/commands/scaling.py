@@ -80,8 +80,16 @@ def command(
 
 
 def _echo_models() -> None:
-    head = ("model", "layers", "heads", "width", "context", "parameters",
-            "training FLOPs", "KV a token")  # fmt: skip
+    head = (
+        "model",
+        "layers",
+        "heads",
+        "width",
+        "context",
+        "parameters",
+        "training FLOPs",
+        "KV a token",
+    )
     rows = [
         (
             m.name,

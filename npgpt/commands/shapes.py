@@ -51,8 +51,15 @@ def command(
     if as_json:
         virtual = [n for n, b in recipes(model.config).items() if b.virtual]
         data = [{**asdict(one), "source": str(one.source or "")} for one in rows]
-        echo_json({"model": name, "prompt": prompt, "operations": data,
-                   "virtual": virtual, "total": total})  # fmt: skip
+        echo_json(
+            {
+                "model": name,
+                "prompt": prompt,
+                "operations": data,
+                "virtual": virtual,
+                "total": total,
+            }
+        )
         return
     _print(rows, total, formulas)
 
@@ -70,15 +77,28 @@ def _print(rows: list[Operation], total: dict[str, Any], formulas: bool) -> None
     for one in rows:
         times = f" x{one.times}" if one.times > 1 else ""
         line = one.source
-        table.append([
-            one.name + times, " ".join(one.axes), " ".join(map(str, one.shape)),
-            f"{one.flops:,}" if one.flops else "",
-            f"{one.weight_bytes:,}" if one.weight_bytes else "",
-            f"{one.seconds / total['seconds']:.1%}" if one.seconds else "",
-            f"{line.file}:{line.line}" if line else "",
-        ])  # fmt: skip
-    table.append(["all", "", "", f"{total['flops']:,}", f"{total['weight_bytes']:,}",
-                  f"{total['seconds'] * 1e3:.2f} ms", ""])  # fmt: skip
+        table.append(
+            [
+                one.name + times,
+                " ".join(one.axes),
+                " ".join(map(str, one.shape)),
+                f"{one.flops:,}" if one.flops else "",
+                f"{one.weight_bytes:,}" if one.weight_bytes else "",
+                f"{one.seconds / total['seconds']:.1%}" if one.seconds else "",
+                f"{line.file}:{line.line}" if line else "",
+            ]
+        )
+    table.append(
+        [
+            "all",
+            "",
+            "",
+            f"{total['flops']:,}",
+            f"{total['weight_bytes']:,}",
+            f"{total['seconds'] * 1e3:.2f} ms",
+            "",
+        ]
+    )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for i, row in enumerate(table):
         cells = [

@@ -22,9 +22,20 @@ from npgpt.commands._training import Show, preset_table
 from npgpt.commands._words import Choice
 from npgpt.training.presets import FINE_TUNE, LORA_RATE, PRESETS
 
-OVERRIDES = ("steps", "batch_size", "accumulate", "context", "learning_rate",
-             "warmup_steps", "weight_decay", "clip_norm", "dropout", "eval_every",
-             "save_every", "dtype")  # fmt: skip
+OVERRIDES = (
+    "steps",
+    "batch_size",
+    "accumulate",
+    "context",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "clip_norm",
+    "dropout",
+    "eval_every",
+    "save_every",
+    "dtype",
+)
 
 
 def _number(name: str, kind: Any, help: str) -> Any:
@@ -221,8 +232,13 @@ def command(
     draw()
     lines = curve.read_curve(folder / CURVE)
     last = [line for line in lines if "validation_loss" in line][-1]
-    result = {"folder": out, "backend": engine, **last, "parameters": show.parameters,
-              "tokens_per_second": show.speed}  # fmt: skip
+    result = {
+        "folder": out,
+        "backend": engine,
+        **last,
+        "parameters": show.parameters,
+        "tokens_per_second": show.speed,
+    }
     if as_json:
         echo_json(result)
     else:

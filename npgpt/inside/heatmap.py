@@ -31,11 +31,13 @@ def heatmap(x: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> str:
     head = "".join(f"<th>{escaped(name)}</th>" for name in columns[:MOST])
     body = "".join(
         f"<tr><th style='text-align:right'>{escaped(name)}</th>"
-        + "".join(_cell(value, scale, name, column)
-                  for value, column in zip(row, columns, strict=False))
+        + "".join(
+            _cell(value, scale, name, column)
+            for value, column in zip(row, columns, strict=False)
+        )
         + "</tr>"
         for name, row in zip(rows, x, strict=False)
-    )  # fmt: skip
+    )
     return (
         "<table style='border-collapse:collapse;font-size:smaller'>"
         f"<tr><th></th>{head}</tr>{body}</table>"

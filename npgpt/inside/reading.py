@@ -255,8 +255,10 @@ class Tensor:
         texts = [self.text(id) for id in self.ids[0]]
         tokens = {"t": texts[self.start[0] :], "s": texts}
         first, letters = self.array[0], self.axes[1:]
-        named = [tokens.get(a, [*map(str, range(n))])
-                 for a, n in zip(letters, first.shape, strict=True)]  # fmt: skip
+        named = [
+            tokens.get(a, [*map(str, range(n))])
+            for a, n in zip(letters, first.shape, strict=True)
+        ]
         if len(letters) == 1:
             yield "", first[:, None], named[0], [self.name.rpartition(".")[2]]
         elif len(letters) == 2:

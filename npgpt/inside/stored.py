@@ -24,8 +24,10 @@ def save_trace(trace: Numbers, file: str | Path) -> None:
     said: list[dict[str, Any]] = []
     for step, one in enumerate(trace.passes):
         said.append(_store(one, f"{step}/", arrays))
-        held = {str(row): _store(old, f"{step}/{row}<", arrays)
-                for row, old in one.before.items()}  # fmt: skip
+        held = {
+            str(row): _store(old, f"{step}/{row}<", arrays)
+            for row, old in one.before.items()
+        }
         said[-1]["before"] = held
     for name, gradient in trace.gradients.items():
         arrays[f"gradient/{name}"] = np.ascontiguousarray(gradient)
@@ -88,9 +90,12 @@ def _store(one: Pass, mark: str, arrays: dict[str, np.ndarray]) -> dict[str, Any
     if places:
         arrays[f"{mark}logits"] = np.stack([one.logits[place] for place in places])
     return {
-        "ids": one.ids, "start": one.start, "end": one.end, "causal": one.causal,
+        "ids": one.ids,
+        "start": one.start,
+        "end": one.end,
+        "causal": one.causal,
         "places": places,
-    }  # fmt: skip
+    }
 
 
 def _restore(said: dict[str, Any], mark: str, arrays: dict[str, np.ndarray]) -> Pass:

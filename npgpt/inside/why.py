@@ -111,9 +111,20 @@ def _given(numbers: Numbers, one: Pass, name: str, index: Index) -> Why:
     address = numbers.write(one, name, index)
     itself = Operand(address, number)
     return Why(
-        address, number, number, 0.0, name, address, "", "", meaning, None,
-        (itself,), (Term(number, (itself,)),), numbers.path,
-    )  # fmt: skip
+        address,
+        number,
+        number,
+        0.0,
+        name,
+        address,
+        "",
+        "",
+        meaning,
+        None,
+        (itself,),
+        (Term(number, (itself,)),),
+        numbers.path,
+    )
 
 
 def _operands(numbers: Numbers, one: Pass, found: Sequence[Any]) -> tuple[Operand, ...]:

@@ -45,10 +45,12 @@ def trace_gradients(model: Any, ids: list[int]) -> Trace:
     row, targets = np.array([ids]), np.array([[*ids[1:], NO_TARGET]])
     with GradientTrace(model) as trace:
         engine = Engine(model.backend)._replace(
-            gelu=backward.gelu, layer_norm=backward.layer_norm,
-            attention=backward.attention, cross_entropy=backward.cross_entropy,
+            gelu=backward.gelu,
+            layer_norm=backward.layer_norm,
+            attention=backward.attention,
+            cross_entropy=backward.cross_entropy,
             embedding=backward.embedding,
-        )  # fmt: skip
+        )
         _, gradients = loss_and_gradients(
             model.params,
             row,

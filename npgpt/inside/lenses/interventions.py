@@ -65,11 +65,12 @@ def ablation(
     if how == "resample":
         same_length(ids, source)
     places = {
-        (i, column): (f"h.{i}.mlp.act", ()) if column == "mlp" else
-        (f"h.{i}.attn.context", (int(column[5:]),))
+        (i, column): (f"h.{i}.mlp.act", ())
+        if column == "mlp"
+        else (f"h.{i}.attn.context", (int(column[5:]),))
         for i in layers
         for column in (*(f"head {h}" for h in range(model.config.n_head)), "mlp")
-    }  # fmt: skip
+    }
     with model.trace(["h.*.attn.context", "h.*.mlp.act"]) as trace:
         model.logits([source])
     values = []
