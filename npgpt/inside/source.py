@@ -8,7 +8,7 @@ import itertools
 import linecache
 import sys
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import NamedTuple
 
 
@@ -31,16 +31,21 @@ def caller() -> Source:
     is a bare name, the assignment above that gave the name its value.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and _is_tap(frame):
+    while frame is not None and _hands_on(frame.f_code):
         frame = frame.f_back
     if frame is None:
         return Source("", 0, 0, "")
-    code = frame.f_code
-    positions = next(itertools.islice(code.co_positions(), frame.f_lasti // 2, None))
+    return _at(frame.f_code, frame.f_lasti)
+
+
+@functools.cache
+def _at(code: CodeType, instruction: int) -> Source:
+    """The expression of one call in the code, which is the same at every call."""
+    positions = next(itertools.islice(code.co_positions(), instruction // 2, None))
     line, end, column, stop = positions
     file = code.co_filename
     if line is None or end is None or column is None or stop is None:
-        return Source(short(file), frame.f_lineno, 1, "")
+        return Source(short(file), line or code.co_firstlineno, 1, "")
     lines = linecache.getlines(file)[line - 1 : end]
     if not lines:
         return Source(short(file), line, column + 1, "")
@@ -76,17 +81,18 @@ def short(file: str) -> str:
     return Path(file).name
 
 
-def _is_tap(frame: FrameType) -> bool:
-    """Whether a frame only hands on: a trace, a checked tap, the names of a place.
+@functools.cache
+def _hands_on(code: CodeType) -> bool:
+    """Whether a function only hands on: a trace, a checked tap, the names of a place.
 
     In the suite the checks of shapes stand between as well.
     """
-    file = frame.f_code.co_filename
+    file = code.co_filename
     if "jaxtyping" in file or file.startswith("<"):
         return True
     name = Path(file).name
     inside = name in ("trace.py", "source.py", "taps.py", "tape.py", "traced.py")
-    return inside or (name == "block.py" and frame.f_code.co_name == "<lambda>")
+    return inside or (name == "block.py" and code.co_name == "<lambda>")
 
 
 def _cut(lines: list[str], column: int, stop: int) -> str:
