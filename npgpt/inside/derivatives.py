@@ -30,13 +30,18 @@ class _Later:
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
-        function = getattr(importlib.import_module(BACKWARD), self.__name__)
-        return str(function.__doc__)
+        return str(self._found().__doc__)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._found()(*args)
+
+    def _found(self) -> Any:
+        return getattr(importlib.import_module(BACKWARD), self.__name__)
 
 
 def _recipe(axes: str, formula: str, function: str = "", virtual: Any = None) -> Recipe:
     later = _Later(function) if function else None
-    return Recipe(axes, formula, later, "", virtual)  # type: ignore[arg-type]
+    return Recipe(axes, formula, later, "", virtual)
 
 
 def _norm(place: str) -> dict[str, Recipe]:

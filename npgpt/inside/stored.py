@@ -18,6 +18,7 @@ FORMAT = "npgpt trace 1"
 
 def save_trace(trace: Numbers, file: str | Path) -> None:
     """Write a trace; parameters are not in it. Raises InsideError if that fails."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     arrays: dict[str, np.ndarray] = {}
@@ -44,19 +45,19 @@ def save_trace(trace: Numbers, file: str | Path) -> None:
         raise InsideError(
             f"{file}: cannot be written ({error.strerror or error})"
         ) from None
-    except Exception as error:  # the library's own, which has no public base
+    except SafetensorError as error:  # as the library says of a disk or a folder
         raise InsideError(f"{file}: cannot be written ({error})") from None
 
 
 def load_trace(file: str | Path, model: Any) -> Numbers:
     """A trace out of a file, with the parameters of the model that it is of."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "np") as stored:
             about = json.loads((stored.metadata() or {})["about"])
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except Exception as error:  # as above
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InsideError(f"{file}: not a trace that npgpt saved ({error})") from None
     if about.get("format") != FORMAT:
         raise InsideError(f"{file}: not a trace of this version of npgpt")
